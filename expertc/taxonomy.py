@@ -1,0 +1,289 @@
+"""The class tree: categories above, classes (the leaves) below, one index per class.
+
+The file format is YAML, any depth; a mapping that holds ``index`` is a class, every other mapping is a category::
+
+    name: sea-animals
+    levels: [domain, group, class]          # optional, names of the levels, top first
+    tree:
+      fishes:
+        cartilaginous-fishes:
+          rays:   {index: 13, label: Sea Rays}
+          sharks: {index: 17, label: Sharks}
+
+``index`` is the row of the class in the model's output. Names are unique in a tree. Resolving what a person typed
+(plurals, paths, exclusions) is ``expertc.selection``'s work.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import TaxonomyError
+
+MAX_BYTES = 16 * 2**20
+MAX_DEPTH = 64
+MAX_NAME = 200
+
+_LEAF_KEYS = ("index", "label", "synset")
+
+
+def clean_text(text: str) -> str:
+    """Return ``text`` without control, format and surrogate characters, white space folded to single spaces.
+
+    Names and labels are text from strangers; a terminal escape or a bidirectional override in one must not reach a
+    table, a path or a page.
+    """
+    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    return " ".join(kept.split())
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the tree: a class if ``index`` is set, otherwise a category with ``children``.
+
+    ``attributes`` carries further scalar facts of a class from the file (such as ``imagenet1k``), unchanged.
+    """
+
+    name: str
+    children: tuple[Node, ...] = ()
+    index: int | None = None
+    label: str = ""
+    synset: str = ""
+    attributes: tuple[tuple[str, str | int | float | bool], ...] = ()
+
+    @property
+    def is_class(self) -> bool:
+        return self.index is not None
+
+    @property
+    def display(self) -> str:
+        """What a person reads: the label if there is one, else the name."""
+        return self.label or self.name
+
+    def walk(self) -> Iterator[Node]:
+        """This node and all below it, depth first, in file order."""
+        stack = [self]
+        while stack:
+            node = stack.pop()
+            yield node
+            stack.extend(reversed(node.children))
+
+    @cached_property
+    def leaves(self) -> tuple[int, ...]:
+        """Indices of the classes at or below this node, ascending."""
+        return tuple(sorted(node.index for node in self.walk() if node.index is not None))
+
+
+@dataclass(frozen=True)
+class Taxonomy:
+    """A class tree whose classes are numbered 0 to n-1 without gaps; raises ``TaxonomyError`` if they are not."""
+
+    name: str
+    roots: tuple[Node, ...]
+    levels: tuple[str, ...] = ()
+    _paths: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        stack = [(root, ()) for root in reversed(self.roots)]
+        while stack:
+            node, above = stack.pop()
+            if node.name in self._paths:
+                raise TaxonomyError(
+                    f"The taxonomy names '{node.name}' twice.", "Give every category and class a name of its own."
+                )
+            path: tuple[str, ...] = (*above, node.name)
+            self._paths[node.name] = path
+            if node.is_class and node.children:
+                raise TaxonomyError(f"'{node.name}' has an index and children.", "Only the leaves are classes.")
+            if not node.is_class and not node.children:
+                raise TaxonomyError(
+                    f"The category '{node.name}' is empty.", "Give it classes, or a class its 'index'."
+                )
+            stack.extend((child, path) for child in reversed(node.children))
+        indices = sorted(node.index for node in self.nodes() if node.index is not None)
+        if not indices:
+            raise TaxonomyError("The taxonomy has no classes.", "Give at least one class with an 'index'.")
+        if indices != list(range(len(indices))):
+            odd = next((i for k, i in enumerate(indices) if i != k), indices[-1])
+            raise TaxonomyError(
+                f"The class indices are not 0 to {len(indices) - 1}, each once (look at {odd}).",
+                "Number the classes by their row in the model's output, starting at 0.",
+            )
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | Path) -> Taxonomy:
+        """Read a taxonomy YAML file. Raises ``TaxonomyError`` if it is missing, malformed or larger than 16 MiB."""
+        path = Path(path)
+        try:
+            if path.stat().st_size > MAX_BYTES:
+                raise TaxonomyError(f"'{path}' is larger than 16 MiB.", "A taxonomy is a short text file.")
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise TaxonomyError(f"'{path}' is not UTF-8 text.", "Save the taxonomy as UTF-8.") from error
+        except OSError as error:
+            raise TaxonomyError(
+                f"The taxonomy '{path}' cannot be read ({error.strerror}).", "Check the path."
+            ) from error
+        return cls.parse(text, source=str(path))
+
+    @classmethod
+    def parse(cls, text: str, source: str = "the taxonomy") -> Taxonomy:
+        """Read a taxonomy from YAML text. Duplicate keys, anchors and aliases are refused."""
+        loader = _StrictLoader(text)
+        try:
+            data = loader.get_single_data()
+        except (yaml.YAMLError, RecursionError, ValueError) as error:
+            where = getattr(error, "problem_mark", None)
+            line = f" (line {where.line + 1})" if where is not None else ""
+            problem = getattr(error, "problem", None) or "it is nested too deeply"
+            raise TaxonomyError(
+                f"{source} is not valid YAML{line}: {problem}.", "See the format in expertc.taxonomy."
+            ) from error
+        finally:
+            loader.dispose()
+        return cls.from_mapping(data)
+
+    @classmethod
+    def from_mapping(cls, data: Any) -> Taxonomy:
+        """Build a taxonomy from the parsed file, or from what ``to_mapping`` returned."""
+        if not isinstance(data, Mapping) or not isinstance(data.get("tree"), Mapping):
+            raise TaxonomyError("The taxonomy has no 'tree' mapping.", "See the format in expertc.taxonomy.")
+        levels = data.get("levels", ())
+        if not isinstance(levels, Sequence) or isinstance(levels, str):
+            raise TaxonomyError("'levels' is not a list of names.", "Write levels: [domain, group, class].")
+        roots = tuple(_node(name, value, 1) for name, value in data["tree"].items())
+        return cls(clean_text(str(data.get("name", "taxonomy"))), roots, tuple(clean_text(str(x)) for x in levels))
+
+    @classmethod
+    def flat(cls, labels: Sequence[str], name: str = "classes") -> Taxonomy:
+        """A taxonomy without categories: ``labels[i]`` is class ``i``."""
+        return cls(name, tuple(Node(clean_text(label), index=i) for i, label in enumerate(labels)), ("class",))
+
+    # -- asking ------------------------------------------------------------------------------------------------
+
+    def nodes(self) -> Iterator[Node]:
+        """All nodes, depth first, in file order."""
+        for root in self.roots:
+            yield from root.walk()
+
+    @cached_property
+    def leaves(self) -> tuple[Node, ...]:
+        """The classes in the order of their index."""
+        found = [node for node in self.nodes() if node.is_class]
+        return tuple(sorted(found, key=lambda node: -1 if node.index is None else node.index))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in the order of their index."""
+        return tuple(node.name for node in self.leaves)
+
+    def __len__(self) -> int:
+        return len(self.leaves)
+
+    @cached_property
+    def by_name(self) -> dict[str, Node]:
+        """Every node by its exact name."""
+        return {node.name: node for node in self.nodes()}
+
+    def path(self, name: str) -> tuple[str, ...]:
+        """Names from the top of the tree down to the node called ``name``, both included."""
+        return self._paths[name]
+
+    @property
+    def depth(self) -> int:
+        """Number of levels, classes included."""
+        return max(len(path) for path in self._paths.values())
+
+    def owner(self, indices: Iterable[int]) -> Node | None:
+        """The lowest node whose classes are exactly ``indices``, or None: the taxonomy's name for a branch."""
+        wanted = tuple(sorted(indices))
+        found = [node for node in self.nodes() if node.leaves == wanted]
+        return found[-1] if found else None
+
+    # -- making another ----------------------------------------------------------------------------------------
+
+    def restrict(self, indices: Iterable[int]) -> Taxonomy:
+        """The tree over the given classes only, renumbered in ascending order of their old index."""
+        renumbered = {old: new for new, old in enumerate(sorted(set(indices)))}
+
+        def keep(node: Node) -> Node | None:
+            if node.index is not None:
+                if node.index not in renumbered:
+                    return None
+                return Node(
+                    node.name, (), renumbered[node.index], node.label, node.synset, node.attributes
+                )
+            children = tuple(child for child in map(keep, node.children) if child is not None)
+            return Node(node.name, children, None, node.label, node.synset) if children else None
+
+        return Taxonomy(self.name, tuple(n for n in map(keep, self.roots) if n is not None), self.levels)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The file's content as plain JSON types; ``from_mapping`` reads it back."""
+
+        def render(node: Node) -> dict[str, Any]:
+            if node.index is None:
+                return {child.name: render(child) for child in node.children}
+            facts: dict[str, Any] = {"index": node.index}
+            facts |= {key: text for key, text in (("label", node.label), ("synset", node.synset)) if text}
+            return facts | dict(node.attributes)
+
+        tree = {root.name: render(root) for root in self.roots}
+        return {"name": self.name, "levels": list(self.levels), "tree": tree}
+
+
+def _node(name: Any, value: Any, depth: int) -> Node:
+    text = clean_text(str(name))
+    if not text or len(text) > MAX_NAME:
+        raise TaxonomyError(f"A name in the taxonomy is empty or longer than {MAX_NAME} characters.", "Shorten it.")
+    if depth > MAX_DEPTH:
+        raise TaxonomyError(f"The taxonomy is deeper than {MAX_DEPTH} levels.", "Flatten it.")
+    if not isinstance(value, Mapping):
+        raise TaxonomyError(
+            f"'{text}' is neither a category nor a class.", f"Write '{text}: {{index: 0}}', or categories below it."
+        )
+    index = value.get("index")
+    if index is None or isinstance(index, Mapping):  # a class may well be called "index"
+        return Node(text, tuple(_node(key, child, depth + 1) for key, child in value.items()))
+    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
+        raise TaxonomyError(f"The index of '{text}' is not a number from 0 on.", "Give the class its output row.")
+    label, synset = (clean_text(str(value.get(key, ""))) for key in ("label", "synset"))
+    extra = tuple((str(k), v) for k, v in value.items() if k not in _LEAF_KEYS)
+    for key, fact in extra:
+        if not isinstance(fact, (str, int, float, bool)):
+            raise TaxonomyError(f"'{text}' has an index, but '{key}' looks like a child.", "A class has no children.")
+    return Node(text, (), index, label, synset, extra)
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """The safe loader, without aliases (they could build a cycle or a bomb) and without silent duplicate keys."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(
+                None, None, "anchors and aliases are not allowed", event.start_mark
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is None:
+                raise yaml.constructor.ConstructorError(None, None, "a name must be text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"'{clean_text(key)}' stands twice", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)

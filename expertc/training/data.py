@@ -1,0 +1,121 @@
+"""Images for training: split, augmented and batched."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ..runtime.dataset import LabelledImages
+from ..zoo import import_timm
+from .recipe import Recipe, Stage
+
+
+CACHE_BYTES = 2 * 2**30
+
+
+class Decoded:
+    """``indices`` of ``images``, decoded once and kept in memory while they fit in 2 GiB, else decoded each time."""
+
+    def __init__(self, images: LabelledImages, indices: Sequence[int], labels: dict[int, int]) -> None:
+        self.images, self.indices = images, indices
+        self.labels = [labels[images.label(index)] for index in indices]
+        self._kept: list[Image.Image] = []
+        held = 0
+        for index in indices:
+            image = self._decode(index)
+            held += image.width * image.height * 3
+            if held > CACHE_BYTES:
+                break
+            self._kept.append(image)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, item: int) -> Image.Image:
+        return self._kept[item] if item < len(self._kept) else self._decode(self.indices[item])
+
+    def _decode(self, index: int) -> Image.Image:
+        with Image.open(self.images.open(index)) as image:
+            return image.convert("RGB")
+
+
+class Photos(Dataset[tuple[Tensor, int]]):
+    """Decoded images through ``transform``: ``(uint8 [3, H, W], class)``; ``normalise`` works on whole batches."""
+
+    def __init__(self, source: Decoded, transform: Callable[[Any], Tensor]) -> None:
+        self.source, self.transform = source, transform
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, item: int) -> tuple[Tensor, int]:
+        return self.transform(self.source.image(item)), self.source.labels[item]
+
+
+def normalise(x: Tensor, recipe: Recipe, device: str) -> Tensor:
+    """A batch of uint8 images ``[N, 3, H, W]`` as normalised float32, channels last."""
+    mean, std = (torch.tensor(v, device=device).view(1, 3, 1, 1) * 255 for v in (recipe.mean, recipe.std))
+    return ((x.to(device).float() - mean) / std).contiguous(memory_format=torch.channels_last)
+
+
+def split(images: LabelledImages, labels: dict[int, int], holdout: float) -> tuple[list[int], list[int]]:
+    """Divide the images with a known label into (train, holdout), by a hash of their name: stable under reordering."""
+    train: list[int] = []
+    held: list[int] = []
+    for index in range(len(images)):
+        if images.label(index) in labels:
+            digest = hashlib.sha256(images.name(index).encode()).digest()
+            (held if int.from_bytes(digest[:4], "big") < holdout * 2**32 else train).append(index)
+    return train, held
+
+
+def train_loader(photos: Photos, batch: int, seed: int, workers: int) -> DataLoader[tuple[Tensor, int]]:
+    """A shuffled loader whose order and augmentation depend on ``seed`` alone."""
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(
+        photos,
+        batch,
+        shuffle=True,
+        drop_last=len(photos) > batch,
+        num_workers=workers,
+        generator=generator,
+        worker_init_fn=_seed_worker,
+    )
+
+
+def _seed_worker(_: int) -> None:
+    random.seed(torch.initial_seed())  # timm's transforms draw from Python's generator
+
+
+def train_transform(recipe: Recipe, stage: Stage) -> Callable[[Any], Tensor]:
+    """timm's training transform for a stage: random resized crop, flip, colour jitter."""
+    return _transform(
+        recipe,
+        stage.size,
+        is_training=True,
+        scale=(stage.scale, 1.0),
+        color_jitter=stage.colour_jitter,
+        auto_augment=None,
+    )
+
+
+def eval_transform(recipe: Recipe, size: int) -> Callable[[Any], Tensor]:
+    """timm's evaluation transform: resize, centre crop of the whole image."""
+    return _transform(recipe, size, is_training=False, crop_pct=1.0)
+
+
+def _transform(recipe: Recipe, size: int, **options: Any) -> Callable[[Any], Tensor]:
+    import_timm()
+    from timm.data import create_transform
+
+    made: Callable[[Any], Tensor] = create_transform(
+        (3, size, size), interpolation=recipe.interpolation, use_prefetcher=True, **options
+    )
+    return made

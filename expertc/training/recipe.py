@@ -1,0 +1,87 @@
+"""A training recipe: what to train, on what, in which stages. Data, in TOML, so that a run can be repeated."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:  # pragma: no cover - Python 3.10
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with its own image size and learning-rate cycle.
+
+    ``part`` is "trunk" (the trunk under a flat linear head, cheap) or "full" (the whole network). ``lr`` is the peak of
+    a cosine cycle with linear warm-up; ``mix`` the probability that a batch is mixed (CutMix or mixup).
+    """
+
+    name: str
+    epochs: int
+    size: int
+    lr: float
+    part: str = "full"
+    batch: int = 64
+    warmup_epochs: float = 1.0
+    scale: float = 0.35  # smallest area of the random resized crop
+    colour_jitter: float = 0.3
+    mix: float = 0.0
+    ema_decay: float = 0.998
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides a training run. ``taxonomy`` is a shipped name or a file."""
+
+    name: str
+    taxonomy: str
+    arch: str
+    stages: tuple[Stage, ...]
+    arch_args: Mapping[str, Any] = field(default_factory=dict)
+    size: int = 128
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: str = "bilinear"
+    seed: int = 0
+    holdout: float = 0.06  # share of train kept aside for choosing; val is never looked at here
+    weight_decay: float = 5e-4
+    smoothing: float = 0.1
+
+    @property
+    def fingerprint(self) -> str:
+        """A short hash of the recipe; a checkpoint of another one is not resumed."""
+        text = json.dumps(asdict(self), sort_keys=True, default=list)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def load_recipe(name: str | Path) -> Recipe:
+    """Load a shipped recipe by name or a TOML file. Raises ``UsageError`` if it is missing or malformed."""
+    path = Path(name)
+    if path.suffix != ".toml":
+        shipped = resources.files("expertc.training") / "recipes" / f"{name}.toml"
+        path = Path(str(shipped))
+    if not path.is_file():
+        folder = Path(str(resources.files("expertc.training") / "recipes"))
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
+        raise UsageError(f"There is no recipe '{name}'.", f"Give a TOML file or one of: {known}.")
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        stages = tuple(Stage(**stage) for stage in data.pop("stage"))
+        for key in ("mean", "std"):
+            if key in data:
+                data[key] = tuple(data[key])
+        return Recipe(stages=stages, **data)
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        allowed = ", ".join(f.name for f in fields(Stage))
+        raise UsageError(f"The recipe '{path}' is malformed ({error}).", f"A [[stage]] may hold: {allowed}.") from error
