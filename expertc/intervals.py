@@ -30,9 +30,15 @@ def median_ratio(
     resampled together. Values are durations in any one unit.
     """
     left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
-    if len(left) != len(right) or len(left) == 0:
-        raise ValueError(f"paired samples must be as long as each other and not empty, got {len(left)} and {len(right)}")
-    picks = np.random.default_rng(seed).integers(0, len(left), (resamples, len(left)))
-    ratios = np.median(left[picks], axis=1) / np.median(right[picks], axis=1)
+    count = len(left)
+    if count != len(right) or count == 0:
+        raise ValueError(f"paired samples must be as long as each other and not empty, got {count} and {len(right)}")
+    if not (np.isfinite(left).all() and np.isfinite(right).all() and (right > 0).all()):
+        raise ValueError("durations must be finite, and the second ones positive")
+    rng = np.random.default_rng(seed)
+    ratios: list[float] = []
+    while len(ratios) < resamples:  # in slices, so that a long run needs no more memory than a short one
+        picks = rng.integers(0, count, (min(resamples - len(ratios), 1 + 2**20 // count), count))
+        ratios += (np.median(left[picks], axis=1) / np.median(right[picks], axis=1)).tolist()
     low, high = np.percentile(ratios, (2.5, 97.5))
     return float(np.median(left) / np.median(right)), float(low), float(high)

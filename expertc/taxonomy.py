@@ -4,6 +4,7 @@ The file format is YAML, any depth; a mapping that holds ``index`` is a class, e
 
     name: sea-animals
     levels: [domain, group, class]          # optional, names of the levels, top first
+    classes: 23                             # optional, checked
     tree:
       fishes:
         cartilaginous-fishes:
@@ -16,39 +17,30 @@ The file format is YAML, any depth; a mapping that holds ``index`` is a class, e
 
 from __future__ import annotations
 
-import unicodedata
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .errors import TaxonomyError
+from .text import clean_text as clean_text
+from .text import parse_yaml, read_text, shown
 
-MAX_BYTES = 16 * 2**20
 MAX_DEPTH = 64
-MAX_NAME = 200
+MAX_NAME = 200  # characters of a name, a label, an attribute
+MAX_NUMBER = 2**53  # what every reader of JSON can hold
 
 _LEAF_KEYS = ("index", "label", "synset")
-
-
-def clean_text(text: str) -> str:
-    """Return ``text`` without control, format and surrogate characters, white space folded to single spaces.
-
-    Names and labels are text from strangers; a terminal escape or a bidirectional override in one must not reach a
-    table, a path or a page.
-    """
-    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
-    return " ".join(kept.split())
 
 
 @dataclass(frozen=True)
 class Node:
     """A node of the tree: a class if ``index`` is set, otherwise a category with ``children``.
 
-    ``attributes`` carries further scalar facts of a class from the file (such as ``imagenet1k``), unchanged.
+    ``attributes`` carries further scalar facts of a class from the file (such as ``imagenet1k``).
     """
 
     name: str
@@ -60,6 +52,7 @@ class Node:
 
     @property
     def is_class(self) -> bool:
+        """Whether this is a leaf."""
         return self.index is not None
 
     @property
@@ -91,21 +84,24 @@ class Taxonomy:
     _paths: dict[str, tuple[str, ...]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
-        stack = [(root, ()) for root in reversed(self.roots)]
+        stack: list[tuple[Node, tuple[str, ...]]] = [(root, ()) for root in reversed(self.roots)]
         while stack:
             node, above = stack.pop()
+            if not node.name or max(len(node.name), len(node.label)) > MAX_NAME:
+                raise TaxonomyError(
+                    f"A name in the taxonomy is empty or longer than {MAX_NAME} characters ({shown(node.name)}).",
+                    "Give every category and class a short name.",
+                )
             if node.name in self._paths:
                 raise TaxonomyError(
                     f"The taxonomy names '{node.name}' twice.", "Give every category and class a name of its own."
                 )
-            path: tuple[str, ...] = (*above, node.name)
+            path = (*above, node.name)
             self._paths[node.name] = path
             if node.is_class and node.children:
                 raise TaxonomyError(f"'{node.name}' has an index and children.", "Only the leaves are classes.")
             if not node.is_class and not node.children:
-                raise TaxonomyError(
-                    f"The category '{node.name}' is empty.", "Give it classes, or a class its 'index'."
-                )
+                raise TaxonomyError(f"The category '{node.name}' is empty.", "Give it classes, or a class its 'index'.")
             stack.extend((child, path) for child in reversed(node.children))
         indices = sorted(node.index for node in self.nodes() if node.index is not None)
         if not indices:
@@ -122,35 +118,22 @@ class Taxonomy:
     @classmethod
     def load(cls, path: str | Path) -> Taxonomy:
         """Read a taxonomy YAML file. Raises ``TaxonomyError`` if it is missing, malformed or larger than 16 MiB."""
-        path = Path(path)
-        try:
-            if path.stat().st_size > MAX_BYTES:
-                raise TaxonomyError(f"'{path}' is larger than 16 MiB.", "A taxonomy is a short text file.")
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise TaxonomyError(f"'{path}' is not UTF-8 text.", "Save the taxonomy as UTF-8.") from error
-        except OSError as error:
-            raise TaxonomyError(
-                f"The taxonomy '{path}' cannot be read ({error.strerror}).", "Check the path."
-            ) from error
-        return cls.parse(text, source=str(path))
+        text = read_text(path, "The taxonomy", TaxonomyError)
+        return cls.parse(text, source=f"The taxonomy '{clean_text(str(path))}'")
 
     @classmethod
-    def parse(cls, text: str, source: str = "the taxonomy") -> Taxonomy:
-        """Read a taxonomy from YAML text. Duplicate keys, anchors and aliases are refused."""
-        loader = _StrictLoader(text)
-        try:
-            data = loader.get_single_data()
-        except (yaml.YAMLError, RecursionError, ValueError) as error:
-            where = getattr(error, "problem_mark", None)
-            line = f" (line {where.line + 1})" if where is not None else ""
-            problem = getattr(error, "problem", None) or "it is nested too deeply"
-            raise TaxonomyError(
-                f"{source} is not valid YAML{line}: {problem}.", "See the format in expertc.taxonomy."
-            ) from error
-        finally:
-            loader.dispose()
-        return cls.from_mapping(data)
+    def shipped(cls, name: str) -> Taxonomy:
+        """Read the taxonomy ``name`` that comes with expertc. Raises ``TaxonomyError`` with the names there are."""
+        files = {file.name: file for file in resources.files(__package__).joinpath("taxonomies").iterdir()}
+        if f"{name}.yaml" not in files:
+            known = ", ".join(sorted(file.removesuffix(".yaml") for file in files if file.endswith(".yaml")))
+            raise TaxonomyError(f"No taxonomy {shown(name)} comes with expertc.", f"Take one of: {known}.")
+        return cls.parse(files[f"{name}.yaml"].read_text(encoding="utf-8"), source=f"The taxonomy '{name}'")
+
+    @classmethod
+    def parse(cls, text: str, source: str = "The taxonomy") -> Taxonomy:
+        """Read a taxonomy from YAML text. Duplicate keys, anchors, aliases and tags are refused."""
+        return cls.from_mapping(parse_yaml(text, source, TaxonomyError))
 
     @classmethod
     def from_mapping(cls, data: Any) -> Taxonomy:
@@ -161,7 +144,14 @@ class Taxonomy:
         if not isinstance(levels, Sequence) or isinstance(levels, str):
             raise TaxonomyError("'levels' is not a list of names.", "Write levels: [domain, group, class].")
         roots = tuple(_node(name, value, 1) for name, value in data["tree"].items())
-        return cls(clean_text(str(data.get("name", "taxonomy"))), roots, tuple(clean_text(str(x)) for x in levels))
+        found = cls(_text(data.get("name", "taxonomy"), "name"), roots, tuple(_text(x, "levels") for x in levels))
+        declared = data.get("classes", len(found))
+        if declared != len(found):
+            raise TaxonomyError(
+                f"The taxonomy says 'classes: {_text(declared, 'classes')}' but has {len(found)}.",
+                "Correct the number or leave it out.",
+            )
+        return found
 
     @classmethod
     def flat(cls, labels: Sequence[str], name: str = "classes") -> Taxonomy:
@@ -212,16 +202,20 @@ class Taxonomy:
     # -- making another ----------------------------------------------------------------------------------------
 
     def restrict(self, indices: Iterable[int]) -> Taxonomy:
-        """The tree over the given classes only, renumbered in ascending order of their old index."""
-        renumbered = {old: new for new, old in enumerate(sorted(set(indices)))}
+        """The tree over the given classes only, renumbered in ascending order of their old index.
+
+        Raises ``TaxonomyError`` if there are none, ``IndexError`` if one is no class.
+        """
+        indices = set(indices)
+        if not indices <= set(range(len(self))):
+            raise IndexError(f"classes {sorted(indices)} of a taxonomy with {len(self)}")
+        renumbered = {old: new for new, old in enumerate(sorted(indices))}
 
         def keep(node: Node) -> Node | None:
             if node.index is not None:
                 if node.index not in renumbered:
                     return None
-                return Node(
-                    node.name, (), renumbered[node.index], node.label, node.synset, node.attributes
-                )
+                return Node(node.name, (), renumbered[node.index], node.label, node.synset, node.attributes)
             children = tuple(child for child in map(keep, node.children) if child is not None)
             return Node(node.name, children, None, node.label, node.synset) if children else None
 
@@ -241,49 +235,44 @@ class Taxonomy:
         return {"name": self.name, "levels": list(self.levels), "tree": tree}
 
 
+def _text(value: Any, key: str) -> str:
+    """A scalar of the file as clean text, of bounded length."""
+    if isinstance(value, (str, int, float)) and len(text := clean_text(str(_bounded(value, key)))) <= MAX_NAME:
+        return text
+    raise TaxonomyError(f"A '{key}' in the taxonomy is not a short text.", f"Keep it under {MAX_NAME} characters.")
+
+
+def _bounded(value: str | int | float, key: str) -> str | int | float:
+    if isinstance(value, str) or (abs(value) < MAX_NUMBER and math.isfinite(value)):
+        return value
+    raise TaxonomyError(f"The number at {shown(key)} in the taxonomy is out of range.", "Correct it.")
+
+
 def _node(name: Any, value: Any, depth: int) -> Node:
     text = clean_text(str(name))
-    if not text or len(text) > MAX_NAME:
-        raise TaxonomyError(f"A name in the taxonomy is empty or longer than {MAX_NAME} characters.", "Shorten it.")
     if depth > MAX_DEPTH:
         raise TaxonomyError(f"The taxonomy is deeper than {MAX_DEPTH} levels.", "Flatten it.")
     if not isinstance(value, Mapping):
         raise TaxonomyError(
-            f"'{text}' is neither a category nor a class.", f"Write '{text}: {{index: 0}}', or categories below it."
+            f"{shown(text)} is neither a category nor a class.",
+            f"Write '{text[:MAX_NAME]}: {{index: 0}}', or categories below it.",
         )
     index = value.get("index")
     if index is None or isinstance(index, Mapping):  # a class may well be called "index"
         return Node(text, tuple(_node(key, child, depth + 1) for key, child in value.items()))
-    if not isinstance(index, int) or isinstance(index, bool) or index < 0:
-        raise TaxonomyError(f"The index of '{text}' is not a number from 0 on.", "Give the class its output row.")
-    label, synset = (clean_text(str(value.get(key, ""))) for key in ("label", "synset"))
-    extra = tuple((str(k), v) for k, v in value.items() if k not in _LEAF_KEYS)
-    for key, fact in extra:
-        if not isinstance(fact, (str, int, float, bool)):
-            raise TaxonomyError(f"'{text}' has an index, but '{key}' looks like a child.", "A class has no children.")
+    if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < MAX_NUMBER:
+        raise TaxonomyError(f"The index of {shown(text)} is not a number from 0 on.", "Give the class its output row.")
+    label, synset = (_text(value.get(key, ""), key) for key in ("label", "synset"))
+    extra = tuple((_text(k, "name"), _fact(text, k, v)) for k, v in value.items() if k not in _LEAF_KEYS)
+    if len({*_LEAF_KEYS, *(key for key, _ in extra)}) < len(_LEAF_KEYS) + len(extra):  # keys that cleaning made equal
+        raise TaxonomyError(f"An attribute of {shown(text)} stands twice.", "Keep one of them.")
     return Node(text, (), index, label, synset, extra)
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """The safe loader, without aliases (they could build a cycle or a bomb) and without silent duplicate keys."""
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(
-                None, None, "anchors and aliases are not allowed", event.start_mark
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
-            if key is None:
-                raise yaml.constructor.ConstructorError(None, None, "a name must be text", key_node.start_mark)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"'{clean_text(key)}' stands twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
+def _fact(name: str, key: str, fact: Any) -> str | int | float | bool:
+    if not isinstance(fact, (str, int, float)):
+        raise TaxonomyError(
+            f"{shown(name)} has an index, but {shown(key)} looks like a child.",
+            "A class has no children.",
+        )
+    return _text(fact, key) if isinstance(fact, str) else _bounded(fact, key)

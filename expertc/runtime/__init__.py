@@ -1,1 +1,19 @@
-""""""
+"""What runs on the device, without torch: decode an image, preprocess it, ask the expert, rank its classes.
+
+``Expert.open(bundle).predict(images)`` is the whole of it; everything it needs to know is in the bundle.
+"""
+
+from .dataset import IMAGE_SUFFIXES, LabelledImages, expand_images, open_dataset
+from .expert import Expert, Prediction
+from .images import Source, load_image
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "Expert",
+    "LabelledImages",
+    "Prediction",
+    "Source",
+    "expand_images",
+    "load_image",
+    "open_dataset",
+]

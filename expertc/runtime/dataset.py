@@ -1,4 +1,6 @@
-"""Labelled images on disk, read one at a time: a folder of class folders, or a packed ``<split>.npz``.
+"""Images on disk: files and folders of them, and labelled sets, read one image at a time.
+
+A labelled set is a folder of class folders, or a packed ``<split>.npz``.
 
 The packed form holds ``jpeg`` (uint8, all files one after another), ``offset`` (int64, N+1), ``label`` (int16) and,
 optionally, ``name`` (bytes); ``meta.json`` beside it lists ``classes[k]`` with a ``label`` and a taxonomy ``path``.
@@ -8,6 +10,9 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
+import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -18,18 +23,30 @@ from ..errors import DataError
 from ..taxonomy import clean_text
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+MAX_PACKED_BYTES = 2**36
+MAX_META_BYTES = 2**26
+
+# what numpy, zipfile and json raise on a file that is not what it says
+_UNREADABLE = (
+    OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 class LabelledImages(Protocol):
     """A sequence of images with class labels; ``classes[label(i)]`` is the class name of image ``i``."""
 
-    classes: tuple[str, ...]
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names."""
 
     def __len__(self) -> int: ...
 
-    def label(self, index: int) -> int: ...
+    def label(self, index: int) -> int:
+        """The position of its class in ``classes``."""
 
-    def name(self, index: int) -> str: ...
+    def name(self, index: int) -> str:
+        """What the image is called at its source."""
 
     def open(self, index: int) -> io.BytesIO | Path:
         """The encoded image: something ``PIL.Image.open`` takes."""
@@ -49,12 +66,15 @@ class PackedImages:
         return len(self.labels)
 
     def label(self, index: int) -> int:
+        """The position of its class in ``classes``."""
         return int(self.labels[index])
 
     def name(self, index: int) -> str:
+        """What the image is called at its source."""
         return self.names[index] if self.names else f"#{index}"
 
     def open(self, index: int) -> io.BytesIO:
+        """The JPEG file."""
         return io.BytesIO(self.blob[self.offsets[index] : self.offsets[index + 1]])
 
 
@@ -70,13 +90,47 @@ class FolderImages:
         return len(self.files)
 
     def label(self, index: int) -> int:
+        """The position of its class in ``classes``."""
         return self.labels[index]
 
     def name(self, index: int) -> str:
+        """What the image is called at its source."""
         return str(self.files[index])
 
     def open(self, index: int) -> Path:
+        """The image file."""
         return self.files[index]
+
+
+def find_images(folder: Path) -> list[Path]:
+    """All images below ``folder`` by their suffix, sorted; hidden files and folders are left out."""
+    return sorted(
+        file
+        for file in folder.rglob("*")
+        if file.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
+        and not file.is_dir()
+    )
+
+
+def expand_images(paths: Iterable[str | Path]) -> list[Path]:
+    """The images that ``paths`` name: a folder stands for the images below it, anything else for itself.
+
+    What does not exist stays in the list, so that reading it says so by name. Raises ``DataError`` for a folder without
+    images.
+    """
+    found: list[Path] = []
+    for path in map(Path, paths):
+        if not path.is_dir():
+            found.append(path)
+            continue
+        below = find_images(path)
+        if not below:
+            raise DataError(
+                f"The folder '{clean_text(str(path))}' holds no images.", f"Images end in {', '.join(IMAGE_SUFFIXES)}."
+            )
+        found += below
+    return found
 
 
 def open_dataset(path: str | Path, split: str = "val") -> LabelledImages:
@@ -85,48 +139,65 @@ def open_dataset(path: str | Path, split: str = "val") -> LabelledImages:
     Raises ``DataError`` if there is nothing usable.
     """
     path = Path(path)
+    shown = clean_text(str(path))
     if not path.is_dir():
-        raise DataError(f"The image folder '{path}' does not exist.", "Give a folder with one sub-folder per class.")
+        raise DataError(f"The image folder '{shown}' does not exist.", "Give a folder with one sub-folder per class.")
     if (path / f"{split}.npz").is_file():
         return _open_packed(path, split)
     root = path / split if (path / split).is_dir() else path
-    folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
     files: list[Path] = []
     labels: list[int] = []
-    for number, folder in enumerate(folders):
-        found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-        files += found
-        labels += [number] * len(found)
+    try:
+        folders = sorted(child for child in root.iterdir() if child.is_dir() and not child.name.startswith("."))
+        for number, folder in enumerate(folders):
+            found = find_images(folder)
+            files += found
+            labels += [number] * len(found)
+    except OSError as error:
+        raise DataError(f"The folder '{shown}' cannot be read ({error.strerror}).", "Check its permissions.") from error
     if not files:
         packed = sorted(file.stem for file in path.glob("*.npz"))
-        also = f" It has the splits {', '.join(packed)}." if packed else ""
+        also = f" It has the splits {clean_text(', '.join(packed))}." if packed else ""
         raise DataError(
-            f"'{root}' holds no images in class folders.{also}", "Put the images of each class into a folder of its name."
+            f"'{shown}' holds no images in class folders.{also}",
+            "Put the images of each class into a folder of its name.",
         )
     return FolderImages(tuple(clean_text(folder.name) for folder in folders), tuple(files), tuple(labels))
 
 
 def _open_packed(path: Path, split: str) -> PackedImages:
-    file = path / f"{split}.npz"
+    file, meta_file = path / f"{split}.npz", path / "meta.json"
+    shown = clean_text(str(file))
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            blob, offsets, labels = archive["jpeg"].tobytes(), archive["offset"], archive["label"]
-            names = tuple(clean_text(n.decode("utf-8", "replace")) for n in archive["name"]) if "name" in archive else ()
-        meta = json.loads((path / "meta.json").read_text(encoding="utf-8"))
+        # opened here, as numpy leaves a file that is no archive open
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            if sum(member.file_size for member in archive.zip.infolist()) > MAX_PACKED_BYTES:
+                raise DataError(f"'{shown}' unpacks to more than 64 GiB.", "Split the set into smaller ones.")
+            blob, offsets, labels = archive["jpeg"], archive["offset"], archive["label"]
+            stored = archive.get("name", ())
+            names = tuple(clean_text(name.decode("utf-8", "replace")) for name in stored)
+        if meta_file.stat().st_size > MAX_META_BYTES:
+            raise DataError(f"'{clean_text(str(meta_file))}' is larger than 64 MiB.", "It is a short list of classes.")
+        meta = json.loads(meta_file.read_text(encoding="utf-8"))
         classes = tuple(clean_text(str(c.get("path") or c["label"]).rpartition("/")[2]) for c in meta["classes"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"'{file}' cannot be read as packed images ({error}).", "See expertc.runtime.dataset.") from error
+    except _UNREADABLE as error:
+        reason = clean_text(str(error))[:200] or type(error).__name__
+        raise DataError(
+            f"'{shown}' cannot be read as packed images ({reason}).", "See the format in expertc.runtime.dataset."
+        ) from error
     sound = (
-        offsets.ndim == labels.ndim == 1
+        blob.dtype == np.uint8
+        and offsets.dtype.kind == labels.dtype.kind == "i"  # an unsigned difference could not be negative
+        and blob.ndim == offsets.ndim == labels.ndim == 1
         and len(offsets) == len(labels) + 1
         and len(labels) > 0
         and offsets[0] >= 0
         and offsets[-1] <= len(blob)
-        and bool((np.diff(offsets) >= 0).all())
-        and 0 <= labels.min()
+        and bool((offsets[1:] >= offsets[:-1]).all())
+        and labels.min() >= 0
         and labels.max() < len(classes)
         and len(names) in (0, len(labels))
     )
     if not sound:
-        raise DataError(f"The index of '{file}' contradicts its contents.", "Pack the images again.")
-    return PackedImages(classes, blob, offsets, labels, names)
+        raise DataError(f"The index of '{shown}' contradicts its contents.", "Pack the images again.")
+    return PackedImages(classes, blob.tobytes(), offsets, labels, names)

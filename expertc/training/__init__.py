@@ -3,7 +3,9 @@
 Importing this room needs the ``train`` extra (torch, timm, safetensors).
 """
 
-from .loop import Progress, Trained, train
+from .loop import Trained, train
+from .progress import Progress
 from .recipe import Recipe, Stage, load_recipe
+from .trained import save_trained
 
-__all__ = ["Progress", "Recipe", "Stage", "Trained", "load_recipe", "train"]
+__all__ = ["Progress", "Recipe", "Stage", "Trained", "load_recipe", "save_trained", "train"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..runtime.dataset import LabelledImages
+from ..runtime.images import load_image
 from ..zoo import import_timm
 from .recipe import Recipe, Stage
 
@@ -21,7 +23,10 @@ CACHE_BYTES = 2 * 2**30
 
 
 class Decoded:
-    """``indices`` of ``images``, decoded once and kept in memory while they fit in 2 GiB, else decoded each time."""
+    """``indices`` of ``images``, decoded once and kept in memory while they fit in 2 GiB, else decoded each time.
+
+    Raises ``DataError`` naming an image that cannot be decoded.
+    """
 
     def __init__(self, images: LabelledImages, indices: Sequence[int], labels: dict[int, int]) -> None:
         self.images, self.indices = images, indices
@@ -42,8 +47,7 @@ class Decoded:
         return self._kept[item] if item < len(self._kept) else self._decode(self.indices[item])
 
     def _decode(self, index: int) -> Image.Image:
-        with Image.open(self.images.open(index)) as image:
-            return image.convert("RGB")
+        return load_image(self.images.open(index), self.images.name(index))
 
 
 class Photos(Dataset[tuple[Tensor, int]]):
@@ -66,12 +70,16 @@ def normalise(x: Tensor, recipe: Recipe, device: str) -> Tensor:
 
 
 def split(images: LabelledImages, labels: dict[int, int], holdout: float) -> tuple[list[int], list[int]]:
-    """Divide the images with a known label into (train, holdout), by a hash of their name: stable under reordering."""
+    """Divide the images with a known label into (train, holdout), by a hash of their name.
+
+    The name is the file's and its folder's, so neither the order of the images nor where they lie changes the split.
+    """
     train: list[int] = []
     held: list[int] = []
     for index in range(len(images)):
         if images.label(index) in labels:
-            digest = hashlib.sha256(images.name(index).encode()).digest()
+            name = "/".join(PurePath(images.name(index)).parts[-2:])
+            digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
             (held if int.from_bytes(digest[:4], "big") < holdout * 2**32 else train).append(index)
     return train, held
 

@@ -11,12 +11,15 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..card import Preprocess
+from ..errors import CardError, UsageError
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
+
+PARTS = ("trunk", "full")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,18 @@ class Stage:
     mix: float = 0.0
     ema_decay: float = 0.998
 
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for what would otherwise fail, or quietly mean something else, hours later."""
+        if self.part not in PARTS:
+            raise ValueError(f"stage '{self.name}': part is '{self.part}', not one of {', '.join(PARTS)}")
+        for key in ("epochs", "size", "batch"):
+            if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
+                raise ValueError(f"stage '{self.name}': {key} is not a whole number from 1 on")
+        if self.batch < 2:
+            raise ValueError(f"stage '{self.name}': a batch holds at least two images")
+        if not self.lr > 0:
+            raise ValueError(f"stage '{self.name}': lr is not above 0")
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -57,6 +72,25 @@ class Recipe:
     holdout: float = 0.06  # share of train kept aside for choosing; val is never looked at here
     weight_decay: float = 5e-4
     smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for a recipe that cannot be followed."""
+        if not self.stages:
+            raise ValueError("there is no [[stage]]")
+        if not 0 <= self.holdout < 1:
+            raise ValueError("holdout is not a share from 0 to 1")
+        _ = self.preprocess  # raises CardError
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """What a photo goes through on its way into the trained network: the evaluation transform of ``data``."""
+        return Preprocess(
+            size=(self.size, self.size),
+            resize=self.size,
+            interpolation=self.interpolation,
+            mean=self.mean,
+            std=self.std,
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -77,11 +111,15 @@ def load_recipe(name: str | Path) -> Recipe:
         raise UsageError(f"There is no recipe '{name}'.", f"Give a TOML file or one of: {known}.")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # ValueError: not TOML, or not UTF-8
+        raise UsageError(f"The recipe '{path}' cannot be read ({error}).", "Give a TOML file.") from error
+    try:
         stages = tuple(Stage(**stage) for stage in data.pop("stage"))
         for key in ("mean", "std"):
             if key in data:
                 data[key] = tuple(data[key])
         return Recipe(stages=stages, **data)
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
-        allowed = ", ".join(f.name for f in fields(Stage))
-        raise UsageError(f"The recipe '{path}' is malformed ({error}).", f"A [[stage]] may hold: {allowed}.") from error
+    except (KeyError, TypeError, ValueError, CardError) as error:
+        allowed = [", ".join(f.name for f in fields(kind)) for kind in (Recipe, Stage)]
+        hint = f"A recipe may hold: {allowed[0]}; a [[stage]]: {allowed[1]}."
+        raise UsageError(f"The recipe '{path}' is malformed ({error}).", hint) from error

@@ -4,6 +4,7 @@ Importing this room needs the ``train`` extra (torch, timm).
 """
 
 from ._timm import import_timm
+from .arguments import create
 from .nhl import NHL
 
-__all__ = ["NHL", "import_timm"]
+__all__ = ["NHL", "create", "import_timm"]

@@ -21,7 +21,7 @@ def import_timm() -> ModuleType:
     """Import and return ``timm``, also where torchvision's wheel does not match a CPU build of torch."""
     global _library
     try:
-        import torchvision  # noqa: F401
+        import torchvision
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise

@@ -24,7 +24,7 @@ timm = import_timm()
 
 from timm.models import register_model  # noqa: E402  (timm must be imported through import_timm first)
 
-__all__ = ["NHL", "Bottleneck", "nhl", "nhl_resnet18", "nhl_resnet50"]
+__all__ = ["NHL", "Bottleneck", "NestNode"]  # register_model adds the names it registers
 
 
 class Bottleneck(nn.Module):
@@ -45,6 +45,7 @@ class Bottleneck(nn.Module):
         self.shortcut_bn = nn.BatchNorm2d(cout)
 
     def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
         y = torch.relu(self.bn1(self.conv1(x)))
         y = torch.relu(self.bn2(self.conv2(y)))
         return torch.relu(self.bn3(self.conv3(y)) + self.shortcut_bn(self.shortcut(x)))
@@ -150,15 +151,22 @@ class NHL(nn.Module):
         return features
 
     def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, classes]`` of images ``[N, 3, H, W]``."""
         x = self.forward_features(x)
         logits = dict(pair for root in self.nest.values() for pair in root(x))
         return torch.cat([logits[i] for i in range(self.num_classes)], dim=1)
 
 
 def _module_name(name: str) -> str:
-    """A taxonomy name as a torch module name: dots would be read as a path, and a class may be called "pop"."""
-    name = name.replace(".", "_")
-    return f"{name}_" if hasattr(nn.ModuleDict, name) else name
+    """A taxonomy name as a torch module name, different for different names.
+
+    A dot would be read as a path, and a class may be called "pop", like a method of the container.
+    """
+    name = name.replace("%", "%25").replace(".", "%2E")
+    return f"{name}%" if hasattr(_EMPTY, name) else name
+
+
+_EMPTY = nn.ModuleDict()
 
 
 def _flat(num_classes: int) -> Taxonomy:
@@ -173,8 +181,10 @@ def nhl(pretrained: bool = False, **kwargs: Any) -> NHL:
     num_classes = kwargs.pop("num_classes", None)
     for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
         kwargs.pop(unused, None)
-    kwargs.setdefault("taxonomy", _flat(num_classes or 1000))
-    return NHL(**kwargs)
+    taxonomy = kwargs.pop("taxonomy", None) or _flat(num_classes or 1000)
+    if num_classes not in (None, len(taxonomy)):
+        raise ValueError(f"num_classes is {num_classes}, but the taxonomy has {len(taxonomy)} classes")
+    return NHL(taxonomy, **kwargs)
 
 
 @register_model

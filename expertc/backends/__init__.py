@@ -1,0 +1,36 @@
+"""Backends compile an expert for a target and open sessions that run it.
+
+Each backend is a module that is imported only where it is used: ``cpu`` (ONNX Runtime).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Session(Protocol):
+    """A model that is ready to run: one image batch in, named arrays out."""
+
+    @property
+    def input(self) -> str:
+        """Name of the only input."""
+
+    @property
+    def input_shape(self) -> tuple[int | None, ...]:
+        """Shape of the input; None for an axis that may have any length."""
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the outputs in the model's order."""
+
+    def run(self, x: NDArray[Any]) -> dict[str, np.ndarray]:
+        """Run the model on ``x``, which has ``input_shape`` and is cast to the input's type; every output by name."""
+
+    def close(self) -> None:
+        """Free the model; the session cannot run afterwards."""
+
+
+__all__ = ["Session"]

@@ -1,0 +1,146 @@
+"""ONNX Runtime on the processor of the machine at hand."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+from ..errors import CompilationError, ExpertcError, ModelError, UnsupportedError
+from ..targets import Target
+from ..text import clean_text
+from . import Session
+
+PROVIDERS = ["CPUExecutionProvider"]
+FREE_AXIS = 224  # what a height or width without a fixed length is tried at
+
+_SILENT = 4  # only fatal messages: everything else reaches the caller as an exception
+_MAX_MESSAGE = 300
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+}
+
+# onnxruntime's exceptions have no base but Exception, and which of them exist depends on its version.
+_ERRORS: tuple[type[Exception], ...] = tuple(
+    kind for kind in vars(state).values() if isinstance(kind, type) and issubclass(kind, Exception)
+)
+_UNSUPPORTED = re.compile(r"NOT_?IMPLEMENTED|is under development|Unsupported model IR version|No Op registered")
+_MEMORY = re.compile(r"allocate memory|bad_alloc|bad allocation", re.IGNORECASE)
+
+
+def open_session(model: Path | bytes, *, optimise: bool = True, threads: int | None = None) -> Session:
+    """Open an ONNX model (its file, so that external weights are found, or its bytes) on the CPU.
+
+    ``optimise`` turns all of ONNX Runtime's graph optimisations on or off; ``threads`` is the number of threads inside
+    an operator (default: one per core). Raises ``ModelError`` if it is not a model with one tensor input, or
+    ``UnsupportedError`` if this ONNX Runtime does not know its opset, IR version or an operator.
+    """
+    options = onnxruntime.SessionOptions()
+    levels = onnxruntime.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimise else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = _SILENT
+    onnxruntime.disable_telemetry_events()
+    name = "The model" if isinstance(model, bytes) else f"The model '{model}'"
+    if isinstance(model, Path) and not model.is_file():
+        raise ModelError(f"{name} does not exist or is not a file.", "Check the path.")
+    try:
+        session = onnxruntime.InferenceSession(
+            model if isinstance(model, bytes) else str(model), options, providers=PROVIDERS
+        )
+    except _ERRORS as error:
+        raise _explain(error, f"{name} cannot be opened by ONNX Runtime {onnxruntime.__version__}") from error
+    return CpuSession(session, name)
+
+
+class CpuSession:
+    """A ``Session`` over an ONNX Runtime session; raises ``ModelError`` if its inputs and outputs do not fit one."""
+
+    def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
+        inputs, outputs = session.get_inputs(), session.get_outputs()
+        if len(inputs) != 1:
+            raise ModelError(f"{name} has {len(inputs)} inputs instead of one.", "Export it with the image as input.")
+        if inputs[0].type not in _TYPES:
+            raise ModelError(f"{name} takes {inputs[0].type}, not an image.", "Export it with the image as input.")
+        odd = [clean_text(output.name) for output in outputs if not output.type.startswith("tensor(")]
+        if odd:
+            raise ModelError(f"{name} has the output '{odd[0]}', which is not a tensor.", "Export it without.")
+        self.input: str = inputs[0].name
+        self.input_shape = tuple(axis if isinstance(axis, int) else None for axis in inputs[0].shape)
+        self.outputs: tuple[str, ...] = tuple(output.name for output in outputs)
+        self._name = name
+        self._dtype = _TYPES[inputs[0].type]
+        self._session: onnxruntime.InferenceSession | None = session
+
+    def run(self, x: NDArray[Any]) -> dict[str, np.ndarray]:
+        """See ``Session.run``. Raises ``ModelError`` if the model cannot run on ``x``, ``UnsupportedError`` if it
+        needs more memory than there is."""
+        if self._session is None:
+            raise ValueError("the session is closed")
+        try:
+            values = self._session.run(None, {self.input: np.ascontiguousarray(x, dtype=self._dtype)})
+        except _ERRORS as error:
+            raise _explain(error, f"{self._name} fails on an input of shape {x.shape}") from error
+        return dict(zip(self.outputs, values, strict=True))
+
+    def close(self) -> None:
+        """Free the model's memory."""
+        self._session = None
+
+
+def compile_expert(model: bytes, target: Target) -> dict[str, bytes]:
+    """The files that the compiled form adds to the bundle: none, as ONNX Runtime runs the ONNX file itself.
+
+    Proves that it does by opening the model as it will be opened on the device and running it once. Raises
+    ``CompilationError`` if that fails, ``UnsupportedError`` if the target or this ONNX Runtime cannot run it.
+    """
+    if target.backend != "onnxruntime":
+        raise UnsupportedError(
+            f"The target '{target.name}' needs the {target.backend} backend.", "Build for --target cpu."
+        )
+    try:
+        session = open_session(model)
+        height_width = (FREE_AXIS if axis is None else axis for axis in session.input_shape[1:])
+        shape = (session.input_shape[0] or 1, *height_width) if session.input_shape else ()
+        session.run(np.zeros(shape, np.float32))
+        session.close()
+    except ModelError as error:
+        raise CompilationError(
+            f"The expert does not run: {error.message}", "This is a bug; please report it."
+        ) from error
+    return {}
+
+
+def describe() -> dict[str, Any]:
+    """What ``expertc doctor`` prints about this backend; JSON types."""
+    return {
+        "backend": "onnxruntime",
+        "version": onnxruntime.__version__,
+        "providers": list(onnxruntime.get_available_providers()),
+        "cores": os.cpu_count(),
+    }
+
+
+def _explain(error: Exception, what: str) -> ExpertcError:
+    """The error of ours for one of ONNX Runtime's, whose text may quote names out of the model."""
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", clean_text(str(error)))
+    text = re.sub(r"/onnxruntime_src/\S+ .*?\) ", "", text)[:_MAX_MESSAGE].rstrip(".")
+    if _MEMORY.search(str(error)):
+        return UnsupportedError(f"{what}: it needs more memory than there is.", "Use a smaller batch or model.")
+    if _UNSUPPORTED.search(str(error)):
+        return UnsupportedError(f"{what}: {text}.", "Update onnxruntime, or export the model with an older opset.")
+    return ModelError(f"{what}: {text}.", "Check that it is a complete ONNX model and that the input fits it.")

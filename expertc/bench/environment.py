@@ -1,0 +1,60 @@
+"""What the machine was like while something was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+from ..backends import cpu
+from ..text import clean_text
+
+CPUINFO = Path("/proc/cpuinfo")
+BOARD = Path("/proc/device-tree/model")
+GOVERNORS = Path("/sys/devices/system/cpu")
+
+
+def describe() -> dict[str, Any]:
+    """Facts about this machine that change what a duration means; JSON types, None where the system does not say.
+
+    ``cores`` are the ones this process may use.
+    """
+    return {
+        "cpu": cpu_name(),
+        "cores": cores(),
+        "governor": governor(),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "python": platform.python_version(),
+        "runtime": f"onnxruntime {cpu.describe()['version']}",
+    }
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load() -> float:
+    """The load average of the last minute: how many processes wanted a core."""
+    return round(os.getloadavg()[0], 2)
+
+
+def cpu_name() -> str:
+    """The processor as the kernel calls it; on a board without that, the board."""
+    for line in _text(CPUINFO).splitlines():
+        key, _, value = line.partition(":")
+        if key.strip() == "model name":
+            return clean_text(value)
+    return clean_text(_text(BOARD)) or platform.processor() or platform.machine()
+
+
+def governor() -> str | None:
+    """The frequency governors in use, or None where none are to be seen, as in most virtual machines."""
+    found = {_text(file).strip() for file in GOVERNORS.glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    return ", ".join(sorted(map(clean_text, found))) or None
+
+
+def _text(path: Path) -> str:
+    """Contents of a small system file, "" where this system does not have it."""
+    return path.read_text(encoding="utf-8", errors="replace") if os.access(path, os.R_OK) else ""

@@ -1,0 +1,266 @@
+"""The model card: what an ONNX file does not say about itself, as JSON in its metadata.
+
+Taxonomy and class order, the image input and how to fill it, what each output means, where the weights come from. The
+schema is versioned; ``from_json`` reads every version there has been.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .errors import CardError, LabelsError, TaxonomyError
+from .preprocessing import Preprocess as Preprocess
+from .preprocessing import required
+from .selection import fold
+from .taxonomy import MAX_NAME, Taxonomy
+from .text import clean_text, parse_json, shown
+
+CARD_KEY = "expertc.card"
+SCHEMA = 1
+KINDS = ("logits", "probabilities", "joint", "scores")
+MAX_DEPTH = 16  # of the provenance
+MAX_AXIS = 7
+
+Shape = Sequence[int | str | None] | None
+"""A tensor's shape, None where it is unknown; an axis that is not fixed is None, a name or not positive."""
+
+_KEYS = [
+    "schema", "name", "classes", "taxonomy", "outputs", "input", "preprocess", "weights_licence", "provenance",
+    "selected_from",
+]  # fmt: skip
+_UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
+"""``_UPGRADES[v - 1]`` turns the mapping of version ``v`` into that of version ``v + 1``."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """A graph output with one value per class along ``axis``.
+
+    ``kind``: "logits" (before a softmax), "probabilities" (after it), "joint" (products of probabilities down the
+    tree: divide by their sum) or "scores" (independent sigmoids).
+    """
+
+    name: str
+    kind: str = "logits"
+    axis: int = 1
+
+    def __post_init__(self) -> None:
+        _check_name(self.name, "an output")
+        if self.kind not in KINDS:
+            raise CardError(f"The output {shown(self.name)} is of the kind {shown(self.kind)}.", _one_of(KINDS))
+        if type(self.axis) is not int or not 0 <= self.axis <= MAX_AXIS:
+            raise CardError(f"The class axis of {shown(self.name)} is {shown(self.axis)}.", f"It is 0 to {MAX_AXIS}.")
+
+
+@dataclass(frozen=True)
+class Card:
+    """A model card.
+
+    Args:
+        name: of the model.
+        taxonomy: its classes; the index of a class is its place along the class axis of every output.
+        outputs: the graph outputs that hold a value per class; the first is the one to use.
+        input: name of the image input.
+        preprocess: how to fill it, None where that is not known.
+        weights_licence: one line for people.
+        provenance: JSON values, free form; text in it is cleaned and keys are sorted.
+        selected_from: how many classes the full model has; None for a full model.
+
+    Raises ``CardError`` for values that make no sense.
+    """
+
+    name: str
+    taxonomy: Taxonomy
+    outputs: tuple[Output, ...]
+    input: str
+    preprocess: Preprocess | None = None
+    weights_licence: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    selected_from: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_name(self.input, "the input")
+        for key in ("name", "weights_licence"):
+            if not isinstance(text := getattr(self, key), str):
+                raise CardError(f"The card's '{key}' is not text.", "Write it in quotes.")
+            object.__setattr__(self, key, clean_text(text))
+        if not isinstance(self.provenance, Mapping):
+            raise CardError("The card's 'provenance' is not a JSON object.", "It should begin with '{'.")
+        object.__setattr__(self, "provenance", _plain(self.provenance))
+        names = [output.name for output in self.outputs]
+        if not names or len(set(names)) != len(names):
+            raise CardError("The card names no output, or one twice.", "Name each output of the graph once.")
+        full = self.selected_from
+        if full is not None and (type(full) is not int or not len(self.taxonomy) <= full < 2**31):
+            raise CardError(
+                f"The card says its {len(self.taxonomy)} classes were selected from {shown(full)}.",
+                "A full model has at least as many.",
+            )
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names in output order."""
+        return self.taxonomy.classes
+
+    def restrict(self, indices: Iterable[int]) -> Card:
+        """The card of the model cut down to these classes; of a cut of a cut, the full model's size is remembered."""
+        full = len(self.taxonomy) if self.selected_from is None else self.selected_from
+        return replace(self, taxonomy=self.taxonomy.restrict(indices), selected_from=full)
+
+    # -- JSON --------------------------------------------------------------------------------------------------
+
+    def to_json(self) -> str:
+        """The card as one line of ASCII; the same card gives the same bytes."""
+        mapping = {
+            "schema": SCHEMA,
+            "name": self.name,
+            "classes": list(self.classes),
+            "taxonomy": self.taxonomy.to_mapping(),
+            "outputs": [{"name": o.name, "kind": o.kind, "axis": o.axis} for o in self.outputs],
+            "input": self.input,
+            "preprocess": self.preprocess.to_mapping() if self.preprocess else None,
+            "weights_licence": self.weights_licence,
+            "provenance": self.provenance,
+            "selected_from": self.selected_from,
+        }
+        return json.dumps(mapping, separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        """Read a card of this schema version or an older one. Raises ``CardError``."""
+        data = parse_json(text, "The model card", CardError)
+        version = data.get("schema")
+        if type(version) is not int or version < 1:
+            raise CardError("The model card does not say its schema version.", "Export the model again.")
+        if version > SCHEMA:
+            raise CardError(f"The model card has schema {shown(version)}, newer than {SCHEMA}.", "Update expertc.")
+        for upgrade in _UPGRADES[version - 1 :]:
+            data = upgrade(data)
+        required(data, _KEYS, "The model card")
+        try:
+            taxonomy = Taxonomy.from_mapping(data["taxonomy"])
+        except TaxonomyError as error:
+            raise CardError(f"The model card's taxonomy is wrong: {error.message}", error.hint) from error
+        if data["classes"] != list(taxonomy.classes):
+            raise CardError(
+                "The model card's classes are not those of its taxonomy, in the order of their indices.",
+                "Export the model again.",
+            )
+        if not isinstance(data["outputs"], list):
+            raise CardError("The model card's 'outputs' is not a list.", "Export the model again.")
+        outputs = tuple(Output(**required(o, ["name", "kind", "axis"], "An output")) for o in data["outputs"])
+        preprocess = None if data["preprocess"] is None else Preprocess.from_mapping(data["preprocess"])
+        rest = {key: data[key] for key in ("name", "input", "weights_licence", "provenance", "selected_from")}
+        return cls(taxonomy=taxonomy, outputs=outputs, preprocess=preprocess, **rest)
+
+    # -- against the graph -------------------------------------------------------------------------------------
+
+    def check_graph(self, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
+        """Raise ``CardError`` if the card contradicts the names and shapes of the graph's inputs and outputs."""
+        if self.input not in inputs:
+            raise CardError(f"The graph has no input {shown(self.input)}, which the card names.", _has(inputs))
+        for output in self.outputs:
+            if output.name not in outputs:
+                raise CardError(f"The graph has no output {shown(output.name)}, which the card names.", _has(outputs))
+            shape = outputs[output.name]
+            if shape is None:
+                continue
+            if len(shape) <= output.axis:
+                raise CardError(
+                    f"The output {shown(output.name)} has {len(shape)} axes, but its classes should be on axis "
+                    f"{output.axis}.",
+                    "The card belongs to another model.",
+                )
+            if not _may_be(shape[output.axis], len(self.taxonomy)):
+                raise CardError(
+                    f"The output {shown(output.name)} has {shape[output.axis]} classes, the card {len(self.taxonomy)}.",
+                    "The card belongs to another model.",
+                )
+        shape = inputs[self.input]
+        if self.preprocess is None or shape is None:
+            return
+        height, width = self.preprocess.size
+        wanted = (None, 3, height, width) if self.preprocess.layout == "NCHW" else (None, height, width, 3)
+        fits = len(shape) == 4 and all(
+            one is None or _may_be(axis, one) for axis, one in zip(shape, wanted, strict=True)
+        )
+        if not fits:
+            given = "x".join("?" if axis is None else clean_text(str(axis)) for axis in shape)
+            raise CardError(
+                f"The input {shown(self.input)} is {given}, but the preprocessing makes "
+                f"{'x'.join('?' if one is None else str(one) for one in wanted)}.",
+                "Give the preprocessing of this model.",
+            )
+
+
+def card_for_foreign(
+    labels: Sequence[str],
+    taxonomy: Taxonomy | None,
+    preprocess: Preprocess | None,
+    input: str,  # noqa: A002 (the card's word)
+    outputs: Sequence[Output],
+    *,
+    name: str = "model",
+) -> Card:
+    """A card for an ONNX model that has none: its classes are ``labels``, in output order.
+
+    With a taxonomy, class ``i`` of it must be label ``i`` (by name, label or synset, spelled alike); the card then
+    speaks the taxonomy's names. Raises ``LabelsError`` saying where they differ.
+    """
+    name = clean_text(name)[:MAX_NAME]
+    if taxonomy is None:
+        return Card(name, Taxonomy.flat(labels, name), tuple(outputs), input, preprocess)
+    if len(labels) != len(taxonomy):
+        raise LabelsError(
+            f"There are {len(labels)} labels, but the taxonomy has {len(taxonomy)} classes.",
+            "Both describe the same outputs: correct one of them.",
+        )
+    known = [{fold(key) for key in (leaf.name, leaf.label, leaf.synset) if key} for leaf in taxonomy.leaves]
+    for row, (label, leaf) in enumerate(zip(labels, taxonomy.leaves, strict=True)):
+        if fold(label) in known[row]:
+            continue
+        other = next((i for i, keys in enumerate(known) if fold(label) in keys), None)
+        hint = "Number the taxonomy's classes by their row." if other is not None else "Correct one of them."
+        place = f", whose row for {shown(label)} is {other}" if other is not None else ""
+        raise LabelsError(
+            f"Row {row} is {shown(label)} in the labels but {shown(leaf.name)} in the taxonomy{place}.", hint
+        )
+    return Card(name, taxonomy, tuple(outputs), input, preprocess)
+
+
+def _may_be(axis: int | str | None, size: int) -> bool:
+    return not isinstance(axis, int) or axis < 1 or axis == size
+
+
+def _has(names: Mapping[str, Shape]) -> str:
+    listed = ", ".join(shown(name) for name in list(names)[:5])
+    return f"The card belongs to another model: this one has {listed or 'none'}."
+
+
+def _one_of(choices: Sequence[str]) -> str:
+    return f"It should be one of {', '.join(choices)}."
+
+
+def _check_name(name: Any, what: str) -> None:
+    if not isinstance(name, str) or not name:
+        raise CardError(f"The name of {what} is missing from the card.", "Write the name that the graph uses.")
+
+
+def _plain(value: Any, depth: int = 0) -> Any:
+    """``value`` as JSON types: text cleaned, keys sorted."""
+    if depth > MAX_DEPTH:
+        raise CardError(f"The card's provenance is deeper than {MAX_DEPTH} levels.", "Flatten it.")
+    if isinstance(value, str):
+        return clean_text(value)
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, depth + 1) for item in value]
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        cleaned = {clean_text(key): _plain(item, depth + 1) for key, item in value.items()}
+        return dict(sorted(cleaned.items(), key=lambda item: item[0]))
+    raise CardError(f"The card's provenance holds {shown(repr(value))}, which is no JSON value.", "Write it as text.")

@@ -1,0 +1,10 @@
+"""How good a model is on labelled images: accuracy with its interval, confusion, and agreement of two models.
+
+Models are functions from tensors to scores; which classes of a data set are which of the model is a mapping.
+"""
+
+from .accuracy import ClassResult, Evaluation, evaluate
+from .agreement import Agreement, agreement, compare
+from .matching import match_classes
+
+__all__ = ["Agreement", "ClassResult", "Evaluation", "agreement", "compare", "evaluate", "match_classes"]

@@ -1,0 +1,133 @@
+"""torch module → full model: one ONNX file with its card, checked against torch."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..atomic import reported
+from ..backends.cpu import open_session
+from ..card import CARD_KEY, Card
+from ..errors import ModelError, UsageError, VerificationError
+from ..graph.sanitise import face, require_symbolic_batch, sanitise, serialise
+from ..text import shown
+from .simplify import simplify
+
+OPSETS = (18, 19, 20)  # Python 3.10's onnxruntime reads no newer
+TOLERANCE = 1e-4  # of the largest |logit|
+
+
+def export(module: nn.Module, card: Card, size: tuple[int, int], *, opset: int = OPSETS[-1]) -> bytes:
+    """Export ``module``, which maps ``[N, 3, H, W]`` float32 to the card's outputs, as a full model with that card.
+
+    ``size`` is (H, W). The same module gives the same bytes; it is left in eval mode. Raises ``ModelError`` if torch
+    cannot export it with a symbolic batch or a weight is not finite, ``CardError`` if the card contradicts the graph.
+    """
+    names = [output.name for output in card.outputs]
+    proto = _to_proto(module, size, card.input, names, opset, {CARD_KEY: card.to_json()})
+    card.check_graph(*face(proto))
+    return serialise(proto)
+
+
+def export_plain(
+    module: nn.Module,
+    size: tuple[int, int],
+    *,
+    image: str = "image",
+    outputs: Sequence[str] = ("logits",),
+    opset: int = OPSETS[-1],
+) -> bytes:
+    """As ``export``, without a card: for a network whose classes are named later (``--labels``)."""
+    return serialise(_to_proto(module, size, image, outputs, opset, {}))
+
+
+def check(model: bytes | Path, module: nn.Module, images: Tensor) -> float:
+    """Run ``images`` ``[N, 3, H, W]`` through ONNX Runtime and torch, all at once and the first alone.
+
+    Returns the largest difference of an output over its largest |value|. Raises ``VerificationError`` if it is above
+    ``TOLERANCE`` or a value is not finite.
+    """
+    session = open_session(model, optimise=False)
+    differences = []
+    for batch in (images, images[:1]):
+        with torch.inference_mode():
+            result = module.eval()(batch)
+        expected = result if isinstance(result, (tuple, list)) else (result,)
+        got = session.run(batch.cpu().numpy())
+        for name, tensor in zip(session.outputs, expected, strict=True):
+            value = tensor.cpu().numpy()
+            difference = float(np.abs(got[name] - value).max() / max(np.abs(value).max(), np.finfo(value.dtype).tiny))
+            if not difference <= TOLERANCE:  # nor if it is NaN
+                raise VerificationError(
+                    f"The exported output {shown(name)} differs from torch by {difference:.1e} of its largest value.",
+                    "Try another torch version, and report the network.",
+                )
+            differences.append(difference)
+    session.close()
+    return max(differences)
+
+
+def save(model: bytes, path: Path) -> Path:
+    """Write the file in one step: a killed or failed save leaves what was there. Raises ``FileSystemError``."""
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with reported(path):
+        try:
+            with open(partial, "xb") as file:
+                file.write(model)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def _to_proto(
+    module: nn.Module,
+    size: tuple[int, int],
+    image: str,
+    outputs: Sequence[str],
+    opset: int,
+    metadata: Mapping[str, str],
+) -> Any:
+    if opset not in OPSETS:
+        raise UsageError(f"Opset {opset} cannot be exported.", f"Choose from {OPSETS[0]} to {OPSETS[-1]}.")
+    state = module.eval().state_dict()
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ModelError(f"The weights {shown(name)} hold a value that is not finite.", "Train it again.")
+    # A batch of one would be frozen into the graph without a word.
+    example = torch.zeros(2, 3, *size, device=next(module.parameters()).device)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about torch's own internals
+        try:
+            program = torch.onnx.export(
+                module,
+                (example,),
+                dynamo=True,
+                optimize=False,  # see simplify.py
+                opset_version=opset,
+                input_names=[image],
+                output_names=list(outputs),
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            reason = shown(str(error.__cause__ or error).strip().partition("\n")[0])
+            raise ModelError(
+                f"torch cannot export this network: {reason}.", "Let its forward use plain tensor operations."
+            ) from error
+    assert program is not None  # as dynamo=True promises
+    simplify(program.model)
+    proto = program.model_proto
+    sanitise(proto, parameters=state.keys(), metadata=metadata)
+    require_symbolic_batch(proto)
+    return proto

@@ -1,0 +1,107 @@
+"""From the folder of a finished training to the full model."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+
+from ..card import Card, Output
+from ..errors import DataError, InvalidArtifactError
+from ..preprocessing import Preprocess, required
+from ..runtime.images import Source, load_image
+from ..runtime.preprocess import apply
+from ..taxonomy import Taxonomy
+from ..text import parse_json, read_text, shown
+from ..zoo import NHL, create
+from .exporter import OPSETS, check, export, save
+
+WEIGHTS = "model.safetensors"
+FACTS = "model.json"
+SCHEMA = 1
+NOISE_IMAGES = 8
+
+_KEYS = ["schema", "arch", "arch_args", "taxonomy", "preprocess", "training", "versions", "sha256"]
+
+
+class TrainedNetwork(NamedTuple):
+    """A network in eval mode; ``facts`` is what ``model.json`` says beyond its taxonomy and preprocessing."""
+
+    network: NHL
+    facts: Mapping[str, Any]
+    taxonomy: Taxonomy
+    preprocess: Preprocess
+
+
+def load_trained(folder: Path) -> TrainedNetwork:
+    """Load what ``training.save_trained`` wrote.
+
+    Raises ``InvalidArtifactError`` if a file is missing or damaged, the weights are not those the facts were written
+    for, or they do not fit the architecture strictly; ``TaxonomyError`` and ``CardError`` for those parts of the facts.
+    """
+    text = read_text(folder / FACTS, "The training's facts", InvalidArtifactError)
+    facts = parse_json(text, f"The file {shown(folder / FACTS)}", InvalidArtifactError)
+    if facts.get("schema") != SCHEMA:
+        raise InvalidArtifactError(f"{shown(folder / FACTS)} is not of schema {SCHEMA}.", "Train the network again.")
+    required(facts, _KEYS, f"The file {shown(folder / FACTS)}")
+    for key in ("arch_args", "training", "versions"):
+        if not isinstance(facts[key], dict):
+            raise InvalidArtifactError(f"'{key}' of {shown(folder / FACTS)} is not an object.", "Train it again.")
+    taxonomy = Taxonomy.from_mapping(facts.pop("taxonomy"))
+    preprocess = Preprocess.from_mapping(facts.pop("preprocess"))
+    try:
+        data = (folder / WEIGHTS).read_bytes()
+        if hashlib.sha256(data).hexdigest() != facts["sha256"]:
+            raise InvalidArtifactError(
+                f"{shown(folder / WEIGHTS)} is not the file that {FACTS} was written for.",
+                "Run the training again: it only repeats what is missing.",
+            )
+        state = load(data)
+    except (OSError, SafetensorError) as error:
+        raise InvalidArtifactError(
+            f"The weights {shown(folder / WEIGHTS)} cannot be read ({error}).", "Run the training again."
+        ) from error
+    return TrainedNetwork(create(facts["arch"], taxonomy, facts["arch_args"], state), facts, taxonomy, preprocess)
+
+
+def export_trained(
+    folder: Path, output: Path, images: Sequence[Source] = (), *, weights_licence: str = "", opset: int = OPSETS[-1]
+) -> Path:
+    """Export the network in ``folder`` as the full model ``output`` and return that path.
+
+    It is checked against torch on ``images`` (on noise if there are none) before anything is written. Raises what
+    ``load_trained``, ``export`` and ``check`` raise, ``DataError`` for an image that cannot be read, and
+    ``FileSystemError``.
+    """
+    trained = load_trained(folder)
+    model = export(trained.network, describe(trained, weights_licence), trained.preprocess.size, opset=opset)
+    check(model, trained.network, _tensors(images, trained.preprocess))
+    return save(model, output)
+
+
+def describe(trained: TrainedNetwork, weights_licence: str = "") -> Card:
+    """The card of the network's full model; it names no paths."""
+    training = {key: value for key, value in trained.facts["training"].items() if key != "history"}
+    training["epochs"] = len(trained.facts["training"].get("history", ()))
+    provenance = {
+        "arch": trained.facts["arch"],
+        "arch_args": trained.facts["arch_args"],
+        "training": training | dict(trained.facts["versions"]),
+    }
+    name = str(training.get("recipe", trained.taxonomy.name))
+    return Card(name, trained.taxonomy, (Output("logits"),), "image", trained.preprocess, weights_licence, provenance)
+
+
+def _tensors(images: Sequence[Source], preprocess: Preprocess) -> torch.Tensor:
+    """The images, or noise, as the network's input ``[N, 3, H, W]``."""
+    if preprocess.layout != "NCHW" or preprocess.dtype != "float32":
+        raise DataError("torch networks take NCHW float32.", "Correct the preprocessing.")
+    generator = np.random.default_rng(0)
+    noise = [generator.integers(0, 256, (*preprocess.size, 3), dtype=np.uint8) for _ in range(NOISE_IMAGES)]
+    return torch.from_numpy(np.stack([apply(load_image(image), preprocess) for image in images or noise]))

@@ -1,0 +1,13 @@
+"""The only room that touches ONNX protobuf: reading, checking, writing, shapes, costs.
+
+The graph itself is onnx-graphsurgeon's; ``Model`` adds what graphsurgeon drops.
+"""
+
+from .model import Dim, Model, Shape, captured, constant_copy, fresh_name
+from .read import from_proto, parse, read_model
+from .shapes import volume
+from .write import refreshed, to_bytes, to_proto
+
+__all__ = [
+    "Dim", "Model", "Shape", "captured", "constant_copy", "fresh_name", "from_proto", "parse", "read_model", "refreshed", "to_bytes", "to_proto", "volume",
+]  # fmt: skip

@@ -1,0 +1,129 @@
+"""What a graph costs: parameters by role, multiply-accumulates, bytes of weights.
+
+Parameters are trainable values, counted where an operator reads them as weight or bias, once per consumer; running
+statistics of a batch norm are not trained and not counted. MACs are *core*: convolutions and matrix products, nothing
+else, for a batch of one (PAPERS, section 0).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from .model import Model, Shape
+from .shapes import volume
+
+# Positions of the inputs that are trained, per operator.
+_ROLES: Mapping[str, tuple[int, ...]] = {
+    "Conv": (1, 2),
+    "ConvTranspose": (1, 2),
+    "Gemm": (0, 1, 2),
+    "MatMul": (0, 1),
+    "Add": (0, 1),
+    "Mul": (0, 1),
+    "BatchNormalization": (1, 2),
+    "InstanceNormalization": (1, 2),
+    "LayerNormalization": (1, 2),
+    "GroupNormalization": (1, 2),
+    "RMSNormalization": (1,),
+    "PRelu": (1,),
+}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Parameters, core MACs per image, and bytes of all initializers."""
+
+    parameters: int
+    macs: int
+    weight_bytes: int
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            self.parameters + other.parameters, self.macs + other.macs, self.weight_bytes + other.weight_bytes
+        )
+
+
+def cost(model: Model) -> Cost:
+    """The cost of a whole model."""
+    parameters = sum(
+        volume(tuple(constant.shape)) for node in model.nodes for _, constant in trained(node)
+    )
+    total = sum(macs(model, node) for node in model.nodes)
+    size = sum(constant_bytes(constant) for constant in model.constants.values())
+    return Cost(parameters, total, size)
+
+
+def trained(node: gs.Node) -> Iterable[tuple[int, gs.Constant]]:
+    """The inputs of a node that are trained values, with their positions.
+
+    A scalar of Add or Mul is arithmetic of the exporter, not a parameter.
+    """
+    for position in _ROLES.get(node.op, ()):
+        tensor = node.inputs[position] if position < len(node.inputs) else None
+        if isinstance(tensor, gs.Constant) and (node.op not in ("Add", "Mul") or _is_vector(tensor)):
+            yield position, tensor
+
+
+def _is_vector(constant: gs.Constant) -> bool:
+    return volume(tuple(constant.shape)) > 1 and np.issubdtype(np.dtype(constant.dtype), np.floating)
+
+
+def macs(model: Model, node: gs.Node) -> int:
+    """Multiply-accumulates of one node for a batch of one; 0 for anything but convolutions and matrix products."""
+    counter = _COUNTERS.get(node.op)
+    return 0 if counter is None else volume(model.shapes.get(node.outputs[0].name, ())) * counter(model, node)
+
+
+def _conv_inner(model: Model, node: gs.Node) -> int:
+    weight = model.shapes.get(node.inputs[1].name, ())
+    return volume(weight[1:])
+
+
+def _conv_transpose_inner(model: Model, node: gs.Node) -> int:
+    # Every input element meets every weight of its channel once; per output element that is:
+    x, weight = model.shapes.get(node.inputs[0].name, ()), model.shapes.get(node.inputs[1].name, ())
+    out = volume(model.shapes.get(node.outputs[0].name, ()))
+    return volume(x) * volume(weight[1:]) // max(1, out)
+
+
+def _gemm_inner(model: Model, node: gs.Node) -> int:
+    a = model.shapes.get(node.inputs[0].name, ())
+    return _size(a, 0 if node.attrs.get("transA", 0) else 1)
+
+
+def _matmul_inner(model: Model, node: gs.Node) -> int:
+    return _size(model.shapes.get(node.inputs[0].name, ()), -1)
+
+
+def _einsum_inner(model: Model, node: gs.Node) -> int:
+    equation = str(node.attrs.get("equation", "")).replace(" ", "")
+    terms, _, result = equation.partition("->")
+    sizes: dict[str, int] = {}
+    for term, tensor in zip(terms.split(","), node.inputs, strict=False):
+        for letter, dim in zip(term, model.shapes.get(tensor.name, ()), strict=False):
+            sizes[letter] = dim if isinstance(dim, int) else 1
+    return reduce(lambda total, letter: total * (1 if letter in result else sizes[letter]), sizes, 1)
+
+
+def _size(shape: Shape, axis: int) -> int:
+    dim = shape[axis] if shape else 1
+    return dim if isinstance(dim, int) else 1
+
+
+_COUNTERS: Mapping[str, Callable[[Model, gs.Node], int]] = {
+    "Conv": _conv_inner,
+    "ConvTranspose": _conv_transpose_inner,
+    "Gemm": _gemm_inner,
+    "MatMul": _matmul_inner,
+    "Einsum": _einsum_inner,
+}
+
+
+def constant_bytes(constant: gs.Constant) -> int:
+    """Bytes of an initializer, without loading it."""
+    return volume(tuple(constant.shape)) * int(np.dtype(constant.dtype).itemsize)

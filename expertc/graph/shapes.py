@@ -1,0 +1,60 @@
+"""Shapes and element types of all tensors, inferred once on a copy of the graph that carries no weights."""
+
+from __future__ import annotations
+
+import onnx
+
+from .model import Dim, Shape
+
+# Weights are of no use to shape inference and may be gigabytes; shapes, axes and indices are small.
+_SMALL = 1024
+
+
+def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
+    """Infer shape and element type (``TensorProto.DataType``) of every tensor as far as ONNX can; symbols stay."""
+    inferred = onnx.shape_inference.infer_shapes(_skeleton(proto), strict_mode=False, data_prop=True).graph
+    shapes: dict[str, Shape] = {}
+    types: dict[str, int] = {}
+    for value in (*inferred.value_info, *inferred.input, *inferred.output):
+        if value.type.tensor_type.HasField("shape"):
+            shapes[value.name] = tuple(_dim(dim) for dim in value.type.tensor_type.shape.dim)
+        if value.type.tensor_type.elem_type:
+            types[value.name] = value.type.tensor_type.elem_type
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    return shapes, types
+
+
+def _skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
+    bare = onnx.ModelProto(ir_version=max(4, proto.ir_version))  # from 4 on, initializers need not be inputs
+    bare.opset_import.extend(proto.opset_import)
+    graph, source = bare.graph, proto.graph
+    graph.name = source.name or "graph"
+    graph.node.extend(source.node)
+    graph.output.extend(source.output)
+    graph.value_info.extend(source.value_info)
+    graph.input.extend(source.input)
+    declared = {value.name for value in source.input}
+    for tensor in source.initializer:
+        count = 1
+        for dim in tensor.dims:
+            count *= dim
+        if count <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in declared:
+            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return bare
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value)
+    return str(dim.dim_param) or None if dim.HasField("dim_param") else None
+
+
+def volume(shape: Shape) -> int:
+    """Number of elements with every symbol taken as 1 (a batch of one)."""
+    total = 1
+    for dim in shape:
+        total *= dim if isinstance(dim, int) else 1
+    return total

@@ -1,0 +1,41 @@
+"""Writing a model as bytes: the same model gives the same bytes, whatever the hash seed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import onnx
+import onnx_graphsurgeon as gs
+
+from .model import Model
+from .shapes import infer_shapes
+
+
+def to_proto(model: Model) -> onnx.ModelProto:
+    """The ONNX protobuf of ``model``, with its opset, IR version and metadata."""
+    proto = gs.export_onnx(model.graph, do_type_check=False)
+    proto.ir_version = model.ir_version
+    proto.producer_name, proto.producer_version = model.producer
+    for at, properties in sorted(model.node_metadata.items()):
+        _set(proto.graph.node[at].metadata_props, properties)
+    _set(proto.metadata_props, model.metadata)
+    del proto.graph.value_info[:]  # whoever needs shapes can infer them
+    return proto
+
+
+def refreshed(model: Model) -> Model:
+    """The same model with shapes and types inferred anew: what a pass calls on the graph it wrote."""
+    shapes, types = infer_shapes(to_proto(model))
+    return replace(model, shapes=shapes, types=types)
+
+
+def to_bytes(model: Model) -> bytes:
+    """Serialise ``model``; deterministic."""
+    data: bytes = to_proto(model).SerializeToString(deterministic=True)
+    return data
+
+
+def _set(target: object, properties: object) -> None:
+    for key, value in sorted(properties.items()):  # type: ignore[attr-defined]
+        entry = target.add()  # type: ignore[attr-defined]
+        entry.key, entry.value = key, value

@@ -1,0 +1,207 @@
+"""The expert: a bundle opened on this machine, asked about images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..backends import Session
+from ..backends.cpu import open_session
+from ..bundle import open_bundle
+from ..card import KINDS, Preprocess
+from ..errors import BundleError, DataError, UsageError
+from ..taxonomy import clean_text
+from .images import Source, load_image, source_name
+from .preprocess import apply
+
+_NO_NUMBER = "The model gives no number for this image (NaN or infinity)."
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the expert says about one image.
+
+    ``image`` is its path as it was given (clean it before printing), or ``#i`` for the i-th of the call. ``labels`` are
+    ``(label, probability)``, best first; with ``raw`` there is one class only, which cannot be told from others, and
+    its number is the model's raw score. With ``error``, one sentence, there are no labels.
+    """
+
+    image: str
+    labels: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+    raw: bool = False
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON types: ``image`` and either ``predictions`` or ``error``."""
+        if self.error is not None:
+            return {"image": self.image, "error": self.error}
+        number = "score" if self.raw else "probability"
+        return {"image": self.image, "predictions": [{"label": label, number: value} for label, value in self.labels]}
+
+
+class Expert:
+    """An open bundle. Use ``Expert.open``; close it, or use it in a ``with`` statement.
+
+    ``labels`` name the classes in output order; ``preprocess`` is None for a bundle that does not say how images become
+    tensors (``scores`` works, ``predict`` does not).
+    """
+
+    def __init__(
+        self, session: Session, labels: tuple[str, ...], preprocess: Preprocess | None, output: str, kind: str
+    ) -> None:
+        self.labels, self.preprocess = labels, preprocess
+        self._session, self._output, self._kind = session, output, kind
+        self._batch = session.input_shape[0]  # None: any number of images at once
+
+    @classmethod
+    def open(cls, path: str | Path, *, threads: int | None = None) -> Expert:
+        """Open a bundle directory; ``threads`` bounds the CPU threads of one call (default: the backend's choice).
+
+        Raises ``BundleError`` if the bundle is damaged or contradicts itself, ``ModelError`` or ``UnsupportedError`` if
+        its model does not run here.
+        """
+        bundle, shown = open_bundle(Path(path)), clean_text(str(path))
+        output = bundle.manifest.get("output")
+        if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
+            raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
+        session = open_session(bundle.file("expert.onnx"), threads=threads)
+        problem = _contradiction(session, bundle.preprocess, output.get("name"))
+        if problem:
+            session.close()
+            raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
+        return cls(session, bundle.labels, bundle.preprocess, output["name"], output["kind"])
+
+    def __enter__(self) -> Expert:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the model; the expert cannot be asked any more."""
+        self._session.close()
+
+    def scores(self, batch: np.ndarray) -> np.ndarray:
+        """The model's raw numbers ``[N, classes]`` for tensors as ``preprocess`` makes them, ``[N, ...]``, any N >= 1.
+
+        Raises ``BundleError`` if the model gives another number of scores than the bundle has labels.
+        """
+        size = self._batch
+        if size is None or size == len(batch):
+            return self._run(batch)
+        parts = []
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            missing = [(0, size - len(part)), *((0, 0) for _ in part.shape[1:])]
+            parts.append(self._run(np.pad(part, missing))[: len(part)])
+        return np.concatenate(parts)
+
+    def predict(self, images: Source | Iterable[Source], top: int | None = None, batch: int = 1) -> list[Prediction]:
+        """One prediction per image, in order: ``top`` labels of each (default: all), ``batch`` images per model call
+        (where the model fixes that number, its own).
+
+        An image is whatever ``load_image`` takes; kinds may be mixed. An image that cannot be read, or for which the
+        model gives no numbers, yields a prediction with ``error`` while the others go on. Raises ``UsageError`` for
+        ``top`` or ``batch`` below 1, ``BundleError`` for a bundle without preprocessing.
+        """
+        return list(self.iter_predict(images, top, batch))
+
+    def iter_predict(
+        self, images: Source | Iterable[Source], top: int | None = None, batch: int = 1
+    ) -> Iterator[Prediction]:
+        """Like ``predict``, one after another."""
+        if batch < 1 or (top is not None and top < 1):
+            raise UsageError(f"{'The batch size' if batch < 1 else 'top'} must be at least 1.", "Give 1 or more.")
+        if self.preprocess is None:
+            raise BundleError(
+                "The bundle does not say how images become tensors.", "Build it with preprocessing, or use scores()."
+            )
+        return self._predict(enumerate(_several(images)), self.preprocess, top, self._batch or batch)
+
+    def _predict(
+        self, images: Iterator[tuple[int, Source]], spec: Preprocess, top: int | None, batch: int
+    ) -> Iterator[Prediction]:
+        while chunk := list(islice(images, batch)):
+            names = [source_name(source) or f"#{number}" for number, source in chunk]
+            made = [_tensor(source, name, spec) for name, (_, source) in zip(names, chunk, strict=True)]
+            tensors = [tensor for tensor in made if isinstance(tensor, np.ndarray)]
+            ranked = self._rank(self.scores(np.stack(tensors)), top) if tensors else iter(())
+            for name, tensor in zip(names, made, strict=True):
+                if isinstance(tensor, DataError):
+                    yield Prediction(name, error=tensor.message)
+                else:
+                    labels = next(ranked)
+                    yield Prediction(name, labels, None if labels else _NO_NUMBER, raw=len(self.labels) == 1)
+
+    def _rank(self, scores: np.ndarray, top: int | None) -> Iterator[tuple[tuple[str, float], ...]]:
+        """Labels and probabilities of each row, best first; empty where the scores are not numbers."""
+        values = scores.astype(np.float64) if len(self.labels) == 1 else probabilities(scores, self._kind)
+        sound = np.isfinite(values).all(axis=1)
+        # by score: probabilities of far-off classes may all be 0
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+        for row, usable in enumerate(sound.tolist()):
+            picked = order[row]
+            best = zip(picked.tolist(), values[row, picked].tolist(), strict=True)
+            yield tuple((self.labels[index], value) for index, value in best) if usable else ()
+
+    def _run(self, batch: np.ndarray) -> np.ndarray:
+        scores: np.ndarray = self._session.run(batch)[self._output]
+        if scores.shape != (len(batch), len(self.labels)):
+            raise BundleError(
+                f"The model gives scores of shape {list(scores.shape)}, but the bundle has {len(self.labels)} labels.",
+                "Build it again.",
+            )
+        return scores
+
+
+def probabilities(scores: np.ndarray, kind: str) -> np.ndarray:
+    """``[N, classes]`` raw numbers of a model as float64 probabilities.
+
+    ``logits`` go through a softmax, ``joint`` probabilities are divided by their sum; ``probabilities`` and ``scores``
+    (independent classes) stay as they are. NaN where that is not defined.
+    """
+    values = scores.astype(np.float64)
+    if kind in ("probabilities", "scores"):
+        return values
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        if kind == "logits":
+            values = np.exp(values - values.max(axis=1, keepdims=True))
+        shares: np.ndarray = values / values.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _tensor(source: Source, name: str, spec: Preprocess) -> np.ndarray | DataError:
+    try:
+        return apply(load_image(source, name), spec)
+    except DataError as error:
+        return error
+
+
+def _several(images: Source | Iterable[Source]) -> Iterable[Source]:
+    """One image, given alone, as a list of one."""
+    if isinstance(images, (str, Path, bytes, io.BytesIO, Image.Image)):
+        return [images]
+    return [images] if isinstance(images, np.ndarray) and images.ndim < 4 else images
+
+
+def _contradiction(session: Session, spec: Preprocess | None, output: Any) -> str:
+    """What the model and the bundle's description of it do not agree about, or ""."""
+    if output not in session.outputs:
+        return f"the model has no output '{output}'"
+    if spec is None:
+        return ""
+    made = (3, *spec.size) if spec.layout == "NCHW" else (*spec.size, 3)
+    reads = session.input_shape[1:]
+    if len(reads) != 3 or any(want not in (None, have) for want, have in zip(reads, made, strict=True)):
+        return f"the model reads {list(reads)}, its preprocessing makes {list(made)}"
+    return ""

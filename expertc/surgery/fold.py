@@ -1,0 +1,167 @@
+"""fold: batch norms into the convolutions before them, constant expressions, identities, casts that change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from ..graph import Model, captured, constant_copy, refreshed, volume
+
+Array = np.ndarray[Any, Any]
+
+# Cheap rearrangements and arithmetic that exporters leave behind on constants.
+_FOLDABLE = frozenset(
+    "Add Cast Concat ConstantOfShape Div Expand Gather Identity Mul Neg Pow Range Reciprocal Reshape Shape Slice Sqrt "
+    "Squeeze Sub Transpose Unsqueeze".split()
+)
+_MAX_ELEMENTS = 2**24  # folding must not blow a constant up
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The fold pass; results agree with the unfolded graph within rounding."""
+
+    name: str = "fold"
+    requires: str = "inference mode, shapes inferred"
+    ensures: str = "no batch norm behind a convolution of its own, no identity, no node with constant inputs only"
+
+    def run(self, model: Model) -> tuple[Model, bool]:
+        """Fold until nothing changes (once, in practice: nodes are visited in order)."""
+        folder = _Folder(model)
+        folded = folder.run()
+        return (refreshed(folded), True) if folder.changes else (model, False)
+
+
+class _Folder:
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.changes = 0
+        self.tensors: dict[str, gs.Tensor] = {t.name: gs.Variable(t.name, t.dtype, t.shape) for t in model.graph.inputs}
+        self.inputs = [self.tensors[t.name] for t in model.graph.inputs]
+        self.nodes: list[gs.Node] = []
+        self.metadata: dict[int, Any] = {}
+        self.outputs = {t.name for t in model.graph.outputs}
+        self.pinned = {name for node in model.nodes for name in captured(node)}  # read by name from a subgraph
+        self.merged = dict(self._batch_norms())  # position of a Conv -> position of its batch norm
+        self.absorbed = set(self.merged.values())
+
+    def run(self) -> Model:
+        for at, node in enumerate(self.model.nodes):
+            if at in self.absorbed or self._vanishes(node) or self._folds(node):
+                self.changes += 1
+            elif at in self.merged:
+                self._write_merged(at)
+            else:
+                self._copy(at, node.inputs)
+        graph, source = self.model.graph, [self._tensor(t) for t in self.model.graph.outputs]
+        for tensor, old in zip(source, graph.outputs, strict=True):
+            if isinstance(tensor, gs.Variable):
+                tensor.dtype, tensor.shape = old.dtype, old.shape
+        written = gs.Graph(
+            self.nodes, self.inputs, source, name=graph.name, opset=graph.opset, import_domains=graph.import_domains
+        )
+        return replace(self.model, graph=written, node_metadata=self.metadata)
+
+    # -- what folds --------------------------------------------------------------------------------------------------
+
+    def _batch_norms(self) -> list[tuple[int, int]]:
+        found = []
+        for at, node in enumerate(self.model.nodes):
+            before = self.model.producers.get(node.inputs[0].name) if node.inputs else None
+            if node.op != "BatchNormalization" or before is None or node.attrs.get("training_mode", 0):
+                continue
+            conv = self.model.nodes[before]
+            own = len(self.model.consumers[conv.outputs[0].name]) == 1 and conv.outputs[0].name not in self.outputs
+            vectors = [*node.inputs[1:5], *conv.inputs[1:]]
+            constant = all(isinstance(t, gs.Constant) or not t.name for t in vectors)
+            if conv.op == "Conv" and own and constant and conv.outputs[0].name not in self.pinned:
+                found.append((before, at))
+        return found
+
+    def _vanishes(self, node: gs.Node) -> bool:
+        """Identity, inference-time Dropout, and a Cast to the type that is already there."""
+        if not node.inputs or node.outputs[0].name in self.outputs | self.pinned:
+            return False
+        same = node.op == "Cast" and self.model.types.get(node.inputs[0].name) == _onnx_type(node.attrs.get("to"))
+        plain = node.op == "Identity" or (node.op == "Dropout" and len([t for t in node.outputs if t.name]) == 1)
+        if same or plain:
+            self.tensors[node.outputs[0].name] = self._tensor(node.inputs[0])
+        return same or plain
+
+    def _folds(self, node: gs.Node) -> bool:
+        """Evaluate a node whose inputs are all constant, with ONNX's own reference evaluator."""
+        if node.op not in _FOLDABLE or node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
+            return False
+        name = node.outputs[0].name
+        shape = self.model.shapes.get(name)
+        inputs = [self._tensor(tensor) for tensor in node.inputs if tensor.name]
+        constant = all(isinstance(tensor, gs.Constant) for tensor in inputs)
+        known = shape is not None and all(isinstance(dim, int) for dim in shape) and volume(shape) <= _MAX_ELEMENTS
+        if not constant or not known or name in self.outputs | self.pinned:
+            return False
+        values = [np.asarray(tensor.values) for tensor in inputs]
+        self.tensors[name] = gs.Constant(name, _evaluate(node, [t.name for t in inputs], values, self.model.opset))
+        return True
+
+    def _write_merged(self, at: int) -> None:
+        """Conv with the batch norm behind it: ``w' = w * s``, ``b' = (b - mean) * s + beta``, s = gamma / sqrt(var + eps).
+
+        Computed in double precision; the convolution's rounding is the only one that is added.
+        """
+        conv, norm = self.model.nodes[at], self.model.nodes[self.merged[at]]
+        gamma, beta, mean, variance = (np.asarray(t.values).astype(np.float64) for t in norm.inputs[1:5])
+        weight = np.asarray(conv.inputs[1].values)
+        bias = np.asarray(conv.inputs[2].values).astype(np.float64) if len(conv.inputs) > 2 and conv.inputs[2].name else 0.0
+        scale = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
+        folded = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        name = norm.outputs[0].name
+        inputs = [
+            conv.inputs[0],
+            gs.Constant(f"{name}.weight", folded.astype(weight.dtype)),
+            gs.Constant(f"{name}.bias", ((bias - mean) * scale + beta).astype(weight.dtype)),
+        ]
+        self._copy(at, inputs, outputs=[name])
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def _copy(self, at: int, inputs: Sequence[gs.Tensor], outputs: list[str] | None = None) -> None:
+        node = self.model.nodes[at]
+        made = [gs.Variable(name) for name in (outputs or [tensor.name for tensor in node.outputs])]
+        self.tensors.update((tensor.name, tensor) for tensor in made if tensor.name)
+        if at in self.model.node_metadata:
+            self.metadata[len(self.nodes)] = self.model.node_metadata[at]
+        read = [self._tensor(tensor) for tensor in inputs]
+        self.nodes.append(gs.Node(node.op, node.name, dict(node.attrs), read, made, domain=node.domain))
+
+    def _tensor(self, tensor: gs.Tensor) -> gs.Tensor:
+        if not tensor.name:
+            return gs.Variable.empty()
+        if tensor.name not in self.tensors:  # only constants have not been made by an earlier node
+            self.tensors[tensor.name] = constant_copy(tensor)
+        return self.tensors[tensor.name]
+
+
+def _onnx_type(value: Any) -> int | None:
+    return int(value) if isinstance(value, int) else None
+
+
+def _evaluate(node: gs.Node, names: list[str], values: list[Array], opset: int) -> Array:
+    from onnx.reference import ReferenceEvaluator
+
+    attributes = gs.exporters.onnx_exporter.OnnxExporter.export_attributes(node.attrs)
+    proto = onnx.helper.make_node(node.op, [t.name for t in node.inputs], ["result"])
+    proto.attribute.extend(attributes)
+    graph = onnx.helper.make_graph(
+        [proto],
+        "constant",
+        [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
+         for n, v in zip(names, values, strict=True)],
+        [onnx.ValueInfoProto(name="result")],
+    )  # fmt: skip
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+    return np.asarray(ReferenceEvaluator(model).run(None, dict(zip(names, values, strict=True)))[0])

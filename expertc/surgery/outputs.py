@@ -1,0 +1,166 @@
+"""Which outputs of a graph are class scores, of what kind, and how each is cut (RULES section 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..card import Card, Output
+from ..errors import CardError, ModelError, UsageError
+from ..graph import Model, Shape
+from ..taxonomy import clean_text
+from .demand import Demand, demand, full
+
+_SOFTMAX = ("Softmax", "LogSoftmax")
+_INDEX = ("ArgMax", "TopK")
+# Operators that keep every row of the class axis where it is, so a softmax below them is still over the classes.
+_ROW_PRESERVING = ("Identity", "Cast", "Log", "Exp", "Dropout", "Clip")
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """How the outputs are cut.
+
+    ``sources`` maps each graph output to the tensor it will show (itself, or the scores below an index output);
+    ``seeds`` is the demand on those tensors; ``through`` are the class softmaxes; ``notes`` are for the person.
+    """
+
+    sources: Mapping[str, str]
+    seeds: Mapping[str, Demand]
+    through: frozenset[int]
+    notes: tuple[str, ...]
+
+    @property
+    def renormalised(self) -> bool:
+        """Whether the expert's softmax runs over fewer classes than the full model's did."""
+        return bool(self.through)
+
+
+def find_outputs(model: Model, count: int, chosen: Mapping[str, int] | None = None) -> tuple[Output, ...]:
+    """The class-score outputs of a model without a card that has ``count`` classes.
+
+    ``chosen`` (output name to axis) settles what cannot be found out. Raises ``ModelError`` if no output can hold the
+    scores of ``count`` classes, ``UsageError`` if two could.
+    """
+    found = []
+    for name, shape in model.outputs.items():
+        below = score_source(model, name)
+        shape = model.shapes.get(below, ())
+        if chosen is not None and name not in chosen:
+            continue
+        axes = [axis for axis, dim in enumerate(shape) if dim == count and (axis > 0 or len(shape) == 1)]
+        if chosen is not None:
+            axes = [chosen[name]] if chosen[name] < len(shape) else []
+        if len(shape) != 2:
+            continue
+        if axes:
+            found.append(Output(name, kind_of(model, below, axes[0]), axes[0]))
+    if chosen is not None and len(found) < len(chosen):
+        missing = next(name for name in chosen if name not in {output.name for output in found})
+        raise UsageError(f"'{clean_text(missing)}' is not an output that can be cut there.", _listing(model.outputs))
+    if not found:
+        raise ModelError(f"No output holds the scores of {count} classes.", _listing(model.outputs))
+    if len(found) > 1 and chosen is None:
+        names = ", ".join(f"--output {clean_text(output.name)}:{output.axis}" for output in found)
+        raise UsageError("More than one output could hold the class scores.", f"Say which: {names}.")
+    return tuple(found)
+
+
+def _listing(outputs: Mapping[str, Shape]) -> str:
+    shown = ", ".join(f"{clean_text(name)} {_text(shape)}" for name, shape in outputs.items())
+    return f"A classifier has one row per image and one column per class; this model's outputs are {shown}."
+
+
+def _text(shape: Shape) -> str:
+    return "[" + ", ".join("?" if dim is None else clean_text(str(dim)) for dim in shape) + "]"
+
+
+def score_source(model: Model, name: str) -> str:
+    """The tensor with the scores: ``name`` itself, or what an ArgMax or TopK at the end reads."""
+    at = model.producers.get(name)
+    while at is not None and model.nodes[at].op in (*_INDEX, "Squeeze", "Cast", "Identity"):
+        node = model.nodes[at]
+        if node.op in _INDEX:
+            return str(node.inputs[0].name)
+        at = model.producers.get(node.inputs[0].name)
+    return name
+
+
+def kind_of(model: Model, name: str, axis: int) -> str:
+    """What the graph itself says about the scores in tensor ``name``: "logits", "probabilities", "joint", "scores"."""
+    if class_softmax(model, name, axis) is not None:
+        at = class_softmax(model, name, axis)
+        return "logits" if at is not None and model.nodes[at].op == "LogSoftmax" else "probabilities"
+    at = model.producers.get(name)
+    while at is not None and model.nodes[at].op in _ROW_PRESERVING:
+        at = model.producers.get(model.nodes[at].inputs[0].name)
+    if at is not None and model.nodes[at].op == "Sigmoid":
+        return "scores"
+    return "joint" if _is_joint(model, at) else "logits"
+
+
+def _is_joint(model: Model, at: int | None) -> bool:
+    """Whether the scores are products of probabilities put side by side (a tree of softmaxes)."""
+    if at is None or model.nodes[at].op != "Concat":
+        return False
+    parts = [model.producers.get(tensor.name) for tensor in model.nodes[at].inputs]
+    return all(part is not None and model.nodes[part].op in ("Softmax", "Mul") for part in parts)
+
+
+def class_softmax(model: Model, name: str, axis: int) -> int | None:
+    """Position of the Softmax over the class axis of which ``name`` is a row-preserving function, if there is one.
+
+    It is only one if nothing else reads what lies between: another consumer would see other numbers.
+    """
+    final = {tensor.name for tensor in model.graph.outputs}
+    at = model.producers.get(name)
+    while at is not None:
+        node = model.nodes[at]
+        inside = [tensor.name for tensor in node.outputs if tensor.name and tensor.name != name]
+        if any(len(model.consumers.get(tensor, ())) > 1 or tensor in final for tensor in inside):
+            return None
+        if node.op in _SOFTMAX:
+            shape = model.shapes.get(node.inputs[0].name)
+            if shape is None:
+                return None
+            given = int(node.attrs.get("axis", -1 if model.opset >= 13 else 1))
+            position = given + len(shape) if given < 0 else given
+            # Before opset 13 the axis means "flatten from here": all later axes are normalised together.
+            alone = model.opset >= 13 or position == len(shape) - 1
+            return at if position == axis and alone else None
+        if node.op not in _ROW_PRESERVING:
+            return None
+        at = model.producers.get(node.inputs[0].name)
+    return None
+
+
+def plan_outputs(model: Model, card: Card, indices: Sequence[int]) -> OutputPlan:
+    """Seeds for cutting ``model`` to the classes ``indices``. Raises ``CardError`` if the card contradicts the graph."""
+    card.check_graph(model.inputs, {n: model.shapes.get(score_source(model, n), s) for n, s in model.outputs.items()})
+    scores = {output.name: output for output in card.outputs}
+    sources: dict[str, str] = {}
+    seeds: dict[str, Demand] = {}
+    through: set[int] = set()
+    notes: list[str] = []
+    for name in model.outputs:
+        output = scores.get(name)
+        if output is None:
+            sources[name], seeds[name] = name, Demand(True)
+            notes.append(f"The output '{clean_text(name)}' is not a class score and is kept whole.")
+            continue
+        below = score_source(model, name)
+        if below != name:
+            notes.append(f"The output '{clean_text(name)}' was an index of a class; the expert gives the scores instead.")
+        softmax = class_softmax(model, below, output.axis)
+        if (softmax is not None) == (output.kind == "scores") and softmax is not None:
+            raise CardError(f"The card calls '{clean_text(name)}' independent scores, but it is a softmax.", "Correct the card.")
+        if softmax is not None:
+            through.add(softmax)
+        size = model.shapes[below][output.axis]
+        marks = full(False, int(size) if isinstance(size, int) else len(card.classes))
+        marks[np.asarray(indices, dtype=np.int64)] = True
+        sources[name] = below
+        seeds[below] = demand(True, {output.axis: marks}) or Demand(True)
+    return OutputPlan(sources, seeds, frozenset(through), tuple(notes))

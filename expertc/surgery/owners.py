@@ -1,0 +1,109 @@
+"""Who needs what: the branches of a network, found by one sweep with a bit set of classes per tensor.
+
+Every weight element and every multiplication is needed by some set of classes. A *branch* is everything that one set,
+smaller than "all classes", needs; it is named after the taxonomy node with exactly those classes. So branches are
+found in anybody's model, whether they are separate modules or the groups of one convolution.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..card import Card
+from ..graph import Model
+from ..graph.cost import Cost, constant_bytes, macs, trained
+from .demand import Demand, Who, demand, shares
+from .outputs import class_softmax, score_source
+from .sweep import sweep
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What exactly the classes ``indices`` need together: ``name`` is the taxonomy's, or "" if it has none."""
+
+    name: str
+    indices: tuple[int, ...]
+    cost: Cost
+    nodes: int
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """The trunk (needed by every class) and the branches, largest class sets first."""
+
+    trunk: Branch
+    branches: tuple[Branch, ...]
+
+    def kept(self, indices: Iterable[int]) -> tuple[Branch, ...]:
+        """The branches that an expert for ``indices`` holds."""
+        wanted = set(indices)
+        return tuple(branch for branch in self.branches if wanted.intersection(branch.indices))
+
+
+def ownership(model: Model, card: Card) -> Ownership:
+    """Divide the cost of ``model`` among the sets of classes that need it."""
+    count = len(card.classes)
+    flow = sweep(model, *_seeds(model, card))
+    everyone = (1 << count) - 1
+    spent: dict[Who, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    seen: set[str] = set()
+    for node, answer in zip(model.nodes, flow.answers, strict=True):
+        if answer is None:
+            continue
+        owner = next(item for item in answer.kept if item is not None)
+        spent[owner.who][3] += 1
+        for position, constant in trained(node):
+            _spread(spent, 0, answer.asks[position], tuple(constant.shape), 1)
+        total = macs(model, node)
+        if total:
+            shape = tuple(dim if isinstance(dim, int) else 1 for dim in model.shapes[node.outputs[0].name])
+            _spread(spent, 1, owner, shape, total // max(1, int(np.prod(shape))))
+        for tensor in node.inputs:
+            if isinstance(tensor, gs.Constant) and tensor.name not in seen:
+                seen.add(tensor.name)
+                size = constant_bytes(tensor) // max(1, int(np.prod(tuple(tensor.shape))))
+                _spread(spent, 2, flow.demands.get(tensor.name), tuple(tensor.shape), size)
+    found = [_branch(card, who, numbers) for who, numbers in spent.items()]
+    trunk = next((b for b in found if len(b.indices) == count), Branch("trunk", tuple(range(count)), Cost(0, 0, 0), 0))
+    if everyone not in spent:
+        found.append(trunk)
+    rest = sorted((b for b in found if b is not trunk), key=lambda b: (-len(b.indices), b.indices))
+    return Ownership(trunk, tuple(rest))
+
+
+def _seeds(model: Model, card: Card) -> tuple[dict[str, Demand], frozenset[int]]:
+    """Class i asks for row i of every score output."""
+    seeds: dict[str, Demand] = {}
+    through: set[int] = set()
+    for output in card.outputs:
+        source = score_source(model, output.name)
+        marks = np.array([1 << i for i in range(len(card.classes))], dtype=object)
+        item = demand((1 << len(card.classes)) - 1, {output.axis: marks})
+        if item is not None:
+            seeds[source] = item
+        softmax = class_softmax(model, source, output.axis)
+        if softmax is not None:
+            through.add(softmax)
+    return seeds, frozenset(through)
+
+
+def _spread(spent: dict[Who, list[int]], column: int, item: Demand | None, shape: tuple[int, ...], each: int) -> None:
+    if item is not None:
+        for who, elements in shares(item, shape).items():
+            spent[who][column] += elements * each
+
+
+def _branch(card: Card, who: Who, numbers: list[int]) -> Branch:
+    bits = int(who)
+    indices = tuple(i for i in range(len(card.classes)) if bits >> i & 1)
+    whole = len(indices) == len(card.classes)
+    node = None if whole else card.taxonomy.owner(indices)
+    name = "trunk" if whole else node.name if node is not None else ""
+    return Branch(name, indices, Cost(*numbers[:3]), numbers[3])
+
+

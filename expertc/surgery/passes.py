@@ -1,0 +1,35 @@
+"""What a pass is: ONNX in, ONNX out, with a name, what it requires and what it ensures. A pipeline is a tuple of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from ..graph import Model
+
+
+class Pass(Protocol):
+    """A transformation of a model. ``run`` returns a new model and whether anything changed; the old one is intact."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def requires(self) -> str:
+        """What must hold before, in words."""
+
+    @property
+    def ensures(self) -> str:
+        """What holds after, in words."""
+
+    def run(self, model: Model) -> tuple[Model, bool]: ...
+
+
+def run_all(model: Model, pipeline: Sequence[Pass]) -> tuple[Model, tuple[str, ...]]:
+    """Run the passes in order; returns the model and the names of those that changed something."""
+    changed_by = []
+    for step in pipeline:
+        model, changed = step.run(model)
+        if changed:
+            changed_by.append(step.name)
+    return model, tuple(changed_by)

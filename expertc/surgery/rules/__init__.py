@@ -1,0 +1,21 @@
+"""The transfer rules, one per operator, by family.
+
+A rule asks the inputs of a node (weights included) for what its wanted outputs need, and says what it will keep. An
+operator without a rule, or of another domain, is opaque: it needs everything. So a missing rule costs size, never
+correctness.
+"""
+
+from __future__ import annotations
+
+from ..site import Rule, Site, opaque
+from . import elementwise, layout, linear, normalise, pieces
+
+RULES: dict[str, Rule] = {**elementwise.RULES, **linear.RULES, **normalise.RULES, **layout.RULES, **pieces.RULES}
+
+OPAQUE = Rule(opaque)
+
+
+def rule_of(site: Site) -> Rule:
+    """The rule of a node."""
+    standard = site.node.domain in (None, "", "ai.onnx")
+    return RULES.get(site.op, OPAQUE) if standard else OPAQUE

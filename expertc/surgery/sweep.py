@@ -1,0 +1,66 @@
+"""The backward sweep: from what is wanted of the outputs to what is needed of every tensor. One visit per node."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..graph import Model, captured
+from .demand import Demand, join
+from .rules import rule_of
+from .rules.elementwise import first_only
+from .site import Answer, Rule, Site, everyone
+
+CUT_THROUGH = Rule(first_only)
+"""The rule of a class softmax: the expert normalises over the classes it keeps (RULES, outputs)."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The outcome: an answer per node (None: nobody needs the node) and the demand that reached every tensor."""
+
+    answers: tuple[Answer | None, ...]
+    demands: Mapping[str, Demand]
+    through: frozenset[int]
+
+    def kept(self, model: Model, name: str) -> Demand:
+        """What tensor ``name`` will hold: its maker's answer, or everything for an input or initializer."""
+        at = model.producers.get(name)
+        if at is None:
+            return Demand(self.demands[name].who)
+        answer = self.answers[at]
+        position = [tensor.name for tensor in model.nodes[at].outputs].index(name)
+        kept = None if answer is None else answer.kept[position]
+        if kept is None:
+            raise KeyError(name)
+        return kept
+
+
+def rule_at(site: Site, through: frozenset[int]) -> Rule:
+    """The rule of a node, the class softmax included."""
+    return CUT_THROUGH if site.at in through else rule_of(site)
+
+
+def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = frozenset()) -> Flow:
+    """Spread ``seeds`` (demands on graph outputs) backwards. ``through`` are the nodes that are class softmaxes."""
+    demands: dict[str, Demand] = dict(seeds)
+    answers: list[Answer | None] = [None] * len(model.nodes)
+    for at in range(len(model.nodes) - 1, -1, -1):
+        node = model.nodes[at]
+        wanted = [demands.get(tensor.name) if tensor.name else None for tensor in node.outputs]
+        if all(item is None for item in wanted):
+            continue
+        site = Site(model, at, node)
+        answer = answers[at] = rule_at(site, through).ask(site, wanted)
+        for tensor, ask in zip(node.inputs, answer.asks, strict=True):
+            if ask is not None and tensor.name:
+                _add(demands, tensor.name, ask)
+        for name in captured(node):
+            _add(demands, name, Demand(everyone(wanted)))
+    return Flow(tuple(answers), demands, through)
+
+
+def _add(demands: dict[str, Demand], name: str, ask: Demand) -> None:
+    joined = join((demands.get(name), ask))
+    if joined is not None:
+        demands[name] = joined

@@ -1,0 +1,124 @@
+"""Text from strangers: read within bounds, cleaned, and parsed as YAML or JSON without surprises.
+
+Nothing here knows what the text means; every function is told which error its caller wants raised.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from .errors import ExpertcError
+
+MAX_BYTES = 16 * 2**20
+MAX_SHOWN = 80  # characters of a stranger's text that an error repeats
+
+
+def clean_text(text: str) -> str:
+    """Return ``text`` without control, format and surrogate characters, white space folded to single spaces.
+
+    Names and labels are text from strangers; a terminal escape or a bidirectional override in one must not reach a
+    table, a path or a page.
+    """
+    kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
+    return " ".join(kept.split())
+
+
+def shown(text: object) -> str:
+    """``text`` as an error message may repeat it: clean, in quotes, and cut off after 80 characters."""
+    clean = clean_text(str(text)[: 4 * MAX_SHOWN])
+    return f"'{clean}'" if len(clean) <= MAX_SHOWN else f"'{clean[:MAX_SHOWN]}…'"
+
+
+def read_text(path: str | Path, what: str, error: type[ExpertcError], limit: int = MAX_BYTES) -> str:
+    """Return the UTF-8 text of a file, without a byte order mark and with its line ends as they are.
+
+    Raises ``error``, calling the file ``what``, if it cannot be read, is longer than ``limit`` bytes or is not text.
+    """
+    file_name = f"'{clean_text(str(path))}'"
+    try:
+        with open(path, "rb") as file:
+            data = file.read(limit + 1)  # not stat: a device or a pipe has no size
+    except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
+        reason = getattr(cause, "strerror", None) or cause
+        raise error(f"{what} {file_name} cannot be read ({reason}).", "Check the path.") from cause
+    if len(data) > limit:
+        raise error(f"{what} {file_name} is larger than {limit / 2**20:g} MiB.", "It should be a short text file.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as cause:
+        raise error(f"{what} {file_name} is not UTF-8 text.", "Save it as UTF-8.") from cause
+    if "\0" in text:
+        raise error(f"{what} {file_name} holds NUL bytes, so it is not UTF-8 text.", "Save it as UTF-8.")
+    return text
+
+
+def parse_json(text: str, what: str, error: type[ExpertcError]) -> dict[str, Any]:
+    """Return the object in a JSON text. Raises ``error`` if it is anything else, names a key twice or holds NaN."""
+
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is not a number")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ValueError(f"{shown(key)} stands twice")
+            found[key] = value
+        return found
+
+    if len(text) > MAX_BYTES:
+        raise error(f"{what} is larger than {MAX_BYTES / 2**20:g} MiB.", "Take the file that expertc wrote.")
+    try:
+        data = json.loads(text, parse_constant=refuse, object_pairs_hook=unique)
+    except RecursionError as cause:
+        raise error(f"{what} is nested too deeply.", "Take the file that expertc wrote.") from cause
+    except ValueError as cause:
+        raise error(
+            f"{what} is not valid JSON ({cause}).", "Take the file that expertc wrote, or correct it."
+        ) from cause
+    if not isinstance(data, dict):
+        raise error(f"{what} is not a JSON object.", "It should begin with '{'.")
+    return data
+
+
+def parse_yaml(text: str, what: str, error: type[ExpertcError]) -> Any:
+    """Return what a YAML text holds: plain values, lists and mappings with text keys.
+
+    Anchors, aliases (a cycle, a bomb), tags (a type) and duplicate keys are refused: ``error`` names the line.
+    """
+    try:
+        return _StrictLoader(text).get_single_data()
+    except RecursionError as cause:
+        raise error(f"{what} is nested too deeply.", "A few levels are enough.") from cause
+    except (yaml.YAMLError, ValueError, OverflowError) as cause:
+        mark = getattr(cause, "problem_mark", None)
+        line = f" (line {mark.line + 1})" if mark is not None else ""
+        problem = getattr(cause, "problem", None) or getattr(cause, "reason", None) or "a value makes no sense"
+        raise error(f"{what} is not valid YAML{line}: {clean_text(problem)}.", "Correct it and try again.") from cause
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Keys stay what is written: ``no`` is not ``False``, ``010`` is not 8, ``<<`` merges nothing."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        if event.anchor is not None or getattr(event, "tag", None) is not None:
+            raise yaml.composer.ComposerError(None, None, "anchors, aliases and tags are not allowed", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a name must be text", key.start_mark)
+            if key.value in found:
+                raise yaml.constructor.ConstructorError(None, None, f"{shown(key.value)} stands twice", key.start_mark)
+            # A class may be labelled "no" or "007".
+            verbatim = key.value in ("name", "label", "synset") and isinstance(value, yaml.ScalarNode)
+            found[key.value] = value.value if verbatim else self.construct_object(value, deep=deep)
+        return found

@@ -1,0 +1,107 @@
+"""One stage of a recipe: its network part, loss, optimiser and schedule, all timm's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DataError
+from ..zoo import NHL, import_timm
+from .data import normalise
+from .recipe import Recipe, Stage
+
+
+class TrunkClassifier(nn.Module):
+    """The trunk under global average pooling and one linear layer: the cheap way to teach a trunk."""
+
+    def __init__(self, network: NHL) -> None:
+        super().__init__()
+        self.network = network
+        self.flat_head = nn.Linear(network.num_features, network.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``[N, classes]`` of images ``[N, 3, H, W]``."""
+        logits: Tensor = self.flat_head(self.network.forward_features(x).mean((2, 3)))
+        return logits
+
+    def part(self, stage: Stage) -> nn.Module:
+        """What the stage trains, judges and averages: this, or the whole network."""
+        return self if stage.part == "trunk" else self.network
+
+
+class StageRun:
+    """Trains ``model.part(stage)`` and moves ``averaged`` (timm's ``ModelEmaV3`` of ``model``) along."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stage: Stage,
+        model: TrunkClassifier,
+        averaged: Any,
+        device: str,
+        autocast: torch.dtype | None,
+    ) -> None:
+        import_timm()
+        from timm.data import Mixup
+        from timm.loss import SoftTargetCrossEntropy
+        from timm.optim import create_optimizer_v2
+
+        self.recipe, self.stage, self.averaged = recipe, stage, averaged
+        self.device, self.autocast = device, autocast
+        self.model = model
+        self.forward = model.part(stage)
+        averaged.decay = stage.ema_decay
+        self.mixup = Mixup(
+            mixup_alpha=0.2, cutmix_alpha=1.0, prob=stage.mix, switch_prob=0.5,
+            label_smoothing=recipe.smoothing, num_classes=model.network.num_classes,
+        )  # fmt: skip
+        self.loss = SoftTargetCrossEntropy()
+        self.optimizer = create_optimizer_v2(
+            self.forward, opt="sgd", lr=stage.lr, weight_decay=recipe.weight_decay, momentum=0.9
+        )
+
+    def epoch(self, loader: Any, epoch: int) -> Iterator[float]:
+        """Train epoch number ``epoch`` of the stage; yields the loss of every step."""
+        from timm.scheduler import CosineLRScheduler
+
+        steps = len(loader)
+        schedule = CosineLRScheduler(
+            self.optimizer, t_initial=max(1, self.stage.epochs * steps), t_in_epochs=False, lr_min=self.stage.lr * 0.01,
+            warmup_t=int(self.stage.warmup_epochs * steps), warmup_lr_init=self.stage.lr * 0.05,
+        )  # fmt: skip
+        kind = torch.device(self.device).type
+        self.model.train()
+        for step, (x, y) in enumerate(loader):
+            schedule.step_update(epoch * steps + step)
+            x = normalise(x, self.recipe, self.device)
+            if len(x) % 2:
+                x, y = x[:-1], y[:-1]  # timm's Mixup pairs the batch with itself reversed
+            x, y = self.mixup(x, y.to(self.device))
+            with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
+                logits = self.forward(x)
+            loss = self.loss(logits.float(), y)
+            if not torch.isfinite(loss):
+                raise DataError(
+                    f"The loss became {loss.item()} in stage '{self.stage.name}'.", "Lower the learning rate."
+                )
+            self.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self.optimizer.step()
+            self.averaged.update(self.model)
+            yield loss.item()
+
+    def momentum(self) -> dict[str, Tensor]:
+        """The optimiser's momentum by parameter name."""
+        state = self.optimizer.state
+        named = dict(self.forward.named_parameters())
+        return {n: state[p]["momentum_buffer"] for n, p in named.items() if "momentum_buffer" in state.get(p, {})}
+
+    def restore(self, momentum: dict[str, Tensor]) -> None:
+        """Put back what ``momentum`` returned, in the parameters' memory layout."""
+        for name, parameter in self.forward.named_parameters():
+            if name in momentum:
+                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
+                self.optimizer.state[parameter]["momentum_buffer"] = buffer
