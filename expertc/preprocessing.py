@@ -29,7 +29,7 @@ class Preprocess:
     Args:
         size: height and width of the crop, which is the tensor's, in pixels.
         resize: the length of the short side before the crop (aspect ratio kept), or the exact height and width.
-            The crop never reaches beyond it.
+            A crop that reaches beyond the picture is black there.
         interpolation: "nearest", "bilinear", "bicubic" or "lanczos".
         mean, std: per channel, in the order of ``colour``, for pixels from 0 to 1.
         colour: "RGB" or "BGR".
@@ -51,10 +51,6 @@ class Preprocess:
     def __post_init__(self) -> None:
         _check(_is_pair(self.size), "size", self.size, f"a height and a width from 1 to {MAX_SIDE}")
         _check(_is_side(self.resize) or _is_pair(self.resize), "resize", self.resize, "one length or height and width")
-        room = (self.resize, self.resize) if isinstance(self.resize, int) else self.resize
-        largest = (max(self.size),) * 2 if isinstance(self.resize, int) else self.size
-        fits = room[0] >= largest[0] and room[1] >= largest[1]
-        _check(fits, "resize", self.resize, f"at least as large as the crop {self.size[0]}x{self.size[1]}")
         for key, least in (("mean", -MAX_VALUE), ("std", 1 / MAX_VALUE)):
             values = getattr(self, key)
             sound = isinstance(values, tuple) and len(values) == 3 and all(_is_number(v, least) for v in values)

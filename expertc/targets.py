@@ -30,6 +30,7 @@ else:  # pragma: no cover - Python 3.10
 
 BACKENDS = ("onnxruntime", "tensorrt")
 PRECISIONS = ("fp32", "fp16", "int8")
+LIMITS = ("memory_mb", "max_opset", "max_ir")  # the facts that decide what can be built
 
 Fact = str | int | float | bool | tuple[str | int | float, ...]
 
@@ -52,19 +53,19 @@ class Target:
     @property
     def memory_mb(self) -> int | None:
         """Memory that the network can use, in MiB; on a Jetson the processor uses the same."""
-        return self._whole("memory_mb")
+        return self._limit("memory_mb")
 
     @property
     def max_opset(self) -> int | None:
         """The newest ONNX opset that the backend on this target reads."""
-        return self._whole("max_opset")
+        return self._limit("max_opset")
 
     @property
     def max_ir(self) -> int | None:
         """The newest ONNX IR version that the backend on this target reads."""
-        return self._whole("max_ir")
+        return self._limit("max_ir")
 
-    def _whole(self, name: str) -> int | None:
+    def _limit(self, name: str) -> int | None:
         value = self.facts.get(name)
         return value if isinstance(value, int) else None
 
@@ -102,8 +103,8 @@ def read_target(file: Path) -> Target:
         data = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _malformed(file, str(error)) from error
-    if data.keys() - {"description", "backend", "precisions", "facts"}:
-        odd = sorted(data.keys() - {"description", "backend", "precisions", "facts"})
+    odd = sorted(data.keys() - {"description", "backend", "precisions", "facts"})
+    if odd:
         raise _malformed(file, f"{', '.join(odd)} must stand in a [[facts]] table with its source")
     description, backend, precisions = data.get("description"), data.get("backend"), data.get("precisions")
     if not isinstance(description, str) or not description:
@@ -114,7 +115,8 @@ def read_target(file: Path) -> Target:
         raise _malformed(file, f"the precisions are not some of {', '.join(PRECISIONS)}")
     facts: dict[str, Fact] = {}
     sources: dict[str, str] = {}
-    for table in data.get("facts", ()):
+    tables = data.get("facts", [])
+    for table in tables if isinstance(tables, list) else [tables]:
         source = table.pop("source", None) if isinstance(table, dict) else None
         if not isinstance(source, str) or not source.strip():
             raise _malformed(file, "a [[facts]] table has no source")
@@ -126,6 +128,8 @@ def read_target(file: Path) -> Target:
 
 
 def _fact(value: Any, key: str, file: Path) -> Fact:
+    if key in LIMITS and type(value) is not int:
+        raise _malformed(file, f"{key} is not a whole number")
     if isinstance(value, list) and all(isinstance(item, str | int | float) for item in value):
         return tuple(value)
     if isinstance(value, str | int | float):

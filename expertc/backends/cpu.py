@@ -16,6 +16,7 @@ from ..errors import CompilationError, ExpertcError, ModelError, UnsupportedErro
 from ..targets import Target
 from ..text import clean_text
 from . import Session
+from .weights import refuse_foreign_weights
 
 PROVIDERS = ["CPUExecutionProvider"]
 FREE_AXIS = 224  # what a height or width without a fixed length is tried at
@@ -45,8 +46,9 @@ def open_session(model: Path | bytes, *, optimise: bool = True, threads: int | N
     """Open an ONNX model (its file, so that external weights are found, or its bytes) on the CPU.
 
     ``optimise`` turns all of ONNX Runtime's graph optimisations on or off; ``threads`` is the number of threads inside
-    an operator (default: one per core). Raises ``ModelError`` if it is not a model with one tensor input, or
-    ``UnsupportedError`` if this ONNX Runtime does not know its opset, IR version or an operator.
+    an operator (default: one per core). Raises ``ModelError`` if it is not a model with one tensor input, or keeps
+    weights anywhere but beside its file, and ``UnsupportedError`` if this ONNX Runtime does not know its opset, IR
+    version or an operator.
     """
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
@@ -54,10 +56,15 @@ def open_session(model: Path | bytes, *, optimise: bool = True, threads: int | N
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = _SILENT
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # never guessed from the bytes
     onnxruntime.disable_telemetry_events()
     name = "The model" if isinstance(model, bytes) else f"The model '{model}'"
-    if isinstance(model, Path) and not model.is_file():
-        raise ModelError(f"{name} does not exist or is not a file.", "Check the path.")
+    try:
+        if isinstance(model, Path) and not model.is_file():
+            raise ModelError(f"{name} does not exist or is not a file.", "Check the path.")
+        refuse_foreign_weights(model, name)
+    except OSError as error:
+        raise ModelError(f"{name} cannot be read ({error.strerror}).", "Check its permissions.") from error
     try:
         session = onnxruntime.InferenceSession(
             model if isinstance(model, bytes) else str(model), options, providers=PROVIDERS
@@ -120,7 +127,7 @@ def compile_expert(model: bytes, target: Target) -> dict[str, bytes]:
         session.close()
     except ModelError as error:
         raise CompilationError(
-            f"The expert does not run: {error.message}", "This is a bug; please report it."
+            f"The expert does not run: {error.message}", "If the full model runs, this is a bug: please report it."
         ) from error
     return {}
 
@@ -137,7 +144,7 @@ def describe() -> dict[str, Any]:
 
 def _explain(error: Exception, what: str) -> ExpertcError:
     """The error of ours for one of ONNX Runtime's, whose text may quote names out of the model."""
-    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : ", "", clean_text(str(error)))
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", clean_text(str(error)))
     text = re.sub(r"/onnxruntime_src/\S+ .*?\) ", "", text)[:_MAX_MESSAGE].rstrip(".")
     if _MEMORY.search(str(error)):
         return UnsupportedError(f"{what}: it needs more memory than there is.", "Use a smaller batch or model.")

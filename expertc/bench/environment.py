@@ -7,6 +7,7 @@ import platform
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..backends import cpu
 from ..text import clean_text
 
@@ -26,6 +27,7 @@ def describe() -> dict[str, Any]:
         "governor": governor(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
+        "expertc": __version__,
         "runtime": f"onnxruntime {cpu.describe()['version']}",
     }
 

@@ -130,4 +130,6 @@ def _to_proto(
     proto = program.model_proto
     sanitise(proto, parameters=state.keys(), metadata=metadata)
     require_symbolic_batch(proto)
+    if (found := len(face(proto)[1])) != len(outputs):
+        raise ModelError(f"The network has {found} outputs, but {len(outputs)} are named.", "Name each of them once.")
     return proto

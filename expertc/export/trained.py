@@ -18,7 +18,7 @@ from ..preprocessing import Preprocess, required
 from ..runtime.images import Source, load_image
 from ..runtime.preprocess import apply
 from ..taxonomy import Taxonomy
-from ..text import parse_json, read_text, shown
+from ..text import clean_text, parse_json, read_text
 from ..zoo import NHL, create
 from .exporter import OPSETS, check, export, save
 
@@ -45,28 +45,27 @@ def load_trained(folder: Path) -> TrainedNetwork:
     Raises ``InvalidArtifactError`` if a file is missing or damaged, the weights are not those the facts were written
     for, or they do not fit the architecture strictly; ``TaxonomyError`` and ``CardError`` for those parts of the facts.
     """
-    text = read_text(folder / FACTS, "The training's facts", InvalidArtifactError)
-    facts = parse_json(text, f"The file {shown(folder / FACTS)}", InvalidArtifactError)
+    source = f"The file '{clean_text(str(folder / FACTS))}'"
+    facts = parse_json(read_text(folder / FACTS, "The file", InvalidArtifactError), source, InvalidArtifactError)
     if facts.get("schema") != SCHEMA:
-        raise InvalidArtifactError(f"{shown(folder / FACTS)} is not of schema {SCHEMA}.", "Train the network again.")
-    required(facts, _KEYS, f"The file {shown(folder / FACTS)}")
+        raise InvalidArtifactError(f"{source} is not of schema {SCHEMA}.", "Train the network again.")
+    required(facts, _KEYS, source)
     for key in ("arch_args", "training", "versions"):
         if not isinstance(facts[key], dict):
-            raise InvalidArtifactError(f"'{key}' of {shown(folder / FACTS)} is not an object.", "Train it again.")
+            raise InvalidArtifactError(f"{source} holds no object '{key}'.", "Train the network again.")
     taxonomy = Taxonomy.from_mapping(facts.pop("taxonomy"))
     preprocess = Preprocess.from_mapping(facts.pop("preprocess"))
+    weights = f"The weights '{clean_text(str(folder / WEIGHTS))}'"
     try:
         data = (folder / WEIGHTS).read_bytes()
         if hashlib.sha256(data).hexdigest() != facts["sha256"]:
             raise InvalidArtifactError(
-                f"{shown(folder / WEIGHTS)} is not the file that {FACTS} was written for.",
+                f"{weights} are not those that {FACTS} was written for.",
                 "Run the training again: it only repeats what is missing.",
             )
         state = load(data)
     except (OSError, SafetensorError) as error:
-        raise InvalidArtifactError(
-            f"The weights {shown(folder / WEIGHTS)} cannot be read ({error}).", "Run the training again."
-        ) from error
+        raise InvalidArtifactError(f"{weights} cannot be read ({error}).", "Run the training again.") from error
     return TrainedNetwork(create(facts["arch"], taxonomy, facts["arch_args"], state), facts, taxonomy, preprocess)
 
 

@@ -16,6 +16,7 @@ import onnx_graphsurgeon as gs
 
 from .model import Model, Shape
 from .shapes import volume
+from .write import with_batch
 
 # Positions of the inputs that are trained, per operator.
 _ROLES: Mapping[str, tuple[int, ...]] = {
@@ -43,19 +44,28 @@ class Cost:
     weight_bytes: int
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.parameters + other.parameters, self.macs + other.macs, self.weight_bytes + other.weight_bytes
-        )
+        return Cost(self.parameters + other.parameters, self.macs + other.macs, self.weight_bytes + other.weight_bytes)
 
 
 def cost(model: Model) -> Cost:
     """The cost of a whole model."""
-    parameters = sum(
-        volume(tuple(constant.shape)) for node in model.nodes for _, constant in trained(node)
-    )
+    model = for_one_image(model)
+    parameters = sum(volume(tuple(constant.shape)) for node in model.nodes for _, constant in trained(node))
     total = sum(macs(model, node) for node in model.nodes)
     size = sum(constant_bytes(constant) for constant in model.constants.values())
     return Cost(parameters, total, size)
+
+
+def for_one_image(model: Model) -> Model:
+    """The model with shapes for a batch of one, where a symbolic batch hides the size of a matrix product."""
+    batch = {shape[0] for shape in model.inputs.values() if shape and not isinstance(shape[0], int)}
+    hidden = any(
+        dim is None or (isinstance(dim, str) and dim not in batch)
+        for node in model.nodes
+        if node.op in _COUNTERS
+        for dim in model.shapes.get(node.outputs[0].name, (None,))
+    )
+    return with_batch(model, 1) if hidden else model
 
 
 def trained(node: gs.Node) -> Iterable[tuple[int, gs.Constant]]:
@@ -75,6 +85,9 @@ def _is_vector(constant: gs.Constant) -> bool:
 
 def macs(model: Model, node: gs.Node) -> int:
     """Multiply-accumulates of one node for a batch of one; 0 for anything but convolutions and matrix products."""
+    if node.op == "ConvTranspose":  # every input element meets every weight of its channel once
+        x, weight = (model.shapes.get(node.inputs[i].name, ()) for i in (0, 1))
+        return volume(x) * volume(weight[1:])
     counter = _COUNTERS.get(node.op)
     return 0 if counter is None else volume(model.shapes.get(node.outputs[0].name, ())) * counter(model, node)
 
@@ -82,13 +95,6 @@ def macs(model: Model, node: gs.Node) -> int:
 def _conv_inner(model: Model, node: gs.Node) -> int:
     weight = model.shapes.get(node.inputs[1].name, ())
     return volume(weight[1:])
-
-
-def _conv_transpose_inner(model: Model, node: gs.Node) -> int:
-    # Every input element meets every weight of its channel once; per output element that is:
-    x, weight = model.shapes.get(node.inputs[0].name, ()), model.shapes.get(node.inputs[1].name, ())
-    out = volume(model.shapes.get(node.outputs[0].name, ()))
-    return volume(x) * volume(weight[1:]) // max(1, out)
 
 
 def _gemm_inner(model: Model, node: gs.Node) -> int:
@@ -117,7 +123,6 @@ def _size(shape: Shape, axis: int) -> int:
 
 _COUNTERS: Mapping[str, Callable[[Model, gs.Node], int]] = {
     "Conv": _conv_inner,
-    "ConvTranspose": _conv_transpose_inner,
     "Gemm": _gemm_inner,
     "MatMul": _matmul_inner,
     "Einsum": _einsum_inner,

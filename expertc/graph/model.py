@@ -38,20 +38,22 @@ class Model:
 
     @property
     def nodes(self) -> Sequence[gs.Node]:
+        """The nodes in topological order."""
         return self.graph.nodes  # type: ignore[no-any-return]
 
     @property
     def opset(self) -> int:
+        """Version of the ONNX operator set."""
         return int(self.graph.opset)
 
     @property
     def inputs(self) -> dict[str, Shape]:
-        """Shapes of the graph inputs by name."""
+        """Shapes of the graph inputs by name; reading has made sure that they are known."""
         return {tensor.name: self.shapes[tensor.name] for tensor in self.graph.inputs}
 
     @property
     def outputs(self) -> dict[str, Shape]:
-        """Shapes of the graph outputs by name."""
+        """Shapes of the graph outputs by name, () for one of which nothing is known."""
         return {tensor.name: self.shapes.get(tensor.name, ()) for tensor in self.graph.outputs}
 
     @cached_property

@@ -12,7 +12,7 @@ _SMALL = 1024
 
 def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
     """Infer shape and element type (``TensorProto.DataType``) of every tensor as far as ONNX can; symbols stay."""
-    inferred = onnx.shape_inference.infer_shapes(_skeleton(proto), strict_mode=False, data_prop=True).graph
+    inferred = onnx.shape_inference.infer_shapes(skeleton(proto), strict_mode=False, data_prop=True).graph
     shapes: dict[str, Shape] = {}
     types: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
@@ -25,7 +25,8 @@ def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, in
     return shapes, types
 
 
-def _skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
+def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The same graph with its large initializers as inputs: all that shape inference and the checker need."""
     bare = onnx.ModelProto(ir_version=max(4, proto.ir_version))  # from 4 on, initializers need not be inputs
     bare.opset_import.extend(proto.opset_import)
     graph, source = bare.graph, proto.graph

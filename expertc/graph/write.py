@@ -8,6 +8,7 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from .model import Model
+from .read import from_proto
 from .shapes import infer_shapes
 
 
@@ -21,6 +22,19 @@ def to_proto(model: Model) -> onnx.ModelProto:
     _set(proto.metadata_props, model.metadata)
     del proto.graph.value_info[:]  # whoever needs shapes can infer them
     return proto
+
+
+def with_batch(model: Model, batch: int) -> Model:
+    """The same model for exactly ``batch`` images, if its batch is a symbol; otherwise the model itself."""
+    symbols = {shape[0] for shape in model.inputs.values() if shape and not isinstance(shape[0], int)}
+    if not symbols:
+        return model
+    proto = to_proto(model)
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if not dim.HasField("dim_value") and (dim.dim_param in symbols or axis == 0):
+                dim.dim_value = batch
+    return replace(from_proto(proto), metadata=model.metadata)
 
 
 def refreshed(model: Model) -> Model:

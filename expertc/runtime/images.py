@@ -4,8 +4,8 @@ What is done, in this order: the first frame is decoded, turned upright as its E
 Conversion is Pillow's ``convert("RGB")``, which is what training and timm's evaluation use: an alpha channel is
 dropped, not composed (what lies under transparency shows), a palette is looked up, grey is repeated, CMYK is inverted
 channel by channel (Adobe's inverted JPEGs too). Only where Pillow would clip do we scale: 16-bit grey (``I;16``, and
-``I`` as its container) keeps its high byte, as Pillow itself does with 16-bit colour, and float grey that lies within
-0..1 is taken as such.
+``I`` as its container) keeps its high byte, as Pillow itself does with 16-bit colour, and float grey without a value
+above 1 is taken as 0..1.
 
 An image is untrusted input: few formats are tried (none that starts another program), sizes are bounded before
 anything is decoded, and whatever goes wrong is a ``DataError`` that names the image.
@@ -170,7 +170,7 @@ def _deep_grey(values: np.ndarray, name: str) -> np.ndarray:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise DataError(f"The image '{name}' has pixels that are not numbers.", "Save it with 8 bits a channel.")
     if values.dtype.kind == "f":
-        scale = 255 if low >= 0 and high <= 1 else 1
+        scale = 255 if high <= 1 else 1
         values = np.clip(np.rint(values * scale), 0, 255)
         return values.astype(np.uint8)
     if low < 0 or high > 0xFFFF:

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_graphsurgeon as gs
 
-from ..graph import Model, captured, constant_copy, refreshed, volume
+from ..graph import Model, captured, constant_copy, fresh_name, refreshed, volume
 
 Array = np.ndarray[Any, Any]
 
@@ -47,6 +47,7 @@ class _Folder:
         self.metadata: dict[int, Any] = {}
         self.outputs = {t.name for t in model.graph.outputs}
         self.pinned = {name for node in model.nodes for name in captured(node)}  # read by name from a subgraph
+        self.taken = {t.name for node in model.nodes for t in (*node.inputs, *node.outputs)}
         self.merged = dict(self._batch_norms())  # position of a Conv -> position of its batch norm
         self.absorbed = set(self.merged.values())
 
@@ -105,27 +106,32 @@ class _Folder:
         if not constant or not known or name in self.outputs | self.pinned:
             return False
         values = [np.asarray(tensor.values) for tensor in inputs]
-        self.tensors[name] = gs.Constant(name, _evaluate(node, [t.name for t in inputs], values, self.model.opset))
+        self.tensors[name] = gs.Constant(name, _evaluate(node, values, self.model.opset))
         return True
 
     def _write_merged(self, at: int) -> None:
-        """Conv with the batch norm behind it: ``w' = w * s``, ``b' = (b - mean) * s + beta``, s = gamma / sqrt(var + eps).
+        """Conv with the batch norm behind it: w' = w s and b' = (b - mean) s + beta, with s = gamma / sqrt(var + eps).
 
         Computed in double precision; the convolution's rounding is the only one that is added.
         """
         conv, norm = self.model.nodes[at], self.model.nodes[self.merged[at]]
         gamma, beta, mean, variance = (np.asarray(t.values).astype(np.float64) for t in norm.inputs[1:5])
         weight = np.asarray(conv.inputs[1].values)
-        bias = np.asarray(conv.inputs[2].values).astype(np.float64) if len(conv.inputs) > 2 and conv.inputs[2].name else 0.0
+        bias = (
+            np.asarray(conv.inputs[2].values).astype(np.float64)
+            if len(conv.inputs) > 2 and conv.inputs[2].name
+            else 0.0
+        )
         scale = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
         folded = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
         name = norm.outputs[0].name
-        inputs = [
-            conv.inputs[0],
-            gs.Constant(f"{name}.weight", folded.astype(weight.dtype)),
-            gs.Constant(f"{name}.bias", ((bias - mean) * scale + beta).astype(weight.dtype)),
+        made = {"weight": folded, "bias": (bias - mean) * scale + beta}
+        constants = [
+            gs.Constant(fresh_name(f"{name}.{role}", self.taken), values.astype(weight.dtype))
+            for role, values in made.items()
         ]
-        self._copy(at, inputs, outputs=[name])
+        self.tensors.update((constant.name, constant) for constant in constants)
+        self._copy(at, [conv.inputs[0], *constants], outputs=[name])
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -150,9 +156,10 @@ def _onnx_type(value: Any) -> int | None:
     return int(value) if isinstance(value, int) else None
 
 
-def _evaluate(node: gs.Node, names: list[str], values: list[Array], opset: int) -> Array:
+def _evaluate(node: gs.Node, values: list[Array], opset: int) -> Array:
     from onnx.reference import ReferenceEvaluator
 
+    names = [tensor.name for tensor in node.inputs if tensor.name]
     attributes = gs.exporters.onnx_exporter.OnnxExporter.export_attributes(node.attrs)
     proto = onnx.helper.make_node(node.op, [t.name for t in node.inputs], ["result"])
     proto.attribute.extend(attributes)

@@ -10,8 +10,9 @@ import numpy as np
 from ..card import Card, Output
 from ..errors import CardError, ModelError, UsageError
 from ..graph import Model, Shape
-from ..taxonomy import clean_text
-from .demand import Demand, demand, full
+from ..text import clean_text, shown
+from .demand import Demand, demand, full, join
+from .rewrite import Result
 
 _SOFTMAX = ("Softmax", "LogSoftmax")
 _INDEX = ("ArgMax", "TopK")
@@ -23,11 +24,11 @@ _ROW_PRESERVING = ("Identity", "Cast", "Log", "Exp", "Dropout", "Clip")
 class OutputPlan:
     """How the outputs are cut.
 
-    ``sources`` maps each graph output to the tensor it will show (itself, or the scores below an index output);
-    ``seeds`` is the demand on those tensors; ``through`` are the class softmaxes; ``notes`` are for the person.
+    ``results`` are the expert's outputs (an index output shows the scores below it); ``seeds`` is the demand on their
+    tensors; ``through`` are the class softmaxes; ``notes`` are for the person.
     """
 
-    sources: Mapping[str, str]
+    results: tuple[Result, ...]
     seeds: Mapping[str, Demand]
     through: frozenset[int]
     notes: tuple[str, ...]
@@ -63,14 +64,14 @@ def find_outputs(model: Model, count: int, chosen: Mapping[str, int] | None = No
     if not found:
         raise ModelError(f"No output holds the scores of {count} classes.", _listing(model.outputs))
     if len(found) > 1 and chosen is None:
-        names = ", ".join(f"--output {clean_text(output.name)}:{output.axis}" for output in found)
+        names = ", ".join(f"--scores {clean_text(output.name)}:{output.axis}" for output in found)
         raise UsageError("More than one output could hold the class scores.", f"Say which: {names}.")
     return tuple(found)
 
 
 def _listing(outputs: Mapping[str, Shape]) -> str:
-    shown = ", ".join(f"{clean_text(name)} {_text(shape)}" for name, shape in outputs.items())
-    return f"A classifier has one row per image and one column per class; this model's outputs are {shown}."
+    listed = ", ".join(f"{clean_text(name)} {_text(shape)}" for name, shape in list(outputs.items())[:5])
+    return f"A classifier has one row per image and one column per class; this model's outputs are {listed}."
 
 
 def _text(shape: Shape) -> str:
@@ -115,6 +116,9 @@ def class_softmax(model: Model, name: str, axis: int) -> int | None:
     It is only one if nothing else reads what lies between: another consumer would see other numbers.
     """
     final = {tensor.name for tensor in model.graph.outputs}
+    # An ArgMax or TopK at the very end is dropped; any other reader of the scores would see renormalised ones.
+    if any(not _ends(model, at) for at in model.consumers.get(name, ())):
+        return None
     at = model.producers.get(name)
     while at is not None:
         node = model.nodes[at]
@@ -136,31 +140,49 @@ def class_softmax(model: Model, name: str, axis: int) -> int | None:
     return None
 
 
+def _ends(model: Model, at: int) -> bool:
+    """Whether the node is an index operator that no other node reads, or only through casts."""
+    node = model.nodes[at]
+    readers = [reader for tensor in node.outputs for reader in model.consumers.get(tensor.name, ())]
+    return node.op in (*_INDEX, "Squeeze", "Cast", "Identity") and all(_ends(model, reader) for reader in readers)
+
+
+def check_card(model: Model, card: Card) -> None:
+    """Raise ``CardError`` if the card contradicts the graph: names, sizes, or the kind of the scores."""
+    card.check_graph(model.inputs, {name: model.shapes.get(score_source(model, name)) for name in model.outputs})
+    for output in card.outputs:
+        kind = kind_of(model, score_source(model, output.name), output.axis)
+        if kind != output.kind and "probabilities" in (kind, output.kind):
+            raise CardError(
+                f"The card calls the output {shown(output.name)} {output.kind}, but the graph makes {kind}.",
+                "Correct the card, or export the model again.",
+            )
+
+
 def plan_outputs(model: Model, card: Card, indices: Sequence[int]) -> OutputPlan:
-    """Seeds for cutting ``model`` to the classes ``indices``. Raises ``CardError`` if the card contradicts the graph."""
-    card.check_graph(model.inputs, {n: model.shapes.get(score_source(model, n), s) for n, s in model.outputs.items()})
+    """How to cut ``model`` to the classes ``indices``. Raises ``CardError`` if the card contradicts the graph."""
+    check_card(model, card)
     scores = {output.name: output for output in card.outputs}
-    sources: dict[str, str] = {}
+    results: list[Result] = []
     seeds: dict[str, Demand] = {}
     through: set[int] = set()
     notes: list[str] = []
     for name in model.outputs:
         output = scores.get(name)
         if output is None:
-            sources[name], seeds[name] = name, Demand(True)
+            results.append(Result(name, name, Demand(True)))
             notes.append(f"The output '{clean_text(name)}' is not a class score and is kept whole.")
             continue
         below = score_source(model, name)
         if below != name:
-            notes.append(f"The output '{clean_text(name)}' was an index of a class; the expert gives the scores instead.")
+            notes.append(f"The output {shown(name)} was an index of a class; the expert gives the scores.")
         softmax = class_softmax(model, below, output.axis)
-        if (softmax is not None) == (output.kind == "scores") and softmax is not None:
-            raise CardError(f"The card calls '{clean_text(name)}' independent scores, but it is a softmax.", "Correct the card.")
         if softmax is not None:
             through.add(softmax)
         size = model.shapes[below][output.axis]
         marks = full(False, int(size) if isinstance(size, int) else len(card.classes))
         marks[np.asarray(indices, dtype=np.int64)] = True
-        sources[name] = below
-        seeds[below] = demand(True, {output.axis: marks}) or Demand(True)
-    return OutputPlan(sources, seeds, frozenset(through), tuple(notes))
+        results.append(Result(name, below, demand(True, {output.axis: marks}) or Demand(True)))
+    for result in results:
+        seeds[result.source] = join((seeds.get(result.source), result.want)) or result.want
+    return OutputPlan(tuple(results), seeds, frozenset(through), tuple(notes))

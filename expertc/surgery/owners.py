@@ -7,7 +7,7 @@ found in anybody's model, whether they are separate modules or the groups of one
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ import onnx_graphsurgeon as gs
 
 from ..card import Card
 from ..graph import Model
-from ..graph.cost import Cost, constant_bytes, macs, trained
+from ..graph.cost import Cost, constant_bytes, for_one_image, macs, trained
 from .demand import Demand, Who, demand, shares
 from .outputs import class_softmax, score_source
 from .sweep import sweep
@@ -34,10 +34,14 @@ class Branch:
 
 @dataclass(frozen=True)
 class Ownership:
-    """The trunk (needed by every class) and the branches, largest class sets first."""
+    """The trunk (needed by every class) and the branches, largest class sets first.
+
+    ``stopped`` counts the reasons for which a demand had to be widened to everything.
+    """
 
     trunk: Branch
     branches: tuple[Branch, ...]
+    stopped: tuple[tuple[str, int], ...] = ()
 
     def kept(self, indices: Iterable[int]) -> tuple[Branch, ...]:
         """The branches that an expert for ``indices`` holds."""
@@ -48,6 +52,7 @@ class Ownership:
 def ownership(model: Model, card: Card) -> Ownership:
     """Divide the cost of ``model`` among the sets of classes that need it."""
     count = len(card.classes)
+    model = for_one_image(model)
     flow = sweep(model, *_seeds(model, card))
     everyone = (1 << count) - 1
     spent: dict[Who, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
@@ -73,7 +78,8 @@ def ownership(model: Model, card: Card) -> Ownership:
     if everyone not in spent:
         found.append(trunk)
     rest = sorted((b for b in found if b is not trunk), key=lambda b: (-len(b.indices), b.indices))
-    return Ownership(trunk, tuple(rest))
+    stopped = Counter(answer.stopped for answer in flow.answers if answer is not None and answer.stopped)
+    return Ownership(trunk, tuple(rest), tuple(sorted(stopped.items())))
 
 
 def _seeds(model: Model, card: Card) -> tuple[dict[str, Demand], frozenset[int]]:
@@ -105,5 +111,3 @@ def _branch(card: Card, who: Who, numbers: list[int]) -> Branch:
     node = None if whole else card.taxonomy.owner(indices)
     name = "trunk" if whole else node.name if node is not None else ""
     return Branch(name, indices, Cost(*numbers[:3]), numbers[3])
-
-

@@ -1,4 +1,4 @@
-"""What a pass is: ONNX in, ONNX out, with a name, what it requires and what it ensures. A pipeline is a tuple of them."""
+"""What a pass is: ONNX in, ONNX out, a name, what it requires, what it ensures. A pipeline is a tuple of passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ class Pass(Protocol):
     """A transformation of a model. ``run`` returns a new model and whether anything changed; the old one is intact."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the manifest calls it."""
 
     @property
     def requires(self) -> str:
@@ -22,7 +23,8 @@ class Pass(Protocol):
     def ensures(self) -> str:
         """What holds after, in words."""
 
-    def run(self, model: Model) -> tuple[Model, bool]: ...
+    def run(self, model: Model) -> tuple[Model, bool]:
+        """The transformed model, and whether it differs from the given one."""
 
 
 def run_all(model: Model, pipeline: Sequence[Pass]) -> tuple[Model, tuple[str, ...]]:

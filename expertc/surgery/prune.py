@@ -42,8 +42,7 @@ def prune(model: Model, card: Card, indices: Sequence[int]) -> Cut:
         raise UsageError("The selection is empty or has a class the model does not.", "Select from `expertc classes`.")
     plan = plan_outputs(model, card, indices)
     flow = sweep(model, plan.seeds, plan.through)
-    wanted = {source: plan.seeds[source] for source in plan.sources.values()}
-    written = rewrite(model, flow, wanted, list(plan.sources))
+    written = rewrite(model, flow, plan.results)
     restricted = card.restrict(indices)
     # Other metadata of the full model may name the classes that are gone.
     written = written.with_metadata({CARD_KEY: restricted.to_json()})

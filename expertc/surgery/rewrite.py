@@ -1,58 +1,75 @@
 """The forward sweep: write the expert. Nodes nobody needs are gone, weights are sliced, shapes follow.
 
 Canonical form, so that cutting twice is cutting once, as bytes: nodes keep their order, initializers their names; one
-that is needed in two different cuts becomes ``NAME@cut-HASH`` of its content; a selection inserted between nodes is
-named after its tensor, and on the next cut dissolves into a smaller one.
+that is needed in two different cuts becomes ``NAME@cut-HASH`` of its content. Selections (ours, and the source's own
+Slices and Gathers of ascending rows) are never copied: whoever reads one gets a new selection of the tensor below it,
+merged with its own, or nothing where the tensor has already shrunk to the right rows.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..graph import Model, constant_copy, fresh_name, refreshed
+from ..graph import Model, captured, constant_copy, fresh_name, refreshed
 from .demand import Demand, covers
+from .rules.pieces import is_selection
 from .site import Answer, Draft, Site
 from .sweep import Flow, rule_at
 
 CUT_MARK = "@cut-"
+WHOLE_MARK = "@whole"  # a tensor of which the graph output of that name shows only a part
 Array = np.ndarray[Any, Any]
 
 
-def rewrite(model: Model, flow: Flow, outputs: Mapping[str, Demand], names: Sequence[str] | None = None) -> Model:
-    """Write the part of ``model`` that ``flow`` needs.
+@dataclass(frozen=True)
+class Result:
+    """A graph output of the expert: its name, and what of which tensor it shows."""
 
-    ``outputs`` says what each graph output shall hold, in order; ``names`` renames them (default: unchanged).
-    """
-    return _Writer(model, flow).write(outputs, list(outputs) if names is None else list(names))
+    name: str
+    source: str
+    want: Demand
+
+
+def rewrite(model: Model, flow: Flow, results: Sequence[Result]) -> Model:
+    """Write the part of ``model`` that ``flow`` needs, with ``results`` as its outputs, in order."""
+    return _Writer(model, flow).write(results)
 
 
 class _Writer:
     def __init__(self, model: Model, flow: Flow) -> None:
         self.model, self.flow = model, flow
         self.nodes: list[gs.Node] = []
-        self.node_metadata: dict[int, Mapping[str, str]] = {}
-        self.tensors: dict[str, gs.Tensor] = {}  # old name -> new tensor, holding flow.kept
-        self.selections: dict[tuple[str, int, bytes], gs.Variable] = {}
-        self.constants: dict[tuple[str, tuple[tuple[int, bytes], ...]], gs.Constant] = {}
-        self.taken = {t.name for node in model.nodes for t in (*node.inputs, *node.outputs)}
+        self.node_metadata: dict[int, Any] = {}
         self.inputs = [gs.Variable(t.name, t.dtype, t.shape) for t in model.graph.inputs]
-        self.tensors.update((tensor.name, tensor) for tensor in self.inputs)
+        self.tensors: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in self.inputs}  # by the old name
+        self.made: dict[tuple[str, int, bytes], gs.Variable] = {}  # selections
+        self.constants: dict[tuple[str, tuple[tuple[int, bytes], ...]], gs.Constant] = {}
+        self.pinned = {name for node in model.nodes for name in captured(node)}  # a subgraph reads them by name
+        self.selections = {
+            tensor.name: at
+            for at, node in enumerate(model.nodes)
+            if is_selection(Site(model, at, node))
+            for tensor in node.outputs
+            if tensor.name not in self.pinned
+        }
+        names = {t.name for node in model.nodes for t in (*node.inputs, *node.outputs)}
+        self.taken = names - self.selections.keys()
 
-    def write(self, outputs: Mapping[str, Demand], names: list[str]) -> Model:
+    def write(self, results: Sequence[Result]) -> Model:
         for at, answer in enumerate(self.flow.answers):
-            if answer is not None:
+            if answer is not None and self.model.nodes[at].outputs[0].name not in self.selections:
                 self._write_node(at, answer)
-        results = [self._output(old, want, new) for (old, want), new in zip(outputs.items(), names, strict=True)]
+        outputs = [self._output(result) for result in results]
         self._name_constants()
         source = self.model.graph
         graph = gs.Graph(
-            self.nodes, self.inputs, results, name=source.name, opset=source.opset, import_domains=source.import_domains
+            self.nodes, self.inputs, outputs, name=source.name, opset=source.opset, import_domains=source.import_domains
         )
         return refreshed(replace(self.model, graph=graph, node_metadata=self.node_metadata))
 
@@ -65,18 +82,18 @@ class _Writer:
             gs.Variable.empty() if ask is None or not tensor.name else self._obtain(tensor.name, ask)
             for tensor, ask in zip(node.inputs, answer.asks, strict=True)
         ]
-        names = [tensor.name if kept is not None else "" for tensor, kept in zip(node.outputs, answer.kept, strict=True)]
-        draft = Draft(str(node.op), dict(node.attrs), inputs, names)
+        draft = Draft(str(node.op), dict(node.attrs), inputs, [tensor.name for tensor in node.outputs])
         if not answer.stopped:
             rule_at(site, self.flow.through).write(site, answer, draft)
-        while draft.outputs and not draft.outputs[-1]:
-            draft.outputs.pop()
         if draft.alias is not None:
-            self.tensors[next(name for name in draft.outputs if name)] = draft.inputs[draft.alias]
-            return
+            name = next(t.name for t, kept in zip(node.outputs, answer.kept, strict=True) if kept is not None)
+            if name not in self.pinned:
+                self.tensors[name] = draft.inputs[draft.alias]
+                return
+            draft = Draft("Identity", {}, [draft.inputs[draft.alias]], [name])
         for position, values in sorted(draft.constants.items()):
             given = node.inputs[position].name if position < len(node.inputs) else ""
-            base = given if given in self.model.constants else f"{draft.outputs[0]}.{position}"
+            base = given if given in self.model.constants else f"{node.name or node.outputs[0].name}.{position}"
             while len(draft.inputs) <= position:
                 draft.inputs.append(gs.Variable.empty())
             draft.inputs[position] = self._constant(base, values)
@@ -88,34 +105,32 @@ class _Writer:
 
     def _obtain(self, name: str, want: Demand) -> gs.Tensor:
         """The tensor ``name`` holding exactly ``want``: an initializer is sliced, anything else selected from."""
-        constant = self.model.constants.get(name)
-        if constant is not None:
-            if not want.marks:
-                return self.constants.setdefault((name, ()), constant_copy(constant))
-            cut = tuple((axis, mark.tobytes()) for axis, mark in sorted(want.marks.items()))
-            if (name, cut) not in self.constants:
-                values = np.asarray(constant.values)
-                for axis in want.marks:
-                    values = np.take(values, want.indices(axis), axis=axis)
-                self.constants[name, cut] = gs.Constant(name, np.ascontiguousarray(values))
-            return self.constants[name, cut]
+        while name in self.selections:
+            at = self.selections[name]
+            site = Site(self.model, at, self.model.nodes[at])
+            below = rule_at(site, self.flow.through).ask(site, [want]).asks[0]
+            if below is None:
+                raise AssertionError(f"the selection '{name}' selects nothing")
+            name, want = site.inputs[0], below
+        if name in self.model.constants:
+            return self._initializer(name, want)
         have = self.flow.kept(self.model, name)
         if not covers(have, want):
             raise AssertionError(f"'{name}' keeps less than a consumer needs: a transfer rule is wrong")
         tensor = self.tensors[name]
         for axis in sorted(want.marks):
             whole = have.indices(axis)
-            chosen = want.indices(axis)
-            positions = chosen if whole is None else np.searchsorted(whole, chosen)
+            chosen = np.flatnonzero(want.marks[axis])
+            positions: Array = chosen if whole is None else np.searchsorted(whole, chosen)
             size = len(want.marks[axis]) if whole is None else len(whole)
             if len(positions) != size:
-                tensor = self._select(tensor, axis, positions, name)
+                tensor = self._select(tensor, axis, positions, name.removesuffix(WHOLE_MARK))
         return tensor
 
     def _select(self, tensor: gs.Tensor, axis: int, positions: Array, name: str) -> gs.Variable:
         """Take ``positions`` of an axis: a Slice if they are contiguous, else a Gather; shared between consumers."""
         key = (tensor.name, axis, positions.tobytes())
-        if key not in self.selections:
+        if key not in self.made:
             made = gs.Variable(fresh_name(f"{name}@{axis}", self.taken))
             first, last = int(positions[0]), int(positions[-1])
             if last - first + 1 == len(positions):
@@ -129,38 +144,48 @@ class _Writer:
                 index = gs.Constant(f"{made.name}.indices", positions.astype(np.int64))
                 node = gs.Node("Gather", made.name, {"axis": axis}, [tensor, index], [made])
             self.nodes.append(node)
-            self.selections[key] = made
-        return self.selections[key]
+            self.made[key] = made
+        return self.made[key]
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
-    def _output(self, old: str, want: Demand, new: str) -> gs.Tensor:
-        """The graph output ``new``, holding ``want`` of the tensor ``old``."""
-        tensor = self._obtain(old, want)
-        declared = next((t for t in self.model.graph.outputs if t.name == new), None)
-        other = self.tensors.get(new)
-        if other is not None and other is not tensor and other.name == new:
-            other.name = fresh_name(f"{new}@whole", self.taken)  # used inside, and more of it than the output shows
-        if tensor.name != new:
-            inner = tensor.inputs and tensor.name not in {t.name for t in self.inputs} and not tensor.outputs
-            if inner:
-                tensor.name = new
+    def _output(self, result: Result) -> gs.Tensor:
+        tensor, name = self._obtain(result.source, result.want), result.name
+        other = self.tensors.get(name)
+        if other is not None and other is not tensor and other.name == name:
+            other.name = fresh_name(f"{name}{WHOLE_MARK}", self.taken)  # used inside; the output shows a part of it
+        if tensor.name != name:
+            graph_names = {t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs)}
+            if isinstance(tensor, gs.Constant) or tensor.name in graph_names | self.pinned:
+                shown = gs.Variable(name)
+                self.nodes.append(gs.Node("Identity", name, {}, [tensor], [shown]))
+                tensor = shown
             else:
-                result = gs.Variable(new)
-                self.nodes.append(gs.Node("Identity", new, {}, [tensor], [result]))
-                tensor = result
-        shape = self.model.shapes.get(old)
-        if shape is not None and isinstance(tensor, gs.Variable):
-            tensor.shape = [want.size(axis, dim) for axis, dim in enumerate(shape)]
-        if declared is not None and isinstance(tensor, gs.Variable):
-            tensor.dtype = declared.dtype if old == new else np.float32
+                tensor.name = name
+        shape = self.model.shapes.get(result.source)
+        if isinstance(tensor, gs.Variable):
+            if shape is not None:
+                tensor.shape = [result.want.size(axis, dim) for axis, dim in enumerate(shape)]
+            tensor.dtype = self.model.types.get(result.source)
         return tensor
 
     # -- initializers ------------------------------------------------------------------------------------------------
 
+    def _initializer(self, name: str, want: Demand) -> gs.Constant:
+        constant = self.model.constants[name]
+        cut = tuple((axis, mark.tobytes()) for axis, mark in sorted(want.marks.items()))
+        if (name, cut) not in self.constants:
+            if cut:
+                values = np.asarray(constant.values)
+                for axis, mark in want.marks.items():
+                    values = np.take(values, np.flatnonzero(mark), axis=axis)
+                self.constants[name, cut] = gs.Constant(name, np.ascontiguousarray(values))
+            else:
+                self.constants[name, cut] = constant_copy(constant)
+        return self.constants[name, cut]
+
     def _constant(self, base: str, values: Array) -> gs.Constant:
-        key = (base, ((-1, values.tobytes()),))
-        return self.constants.setdefault(key, gs.Constant(base, values))
+        return self.constants.setdefault((base, ((-1, values.tobytes()),)), gs.Constant(base, values))
 
     def _name_constants(self) -> None:
         """Give every initializer its own name back, and a marked one where several cuts of it are needed."""
@@ -168,8 +193,10 @@ class _Writer:
         for (name, _), constant in self.constants.items():
             groups.setdefault(name.partition(CUT_MARK)[0], []).append(constant)
         for base, members in groups.items():
-            for constant in members:
-                constant.name = base if len(members) == 1 else f"{base}{CUT_MARK}{_digest(np.asarray(constant.values))}"
+            digests = [""] if len(members) == 1 else [_digest(np.asarray(c.values)) for c in members]
+            alone = len(set(digests)) == 1
+            for constant, digest in zip(members, digests, strict=True):
+                constant.name = base if alone else f"{base}{CUT_MARK}{digest}"
 
 
 def _digest(values: Array) -> str:

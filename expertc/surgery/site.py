@@ -23,14 +23,17 @@ class Site:
 
     @property
     def op(self) -> str:
+        """The operator's name."""
         return str(self.node.op)
 
     @property
     def opset(self) -> int:
+        """Version of the ONNX operator set."""
         return self.model.opset
 
     @property
     def inputs(self) -> list[str]:
+        """Names of the inputs, "" for one that is left out."""
         return [tensor.name for tensor in self.node.inputs]
 
     def has(self, index: int) -> bool:
@@ -50,6 +53,7 @@ class Site:
         return self.model.value(self.node.inputs[index].name) if self.has(index) else None
 
     def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute's value, or ``default``."""
         return self.node.attrs.get(name, default)
 
     def axis(self, value: int, rank: int) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..graph import Model, captured
 from .demand import Demand, join
@@ -51,13 +51,19 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
         if all(item is None for item in wanted):
             continue
         site = Site(model, at, node)
-        answer = answers[at] = rule_at(site, through).ask(site, wanted)
+        answer = answers[at] = _padded(rule_at(site, through).ask(site, wanted), len(node.inputs))
         for tensor, ask in zip(node.inputs, answer.asks, strict=True):
             if ask is not None and tensor.name:
                 _add(demands, tensor.name, ask)
         for name in captured(node):
             _add(demands, name, Demand(everyone(wanted)))
     return Flow(tuple(answers), demands, through)
+
+
+def _padded(answer: Answer, inputs: int) -> Answer:
+    """The answer with one ask per input: a rule need not mention optional inputs that are left out."""
+    missing = inputs - len(answer.asks)
+    return replace(answer, asks=(*answer.asks, *(None,) * missing)) if missing > 0 else answer
 
 
 def _add(demands: dict[str, Demand], name: str, ask: Demand) -> None:

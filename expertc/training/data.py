@@ -18,7 +18,6 @@ from ..runtime.images import load_image
 from ..zoo import import_timm
 from .recipe import Recipe, Stage
 
-
 CACHE_BYTES = 2 * 2**30
 
 
@@ -44,6 +43,7 @@ class Decoded:
         return len(self.indices)
 
     def image(self, item: int) -> Image.Image:
+        """The image of ``indices[item]``, RGB."""
         return self._kept[item] if item < len(self._kept) else self._decode(self.indices[item])
 
     def _decode(self, index: int) -> Image.Image:

@@ -141,9 +141,20 @@ def test_batches_give_what_single_calls_give(make: Maker, graph_batch: int | str
     assert [p.error is not None for p in found] == [False, False, True] + [False] * 5
 
 
+@pytest.mark.parametrize(("graph_batch", "batch", "sizes"), [("N", 3, [3, 3, 1]), (1, 3, [1] * 7), (4, 1, [4, 3])])
+def test_a_model_call_takes_as_many_images_as_it_can(
+    make: Maker, monkeypatch: pytest.MonkeyPatch, graph_batch: int | str, batch: int, sizes: list[int]
+) -> None:
+    expert = make(batch=graph_batch)
+    real, seen = expert.scores, list[int]()
+    monkeypatch.setattr(expert, "scores", lambda x: seen.append(len(x)) or real(x))
+    expert.predict([RED] * 7, batch=batch)
+    assert seen == sizes
+
+
 def test_a_bad_image_is_reported_by_name_while_the_others_go_on(make: Maker, tmp_path: Path) -> None:
     RED.save(tmp_path / "good.png")
-    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:60])
+    (tmp_path / "cut.png").write_bytes((tmp_path / "good.png").read_bytes()[:50])
     (tmp_path / "text.jpg").write_text("no image")
     (tmp_path / "empty.jpg").touch()
     names = ["cut.png", "good.png", "text.jpg", "missing.jpg", "good.png", "empty.jpg"]
@@ -297,7 +308,7 @@ def test_without_preprocessing_only_scores_work(make: Maker) -> None:
     expert = make(preprocess=None)
     assert expert.preprocess is None
     assert expert.scores(np.ones((1, 3, 8, 8), np.float32)).tolist() == [[1, 1, 1]]
-    with pytest.raises(BundleError, match="preprocessing"):
+    with pytest.raises(BundleError, match="become tensors"):
         expert.predict([RED])
 
 

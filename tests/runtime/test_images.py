@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import io
-import struct
 import threading
+import time
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -79,8 +80,9 @@ def test_an_rgb_image_that_was_given_is_not_the_one_returned() -> None:
     assert np.array_equal(np.asarray(given), np.asarray(PHOTO))
 
 
-def test_metadata_that_cannot_be_read_does_not_cost_the_picture() -> None:
-    data = encoded(PHOTO, "PNG", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff")
+@pytest.mark.parametrize("exif", [b"Exif\0\0MM\0*\0\0\0\x08\xff", b"Exif\0\0MM", bytes(40)], ids=len)
+def test_metadata_that_cannot_be_read_does_not_cost_the_picture(exif: bytes) -> None:
+    data = encoded(PHOTO, "PNG", exif=exif)
     assert np.array_equal(pixels(load_image(data)), np.asarray(PHOTO))
 
 
@@ -157,6 +159,8 @@ def test_float_grey() -> None:
         return pixels(load_image(Image.fromarray(np.array([values], np.float32))))[0, :, 0].tolist()
 
     assert grey([0, 0.5, 1]) == [0, 128, 255]
+    assert grey([-0.1, 0.2, 0.8]) == [0, 51, 204]
+    assert grey([0, 1.6]) == [0, 2]
     assert grey([-3, 0.4, 100, 254.6, 400]) == [0, 0, 100, 255, 255]
     with pytest.raises(DataError, match="not numbers"):
         grey([0, float("nan")])
@@ -257,13 +261,28 @@ def test_a_closed_image_is_an_error_of_data(tmp_path: Path) -> None:
         load_image(image)
 
 
-def test_warning_filters_stay_as_they_were_with_many_threads() -> None:
-    tag = struct.pack("<HHII", 0x010E, 2, 9999, 9999)
-    odd = encoded(PHOTO, "PNG", exif=b"Exif\0\0II*\0\x08\0\0\0\x01\0" + tag + bytes(4))
+def test_warning_filters_stay_as_they_were_with_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They belong to the whole process: only one thread at a time may have changed them."""
+    inside: list[int] = []
+    most = []
+    real = Image.open
+
+    def slow(*args: Any, **options: Any) -> Image.Image:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.002)
+        image = real(*args, **options)
+        inside.pop()
+        return image
+
+    monkeypatch.setattr(Image, "open", slow)
+    data = encoded(PHOTO, "PNG")
     before = list(warnings.filters)
-    threads = [threading.Thread(target=lambda: [load_image(odd) for _ in range(10)]) for _ in range(8)]
+    threads = [threading.Thread(target=lambda: [load_image(data) for _ in range(4)]) for _ in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    assert len(most) == 24
+    assert max(most) == 1
     assert list(warnings.filters) == before

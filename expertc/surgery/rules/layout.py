@@ -13,7 +13,7 @@ from ..site import Answer, Draft, Rule, Site, Wanted, opaque
 
 @dataclass(frozen=True)
 class Block:
-    """Axes of the input and of the output that hold the same elements in the same order; axes of size 1 are left out."""
+    """Axes of input and output that hold the same elements in the same order; axes of size 1 are left out."""
 
     before: tuple[int, ...]
     after: tuple[int, ...]
@@ -153,7 +153,7 @@ def _transpose(site: Site, wanted: Wanted) -> Answer:
 
 def _axes(site: Site) -> list[int] | None:
     """The axes of Squeeze or Unsqueeze: an attribute before opset 13, an input from then on."""
-    axes = site.attribute("axes")
+    axes: list[int] | None = site.attribute("axes")
     if axes is None and site.has(1):
         given = site.constant(1)
         axes = None if given is None else given.reshape(-1).tolist()

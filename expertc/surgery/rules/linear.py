@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..demand import Demand, Marks, any_along, demand
+from ..demand import Marks, any_along, demand
 from ..site import Answer, Draft, Rule, Site, Wanted, opaque
 
 
@@ -18,6 +18,8 @@ def _conv(site: Site, wanted: Wanted) -> Answer:
     if item is None or weight is None or x is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
         return opaque(site, wanted, f"the weight shape of {site.op} is not known")
     groups, who = int(site.attribute("group", 1)), item.who
+    if groups < 1 or weight[0] % groups:
+        return opaque(site, wanted, "the groups of Conv do not divide its channels")
     rows = item.axis(1, weight[0])
     if groups == 1:
         channels: dict[int, Marks] = {}
@@ -37,6 +39,8 @@ def _conv_transpose(site: Site, wanted: Wanted) -> Answer:
     if item is None or weight is None or not isinstance(weight[0], int) or not isinstance(weight[1], int):
         return opaque(site, wanted, "the weight shape of ConvTranspose is not known")
     groups, who = int(site.attribute("group", 1)), item.who
+    if groups < 1 or weight[0] % groups:
+        return opaque(site, wanted, "the groups of ConvTranspose do not divide its channels")
     rows = item.axis(1, weight[1] * groups)
     by_group, closed = _close_groups(rows, groups)
     inputs = np.repeat(by_group, weight[0] // groups)

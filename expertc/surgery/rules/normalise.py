@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from ..demand import Demand
 from ..site import Answer, Rule, Site, Wanted, opaque
 

@@ -87,11 +87,10 @@ def _split_write(site: Site, answer: Answer, draft: Draft) -> None:
     axis = site.axis(int(site.attribute("axis", 0)), len(shape))
     live = [(kept, size) for kept, size in zip(answer.kept, sizes, strict=True) if kept is not None]
     if len(live) == 1:
-        draft.outputs = [name for name in draft.outputs if name]
         draft.alias = 0
         return
     parts = [int(kept.size(axis, size) or 0) for kept, size in live]
-    draft.outputs = [name for name in draft.outputs if name]
+    draft.outputs = [name for name, kept in zip(draft.outputs, answer.kept, strict=True) if kept is not None]
     draft.attrs.pop("num_outputs", None)
     if site.opset < 13:
         draft.attrs["split"] = parts
@@ -137,8 +136,8 @@ def _slice(site: Site, wanted: Wanted) -> Answer:
     for axis, rows in taken.items():
         marks[axis] = nothing(item.who, int(shape[axis] or 0))
         marks[axis][rows] = item.axis(axis, len(rows))
-    rest = (None,) * (len(site.node.inputs) - 1)
-    return Answer((demand(item.who, marks), *rest), (item,))
+    ask = demand(item.who, marks)
+    return opaque(site, wanted, "Slice takes nothing") if ask is None else Answer((ask,), (item,))
 
 
 def _slice_write(site: Site, answer: Answer, draft: Draft) -> None:
@@ -208,6 +207,22 @@ def _gather_write(site: Site, answer: Answer, draft: Draft) -> None:
     draft.constants[1] = renumbered
 
 
+def is_selection(site: Site) -> bool:
+    """Whether a node only takes rows in ascending order, so that it can be merged into whoever reads it."""
+    if site.node.domain not in (None, "", "ai.onnx"):
+        return False
+    if site.op == "Slice":
+        taken = _slice_indices(site)
+        return taken is not None and all(len(rows) and bool((np.diff(rows) > 0).all()) for rows in taken.values())
+    if site.op == "Gather":
+        index, shape = site.constant(1), site.shape(0)
+        if index is None or shape is None or index.ndim != 1 or not len(index):
+            return False
+        size = shape[site.axis(int(site.attribute("axis", 0)), len(shape))]
+        return isinstance(size, int) and index.min() >= 0 and bool((np.diff(index) > 0).all())
+    return False
+
+
 # -- Pad, Resize -------------------------------------------------------------------------------------------------------
 
 
@@ -217,8 +232,8 @@ def _pad(site: Site, wanted: Wanted) -> Answer:
     pads = site.attribute("pads") if site.opset < 11 else site.constant(1)
     if item is None or shape is None or pads is None or site.has(3):
         return opaque(site, wanted, "Pad with amounts that are not constant")
-    amounts = np.asarray(pads).reshape(2, -1).any(axis=0)
-    free = item.without(*(axis for axis in range(len(shape)) if amounts[axis]))
+    before, after = np.asarray(pads).reshape(2, -1).tolist()
+    free = item.without(*(axis for axis in range(len(shape)) if before[axis] or after[axis]))
     rest = tuple(Demand(item.who) if site.has(i) else None for i in range(1, len(site.node.inputs)))
     return Answer((free, *rest), (free,))
 
@@ -226,9 +241,11 @@ def _pad(site: Site, wanted: Wanted) -> Answer:
 def _resize(site: Site, wanted: Wanted) -> Answer:
     """Axes whose size does not change pass through, as long as no input spells out the number of channels."""
     item, shape, out = wanted[0], site.shape(0), site.out_shape()
-    if item is None or shape is None or out is None or site.has(3):
+    scales = site.constant(1 if site.op == "Upsample" else 2)
+    if item is None or shape is None or out is None or site.has(3) or scales is None:
         return opaque(site, wanted, f"the size of {site.op} is not known")
-    free = item.only(*(axis for axis in item.marks if shape[axis] == out[axis]))
+    # An axis whose size happens to stay, such as 4 * 1.2, is still resampled.
+    free = item.only(*(axis for axis in item.marks if shape[axis] == out[axis] and scales[axis] == 1))
     rest = tuple(Demand(item.who) if site.has(i) else None for i in range(1, len(site.node.inputs)))
     return Answer((free, *rest), (free,))
 

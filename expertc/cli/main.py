@@ -1,0 +1,145 @@
+"""The ``expertc`` group, its lazy commands, and the one place where errors are printed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import FrameType
+from typing import Any
+
+import click
+
+from .. import __version__
+from ..errors import ExitCode, ExpertcError, FileSystemError
+
+# name -> (module, one line for --help); kept here so that listing the commands imports none of them
+COMMANDS = {
+    "build": ("build", "Cut, verify and compile an expert for some classes."),
+    "classes": ("classes", "Show the taxonomy as a tree, with what each branch costs."),
+    "inspect": ("inspect", "Show what is in a model or a bundle."),
+    "diff": ("diff", "Show how two bundles differ."),
+    "verify": ("verify", "Check a bundle against its full model."),
+    "predict": ("predict", "Classify images with a bundle."),
+    "evaluate": ("evaluate", "Measure accuracy on labelled images."),
+    "bench": ("bench", "Measure latency, several models in one interleaved run."),
+    "targets": ("targets", "List device profiles."),
+    "doctor": ("doctor", "Check this machine."),
+    "train": ("train", "Train a full model from a recipe."),
+    "export": ("export", "Export a trained network to a full model."),
+}
+
+
+class _Lazy(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f".{COMMANDS[cmd_name][0]}", __package__).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            from difflib import get_close_matches
+
+            near = get_close_matches(args[0], COMMANDS, 1)
+            ctx.fail(f"No such command '{args[0]}'." + (f" Did you mean '{near[0]}'?" if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Lazy,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: expertc build --classes sharks,rays",
+)
+@click.version_option(__version__, prog_name="expertc")
+def group() -> None:
+    """Cut a trained image classifier down to the classes a device needs.
+
+    Without a model, commands use the bundled one: 23 sea animals.
+    """
+
+
+def main() -> None:
+    """Entry point of the ``expertc`` script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a command line and return its exit code; everything has been printed."""
+    debug = "--debug" in args
+    before = _terminate_like_interrupt()
+    try:
+        outcome = group.main(list(args), prog_name="expertc", standalone_mode=False)
+        sys.stdout.flush()
+        return outcome if isinstance(outcome, int) else ExitCode.OK
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nInterrupted; nothing was left behind.", err=True)
+        return ExitCode.INTERRUPTED
+    except BrokenPipeError:
+        # The reader has closed: that is no error. Python would complain again when it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except Exception as error:
+        if debug:
+            raise
+        return _say(_known(error))
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _known(error: Exception) -> ExpertcError:
+    if isinstance(error, ExpertcError):
+        return error
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return FileSystemError("The disk is full.", "Make room and try again.")
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        return FileSystemError(f"'{error.filename}' cannot be opened ({error.strerror}).", "Check the permissions.")
+    if isinstance(error, MemoryError):
+        return ExpertcError("There is not enough memory.", "Close other programs or use a smaller batch.")
+    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "timm", "safetensors", "onnxscript"):
+        from ..errors import UsageError
+
+        return UsageError(f"This command needs {error.name}.", "Install it with: pip install 'expertc[train]'.")
+    return ExpertcError(
+        f"Something unexpected happened ({type(error).__name__}: {error}).",
+        "This is a bug in expertc: run the command again with --debug and report what it prints.",
+    )
+
+
+def _say(error: ExpertcError) -> int:
+    from ..text import clean_text
+
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {clean_text(error.message)}", err=True)
+    if error.hint:
+        click.echo(f"{clean_text(error.hint)}", err=True)
+    return int(error.exit_code)
+
+
+def _terminate_like_interrupt() -> Any:
+    """Treat SIGTERM as Ctrl-C, so that both clean up; returns the old handler, None outside the main thread."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        return signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:
+        return None

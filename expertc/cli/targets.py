@@ -1,0 +1,48 @@
+"""``expertc targets``."""
+
+from __future__ import annotations
+
+import click
+
+from . import options, show
+
+
+@click.command(epilog="Example: expertc targets jetson-orin-nano")
+@click.argument("name", required=False)
+@options.as_json
+@options.everywhere
+def command(name: str | None, as_json: bool) -> None:
+    """List the device profiles, or show one with the source of every number."""
+    from ..targets import list_targets, load_target
+
+    if name is None:
+        found = list_targets()
+        if as_json:
+            show.json_out([
+                {"name": t.name, "backend": t.backend, "description": t.description, "precisions": list(t.precisions)}
+                for t in found
+            ])  # fmt: skip
+            return
+        rows = [
+            (t.name, t.backend, ", ".join(t.precisions), "" if t.memory_mb is None else f"{t.memory_mb:,} MB")
+            for t in found
+        ]
+        show.table(("target", "backend", "precisions", "memory"), rows)
+        show.line("next: expertc targets NAME, for the numbers and their sources")
+        return
+    target = load_target(name)
+    if as_json:
+        show.json_out({
+            "name": target.name, "backend": target.backend, "description": target.description,
+            "precisions": list(target.precisions), "facts": dict(target.facts), "sources": dict(target.sources),
+        })  # fmt: skip
+        return
+    show.line(f"{target.name}: {target.description}")
+    show.line(f"backend {target.backend}; precisions {', '.join(target.precisions)}")
+    for source in dict.fromkeys(target.sources.values()):
+        show.line()
+        show.line(f"from {source}")
+        for key, fact in target.facts.items():
+            if target.sources[key] == source:
+                value = ", ".join(map(str, fact)) if isinstance(fact, tuple) else str(fact)
+                click.echo(f"  {key} = {value}")

@@ -1,0 +1,106 @@
+"""``expertc train``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from . import options, show
+
+if TYPE_CHECKING:
+    from ..training import Progress
+
+
+@click.command(epilog="Example: expertc train sea-animals --data photos/ -o run/")
+@click.argument("recipe")
+@click.option("--data", required=True, metavar="DIR", help="Labelled photos: a folder per class, or packed.")
+@click.option("-o", "--output", required=True, metavar="DIR", help="Checkpoints and the trained weights go here.")
+@click.option("--classes", metavar="LIST", help="Train on these classes alone.")
+@click.option("--device", default="cpu", show_default=True, help="torch device, such as cuda.")
+@click.option("--precision", default="fp32", show_default=True, metavar="fp32|bf16", help="Autocast type.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(0), help="Processes that read images.")
+@options.quietly
+@options.everywhere
+def command(
+    recipe: str, data: str, output: str, classes: str | None, device: str, precision: str, workers: int, quiet: bool
+) -> None:
+    """Train RECIPE (a name or a TOML file). A run that was stopped goes on where it was.
+
+    Shows loss, accuracy on the held-out part of the training photos, and the time left.
+    """
+    import torch
+
+    from ..errors import UsageError
+    from ..runtime import open_dataset
+    from ..selection import resolve
+    from ..taxonomy import Taxonomy
+    from ..text import shown
+    from ..training import load_recipe, save_trained, train
+
+    kinds = {"fp32": None, "bf16": torch.bfloat16}
+    if precision not in kinds:
+        raise UsageError(f"There is no training precision {shown(precision)}.", "Use fp32 or bf16.")
+    loaded = load_recipe(recipe)
+    known = Path(loaded.taxonomy)
+    taxonomy = Taxonomy.load(known) if known.suffix in (".yaml", ".yml") else Taxonomy.shipped(loaded.taxonomy)
+    if classes is not None:
+        taxonomy = taxonomy.restrict(resolve(taxonomy, classes).indices)
+    images = open_dataset(data, "train")
+    folder = Path(output)
+    with _display(quiet) as report:
+        trained = train(
+            loaded, taxonomy, images, folder, workers=workers, device=device, autocast=kinds[precision], report=report
+        )
+    save_trained(folder, trained, loaded, taxonomy)
+    held = trained.facts["holdout"]
+    low, high = held["wilson95"]
+    show.line(
+        f"held out: {held['hits']} of {held['images']} right, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
+    )
+    show.line(f"next: expertc export {output} -o full.onnx")
+
+
+@contextmanager
+def _display(quiet: bool) -> Iterator[Callable[[Progress], None]]:
+    """A bar on a terminal, a line per epoch elsewhere."""
+    if quiet:
+        yield lambda progress: None
+    elif not sys.stderr.isatty():
+        yield _per_epoch
+    else:
+        from rich.console import Console
+        from rich.progress import BarColumn, TextColumn
+        from rich.progress import Progress as Bar
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
+        with Bar(*columns, console=Console(stderr=True)) as bar:
+            task = bar.add_task("starting", total=1.0, line="")
+            best = [""]
+
+            def update(progress: Progress) -> None:
+                if progress.accuracy is not None:
+                    best[0] = f", held out {100 * progress.accuracy:.1f} %"
+                line = f"loss {progress.loss:.3f}{best[0]}, {_time(progress.seconds_left)} left"
+                bar.update(task, description=f"{progress.stage} {progress.epoch}/{progress.epochs}", line=line,
+                           completed=progress.epoch / progress.epochs)  # fmt: skip
+
+            yield update
+
+
+def _per_epoch(progress: Progress) -> None:
+    if progress.accuracy is not None:
+        click.echo(
+            f"{progress.stage} {progress.epoch}/{progress.epochs}: loss {progress.loss:.3f}, held out "
+            f"{100 * progress.accuracy:.1f} %, {_time(progress.seconds_left)} left",
+            err=True,
+        )
+
+
+def _time(seconds: float) -> str:
+    minutes = int(seconds // 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {int(seconds % 60):02d} s"

@@ -1,0 +1,167 @@
+"""What is checked of a stranger's graph before anything else looks at it: names, order, tensors, training mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import onnx
+
+from ..errors import ModelError
+from ..text import clean_text, shown
+
+MAX_ELEMENTS = 2**40  # of one tensor: beyond, a product of dimensions is a lie or an attack
+
+# graphsurgeon would skip other kinds with a warning and so change the model.
+_KNOWN_ATTRIBUTES = {
+    onnx.AttributeProto.FLOAT,
+    onnx.AttributeProto.INT,
+    onnx.AttributeProto.STRING,
+    onnx.AttributeProto.TENSOR,
+    onnx.AttributeProto.GRAPH,
+    onnx.AttributeProto.FLOATS,
+    onnx.AttributeProto.INTS,
+    onnx.AttributeProto.STRINGS,
+}
+_RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+_PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}  # bits; several values to a byte
+_AGAIN = "Export the model again."
+
+
+def check(proto: onnx.ModelProto, name: str) -> None:
+    """Raise ``ModelError`` if the graph cannot be relied on. Nothing is executed, no weight is converted."""
+    graph = proto.graph
+    if not graph.output:
+        raise ModelError(f"{name} has no outputs.", "Export the model with its scores as an output.")
+    _check_opset(proto, name)
+    for value in graph.input:
+        if not value.type.tensor_type.HasField("shape"):
+            raise ModelError(f"{name} does not say the shape of its input {shown(value.name)}.", _AGAIN)
+    made = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
+    _check_order(graph.node, made, name)
+    for value in graph.output:
+        if value.name not in made:
+            raise ModelError(f"{name} declares the output {shown(value.name)} that no node makes.", _AGAIN)
+    for inner in _graphs(graph):
+        _check_graph(inner, name)
+
+
+def _check_opset(proto: onnx.ModelProto, name: str) -> None:
+    versions = [opset.version for opset in proto.opset_import if opset.domain == ""]
+    if len(versions) != 1:
+        raise ModelError(f"{name} does not say which ONNX operator set it uses.", _AGAIN)
+    newest = onnx.defs.onnx_opset_version()
+    if not 1 <= versions[0] <= newest:
+        raise ModelError(
+            f"{name} uses ONNX opset {versions[0]}, this machine's onnx knows up to {newest}.",
+            "Update onnx, or export the model for an older opset.",
+        )
+
+
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and every graph inside its nodes."""
+    stack = [graph]
+    while stack:
+        found = stack.pop()
+        yield found
+        stack += [attribute.g for node in found.node for attribute in node.attribute if attribute.HasField("g")]
+
+
+def _check_graph(graph: onnx.GraphProto, name: str) -> None:
+    if graph.sparse_initializer:
+        raise ModelError(f"{name} has sparse weights, which are not supported.", "Export it with dense weights.")
+    falsehoods = {tensor.name for tensor in graph.initializer if _is_false(tensor)}
+    for tensor in graph.initializer:
+        _check_tensor(tensor, name)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type not in _KNOWN_ATTRIBUTES:
+                raise ModelError(f"{name}: {_where(node)} has an attribute of an unknown kind.", "Update onnx.")
+            if attribute.HasField("t"):
+                _check_tensor(attribute.t, name)
+            if attribute.name == "training_mode" and attribute.i:
+                raise _training(node, name)
+        if node.domain == "" and node.op_type in _RANDOM:
+            raise ModelError(f"{name} draws random numbers ({_where(node)}).", "Export it after model.eval().")
+        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] and node.input[2] not in falsehoods:
+            raise _training(node, name)
+        if node.op_type == "Constant" and node.domain == "":
+            falsehoods |= {node.output[0] for a in node.attribute if a.HasField("t") and _is_false(a.t)}
+
+
+def _training(node: onnx.NodeProto, name: str) -> ModelError:
+    return ModelError(f"{name} was exported in training mode ({_where(node)}).", "Export it after model.eval().")
+
+
+def _is_false(tensor: onnx.TensorProto) -> bool:
+    # Too long for a flag is no flag; raw data is what numpy writes, int32_data what the ONNX helpers write.
+    return tensor.data_type == onnx.TensorProto.BOOL and len(tensor.dims) == 0 and not (
+        any(tensor.raw_data[:8]) or any(tensor.int32_data[:8])
+    )  # fmt: skip
+
+
+def _check_tensor(tensor: onnx.TensorProto, name: str) -> None:
+    """Refuse external data, and dimensions that do not fit the data that is there."""
+    what = f"{name}: the weights {shown(tensor.name)}"
+    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+        raise ModelError(
+            f"{what} are kept in another file.",
+            "Save it as one file: onnx.save(model, path, save_as_external_data=False).",
+        )
+    count = 1
+    for dim in tensor.dims:
+        count *= dim
+        if dim < 0 or count > MAX_ELEMENTS:
+            raise ModelError(f"{what} have an impossible shape.", _AGAIN)
+    known = tensor.data_type in onnx.helper.get_all_tensor_dtypes() and tensor.data_type != onnx.TensorProto.UNDEFINED
+    if not known:
+        raise ModelError(f"{what} are of an unknown type.", "Update onnx.")
+    if tensor.data_type == onnx.TensorProto.STRING:
+        fits = len(tensor.string_data) == count
+    elif tensor.raw_data:
+        fits = len(tensor.raw_data) == (count * _bits(tensor.data_type) + 7) // 8
+    else:
+        # Typed fields: one entry per element, except complex numbers (two) and 4-bit types (two to a byte).
+        entries = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data),
+                      len(tensor.uint64_data))  # fmt: skip
+        fits = entries in (count, 2 * count, (count + 1) // 2)
+    if not fits:
+        raise ModelError(f"{what} do not have as many values as their shape says.", _AGAIN)
+
+
+def _bits(kind: int) -> int:
+    packed = _PACKED.get(onnx.TensorProto.DataType.Name(kind))
+    return packed or 8 * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)
+
+
+def _check_order(nodes: Iterable[onnx.NodeProto], made: set[str], name: str) -> None:
+    """Check that every tensor is made once, before it is read; adds what the nodes make to ``made``."""
+    for node in nodes:
+        for tensor in _reads(node):
+            if tensor not in made:
+                raise ModelError(
+                    f"{name}: {_where(node)} reads {shown(tensor)} before anything makes it.",
+                    "The graph has a cycle, a gap, or its nodes are out of order: export it again.",
+                )
+        for tensor in node.output:
+            if tensor and tensor in made:
+                raise ModelError(f"{name} makes the tensor {shown(tensor)} twice.", _AGAIN)
+            made.add(tensor)
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Names of the tensors a node reads from the graph it stands in, those captured by its subgraphs included."""
+    yield from (tensor for tensor in node.input if tensor)
+    stack = [(attribute.g, frozenset[str]()) for attribute in node.attribute if attribute.HasField("g")]
+    while stack:
+        graph, outer = stack.pop()
+        local = outer | {t.name for t in graph.initializer} | {v.name for v in graph.input}
+        local |= {tensor for inner in graph.node for tensor in inner.output}
+        for inner in graph.node:
+            yield from (tensor for tensor in inner.input if tensor and tensor not in local)
+            stack += [(attribute.g, local) for attribute in inner.attribute if attribute.HasField("g")]
+        yield from (value.name for value in graph.output if value.name not in local)
+
+
+def _where(node: onnx.NodeProto) -> str:
+    return f"'{clean_text(node.name or node.op_type)[:80]}'"

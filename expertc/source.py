@@ -1,0 +1,94 @@
+"""A full model as it was handed in: its graph and its card, the card from its metadata or made from a label list."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .card import CARD_KEY, Card, card_for_foreign
+from .errors import CardError, ModelError
+from .graph import Model, from_proto, parse, read_bytes
+from .labels import read_labels
+from .preprocessing import Preprocess
+from .surgery.outputs import check_card, find_outputs
+from .taxonomy import Taxonomy
+from .text import shown
+
+BUNDLED = Path(__file__).parent / "models" / "sea-animals.onnx"
+"""The trained model that comes with the package: 23 sea animals."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model with its card. ``data`` are the bytes of the ONNX file, ``sha256`` their hash."""
+
+    name: str
+    model: Model
+    card: Card
+    data: bytes
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """What a person can add to a model that has no card: files, and which output to cut (name to axis)."""
+
+    labels: str | Path | None = None
+    taxonomy: str | Path | None = None
+    preprocess: str | Path | None = None
+    outputs: Mapping[str, int] | None = None
+
+    def __bool__(self) -> bool:
+        return any(item is not None for item in (self.labels, self.taxonomy, self.preprocess, self.outputs))
+
+
+def open_source(path: str | Path | None = None, foreign: Foreign | None = None) -> Source:
+    """Open a full model; without ``path`` the bundled one.
+
+    Raises ``ModelError``, ``CardError``, ``LabelsError`` or ``TaxonomyError`` for whatever is wrong with the files.
+    """
+    foreign = foreign or Foreign()
+    path = BUNDLED if path is None else Path(path)
+    data = read_bytes(path)
+    model = from_proto(parse(data, shown(path)), shown(path))
+    text = model.metadata.get(CARD_KEY)
+    if text is not None:
+        if foreign:
+            raise CardError(
+                f"{shown(path)} has a model card of its own.",
+                "Leave out --labels, --taxonomy, --preprocess and --scores.",
+            )
+        card = Card.from_json(text)
+    else:
+        card = _foreign_card(model, path, foreign)
+    check_card(model, card)
+    return Source(path.name, model, card, data, hashlib.sha256(data).hexdigest())
+
+
+def _foreign_card(model: Model, path: Path, foreign: Foreign) -> Card:
+    if foreign.labels is None and foreign.taxonomy is None:
+        raise CardError(f"{shown(path)} has no model card.", "Give its class names with --labels FILE, one per line.")
+    taxonomy = None if foreign.taxonomy is None else Taxonomy.load(foreign.taxonomy)
+    if len(model.inputs) != 1:
+        raise ModelError(
+            f"{shown(path)} has {len(model.inputs)} inputs and no card that says which takes the image.",
+            "Export it with a single image input, or with a card.",
+        )
+    if foreign.labels is not None:
+        labels = read_labels(foreign.labels)
+    else:
+        labels = taxonomy.classes if taxonomy is not None else ()
+    outputs = find_outputs(model, len(labels), foreign.outputs)
+    preprocess = (
+        None if foreign.preprocess is None else _preprocess(foreign.preprocess, next(iter(model.inputs.values())))
+    )
+    return card_for_foreign(labels, taxonomy, preprocess, next(iter(model.inputs)), outputs, name=path.stem)
+
+
+def _preprocess(name: str | Path, shape: tuple[int | str | None, ...]) -> Preprocess:
+    """``imagenet`` means the usual numbers at the size the model takes; anything else is a file."""
+    if str(name) == "imagenet" and len(shape) == 4 and isinstance(shape[2], int) and shape[2] == shape[3]:
+        return Preprocess.imagenet(shape[2])
+    return Preprocess.read(name)

@@ -1,0 +1,89 @@
+"""The certificate: which steps of the ladder an expert passed, on what inputs, with the numbers. No times, no paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import BundleError, VerificationError
+
+VERDICTS = ("verified", "uninformative", "off", "failed")
+LEVELS = ("fast", "full", "off")
+
+Number = float | int
+
+
+class Mismatch(VerificationError):
+    """A step failed: ``step`` is its name, ``numbers`` what was measured until then."""
+
+    def __init__(self, step: str, message: str, numbers: Mapping[str, Number] | None = None) -> None:
+        super().__init__(message, "Report this as a bug of the cut if the full model was not changed.")
+        self.step, self.numbers = step, dict(numbers or {})
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the ladder; ``detail`` is one sentence."""
+
+    name: str
+    passed: bool
+    detail: str
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {"name": self.name, "passed": self.passed, "detail": self.detail, "numbers": dict(self.numbers)}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The outcome of a verification.
+
+    ``verdict`` is "verified", "uninformative" (nothing disagreed, but the scores do not vary, so nothing is shown),
+    "failed" or "off"; ``level`` says what the expert was compared with: "fast" (the full model's nodes that the expert
+    has, everything else replaced by NaN) or "full" (the whole model). ``inputs`` holds ``kind`` ("images", "noise"),
+    their ``count``, how many ``noise`` images are among them, and the ``seed`` of those.
+    """
+
+    verdict: str
+    level: str
+    steps: tuple[Step, ...] = ()
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def off(cls) -> Certificate:
+        """What stands in a manifest when nobody verified."""
+        return cls("off", "off")
+
+    @property
+    def failure(self) -> Step | None:
+        """The step that failed, if one did."""
+        return next((step for step in self.steps if not step.passed), None)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON types; the same certificate gives the same mapping."""
+        return {
+            "verdict": self.verdict,
+            "level": self.level,
+            "inputs": dict(self.inputs),
+            "steps": [step.to_mapping() for step in self.steps],
+        }
+
+    @classmethod
+    def from_mapping(cls, data: Any) -> Certificate:
+        """Read what ``to_mapping`` returned. Raises ``BundleError`` for anything else."""
+        fields = {"verdict": str, "level": str, "inputs": dict, "steps": list}
+        if _has(data, fields) and data["verdict"] in VERDICTS and data["level"] in LEVELS:
+            step = {"name": str, "passed": bool, "detail": str, "numbers": dict}
+            if all(_has(item, step) for item in data["steps"]):
+                return cls(
+                    data["verdict"], data["level"], tuple(Step(**item) for item in data["steps"]), data["inputs"]
+                )
+        raise BundleError("The verification certificate is malformed.", "Build the bundle again.")
+
+
+def _has(data: Any, fields: Mapping[str, type]) -> bool:
+    return isinstance(data, dict) and data.keys() == fields.keys() and all(
+        isinstance(data[key], kind) for key, kind in fields.items()
+    )  # fmt: skip

@@ -1,0 +1,68 @@
+"""The process that runs strangers' graphs: ``python -m expertc.verify.child FOLDER``.
+
+The folder holds ``job.json``, ``cut.onnx``, ``final.onnx`` and, if inputs were given, ``inputs.npy``; the outcome is
+written beside them. The process ends with its parent, whichever way that ends: its standard input is a pipe from it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..backends.cpu import open_session
+from ..card import Card
+from ..errors import ExpertcError
+from ..graph import read_model
+from .climb import BATCH, climb
+from .inputs import prepare
+from .limits import Limits
+
+
+def main(folder: Path) -> None:
+    """Run the job in ``folder`` and write ``outcome.json``: a certificate, or the error there was."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        outcome: dict[str, Any] = {"certificate": _run(folder)}
+    except ExpertcError as error:
+        outcome = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
+    except MemoryError:
+        outcome = {"error": "MemoryError"}
+    (folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
+
+
+def _run(folder: Path) -> dict[str, Any]:
+    job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
+    card = Card.from_json(job["card"])
+    full = read_model(Path(job["full"]))
+    given = folder / "inputs.npy"
+    values = np.load(given, mmap_mode="r", allow_pickle=False) if given.exists() else None
+    shape = full.inputs.get(card.input, ())
+    inputs = prepare(values, card.preprocess, shape, images=job["images"], seed=job["seed"])
+    limits = Limits.of(full, inputs.values.shape, BATCH) if job["limits"] is None else Limits(**job["limits"])
+    limits.impose()
+    certificate = climb(
+        open_session,
+        full,
+        (folder / "cut.onnx").read_bytes(),
+        (folder / "final.onnx").read_bytes(),
+        card=card,
+        indices=job["indices"],
+        inputs=inputs,
+        level=job["level"],
+    )
+    return certificate.to_mapping()
+
+
+def _end_with_parent() -> None:
+    os.read(sys.stdin.fileno(), 1)  # unbuffered: a lock held at the interpreter's end would abort it
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,284 @@
+"""The ladder: structure, raw scores, the optimised final model, decisions on photos. It stops at the first failure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..backends import Session
+from ..card import CARD_KEY, Card
+from ..errors import CardError, ModelError, UnsupportedError
+from ..graph import Model, read_model, to_bytes
+from ..text import shown
+from .certificate import Certificate, Mismatch, Number, Step
+from .inputs import Inputs
+from .reference import poisoned, whole
+from .scores import by_class, decisions, monotony, relative_distance, reversals
+from .structure import Trace, trace
+from .views import View, views
+from .weights import require_absent
+
+RAW = 1e-5
+"""Allowed difference over the largest score where the cut changed the kernel or a softmax was renormalised."""
+FINAL = 1e-4
+"""The same for the folded model, optimised by the runtime."""
+BATCH = 8
+"""Inputs per run of a model that takes any number."""
+
+Array = np.ndarray[Any, Any]
+
+
+class OpenSession(Protocol):
+    """Opens an ONNX model; ``optimise`` turns all of the runtime's graph optimisations on or off."""
+
+    def __call__(self, model: bytes, *, optimise: bool) -> Session:
+        """A session over ``model``, which is ONNX."""
+
+
+def climb(
+    open_session: OpenSession,
+    full: Model,
+    cut: bytes,
+    final: bytes,
+    *,
+    card: Card,
+    indices: Sequence[int],
+    inputs: Inputs,
+    level: str = "fast",
+) -> Certificate:
+    """Compare an expert for the classes ``indices`` with the full model, step by step.
+
+    Args:
+        open_session: runs the models; the full model and the cut without optimisation, the final one with it.
+        full: the full model.
+        cut: the expert as it was cut, as ONNX; nothing in it is changed but what the cut removed.
+        final: the expert after all passes, as it is shipped.
+        card: the full model's.
+        indices: the selected classes, ascending.
+        inputs: what to run them on.
+        level: "fast" compares with the nodes that the expert has, "full" with the whole model.
+
+    Returns a certificate, also of a failure. Raises ``ModelError`` or ``UnsupportedError`` if the full model itself
+    does not run.
+    """
+    steps: list[Step] = []
+    try:
+        ladder = _Ladder(open_session, full, _read(cut), _read(final), card, tuple(indices), inputs, level)
+        structure, traced = ladder.structure(cut, final)
+        steps.append(structure)
+        expected, raw, dull = ladder.raw_scores(traced)
+        steps.append(raw)
+        optimised, scores = ladder.optimised(final, expected)
+        steps.append(optimised)
+        if inputs.images:
+            steps.append(ladder.decisions(expected, scores))
+    except Mismatch as fault:
+        steps.append(Step(fault.step, False, fault.message, fault.numbers))
+        return Certificate("failed", level, tuple(steps), inputs.to_mapping())
+    return Certificate("uninformative" if dull else "verified", level, tuple(steps), inputs.to_mapping())
+
+
+@dataclass(frozen=True)
+class _Ladder:
+    open_session: OpenSession
+    full: Model
+    cut: Model
+    final: Model
+    card: Card
+    indices: tuple[int, ...]
+    inputs: Inputs
+    level: str
+
+    def structure(self, cut: bytes, final: bytes) -> tuple[Step, Trace]:
+        """(a) Kept nodes come from the original, removed weights are absent, the card is that of the selection."""
+        own = self.card.restrict(self.indices)
+        for model, data in ((self.cut, cut), (self.final, final)):
+            if to_bytes(model) != data:
+                raise Mismatch("structure", "The expert's file holds something that its graph does not use.")
+            _check_card(model, own)
+        if list(self.final.outputs) != list(self.full.outputs):
+            raise Mismatch("structure", "The final model's outputs are not those of the full model.")
+        traced = trace(self.full, self.cut, views(self.full, self.card))
+        gone = require_absent(self.full, traced.weights, self.cut, self.final)
+        numbers: dict[str, Number] = {
+            "nodes": len(traced.twins),
+            "removed_nodes": len(self.full.nodes) - len(traced.twins),
+            "weights": len(traced.weights),
+            "sliced_weights": traced.sliced,
+            "removed_weights": gone,
+        }
+        return Step(
+            "structure", True, "Every node and weight is the full model's; nothing else is in it.", numbers
+        ), traced
+
+    def raw_scores(self, traced: Trace) -> tuple[Mapping[str, Array], Step, bool]:
+        """(b) The cut's scores are the full model's, the runtime optimising neither.
+
+        Returns what every output should show, the step, and whether the scores do not vary.
+        """
+        seen, own = views(self.full, self.card), views(self.cut, self.card.restrict(self.indices))
+        for there, here in zip(seen, own, strict=True):
+            if [node.op for node in there.tail] != [node.op for node in here.tail]:
+                raise Mismatch("raw scores", f"The expert does not normalise {shown(here.output)} over its classes.")
+        reference, poison = self._reference(traced, [view.tensor for view in seen])
+        found = self._scores(whole(self.cut, [name for view in own for name in (view.tensor, view.output)]), False)
+        allowed = RAW if traced.reshaped else 0.0
+        numbers: dict[str, Number] = {"inputs": len(self.inputs.values), "poisoned_tensors": poison, "allowed": allowed}
+        largest, conditioned = 0.0, 0.0
+        expected, dull = {}, []
+        for there, here in zip(seen, own, strict=True):
+            rows = there.rows(reference[there.tensor], self.indices)
+            self._require_finite(rows, found[here.tensor])
+            largest = max(largest, _distance("raw scores", here.output, found[here.tensor], rows))
+            expected[there.output] = there.finish(rows)
+            if there.tail:
+                shown_now = found[here.output]
+                step = _distance("raw scores", here.output, shown_now, expected[there.output])
+                conditioned = max(conditioned, step - _rounding(shown_now))
+            dull += [sentence] if (sentence := self._monotony(there, rows)) else []
+        numbers["largest_difference"] = _short(max(largest, conditioned))
+        if largest > allowed or conditioned > RAW:
+            far = f"differ by {max(largest, conditioned):.2g} of the largest"
+            raise Mismatch("raw scores", f"The expert's scores and the full model's {far}.", numbers)
+        equal = "are equal to the full model's, bit for bit" if not largest else "are the full model's but for rounding"
+        detail = f"The scores {equal}{''.join(f'; but {sentence}' for sentence in dull)}."
+        return expected, Step("raw scores", True, detail, numbers), bool(dull)
+
+    def optimised(self, final: bytes, expected: Mapping[str, Array]) -> tuple[Step, Mapping[str, Array]]:
+        """(c) The final model, optimised, is within ``FINAL`` of it, and in the same order where that is clear."""
+        found = self._scores(final, True)
+        axes = {output.name: output.axis for output in self.card.outputs}
+        largest, turned = 0.0, 0
+        for name, want in expected.items():
+            if not np.isfinite(found[name]).all():
+                raise Mismatch("optimised", "The final model gives NaN or infinity.")
+            largest = max(largest, _distance("optimised", name, found[name], want))
+            if name in axes:
+                got, should = by_class(found[name], axes[name]), by_class(want, axes[name])
+                turned += reversals(got, should, FINAL * float(np.abs(should).max()))
+        numbers: dict[str, Number] = {
+            "inputs": len(self.inputs.values),
+            "allowed": FINAL,
+            "largest_difference": _short(largest),
+            "reordered": turned,
+        }
+        if largest > FINAL:
+            detail = f"The final model's scores differ by {largest:.2g} of the largest."
+            raise Mismatch("optimised", detail, numbers)
+        if turned:
+            raise Mismatch("optimised", f"The final model ranks the classes of {turned} inputs otherwise.", numbers)
+        detail = (
+            "The folded model, optimised by the runtime, gives the same scores but for rounding, in the same order."
+        )
+        return Step("optimised", True, detail, numbers), found
+
+    def decisions(self, expected: Mapping[str, Array], found: Mapping[str, Array]) -> Step:
+        """(d) On photos, the final model decides as the full model does among the selected classes."""
+        output, count = self.card.outputs[0], self.inputs.count
+        want, got = (by_class(side[output.name][:count], output.axis) for side in (expected, found))
+        wrong, close = decisions(got, want, FINAL * float(np.abs(want).max()))
+        numbers: dict[str, Number] = {"images": count, "agreed": len(want) - wrong - close, "undecided": close}
+        if wrong:
+            detail = f"The expert decides otherwise than the full model on {wrong} of {count} images."
+            raise Mismatch("decisions", detail, numbers)
+        detail = f"On {len(want) - close} of {len(want)} images the expert decides as the full model"
+        return Step("decisions", True, f"{detail}{'; the others are ties' if close else ''}.", numbers)
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def _reference(self, traced: Trace, tensors: Sequence[str]) -> tuple[dict[str, Array], int]:
+        x = self.inputs.values
+        declared = next(iter(self.full.inputs.values()))
+        batch = declared[0] if declared and isinstance(declared[0], int) else BATCH
+        poison, model = 0, b""
+        if self.level == "full":
+            model = whole(self.full, tensors)
+        else:
+            made = poisoned(self.full, traced.twins, tensors, (batch, *x.shape[1:]))
+            poison, model = made.poisoned, made.model
+        with closing(self.open_session(model, optimise=False)) as session:
+            return _run(session, x), poison
+
+    def _scores(self, model: bytes, optimise: bool) -> dict[str, Array]:
+        """The expert's outputs; that it does not run is a mismatch."""
+        step = "optimised" if optimise else "raw scores"
+        try:
+            with closing(self.open_session(model, optimise=optimise)) as session:
+                return _run(session, self.inputs.values)
+        except (ModelError, UnsupportedError) as error:
+            raise Mismatch(step, f"The expert does not run: {error.message}") from error
+
+    def _require_finite(self, reference: Array, found: Array) -> None:
+        if np.isfinite(reference).all():
+            if not np.isfinite(found).all():
+                raise Mismatch("raw scores", "The expert gives NaN or infinity where the full model does not.")
+            return
+        if self.level == "fast" and np.isfinite(found).all():
+            detail = "Something that the selected classes depend on was cut off: without it the full model gives NaN."
+            raise Mismatch("raw scores", detail)
+        raise Mismatch("raw scores", "The full model itself gives NaN or infinity for the selected classes.")
+
+    def _monotony(self, view: View, rows: Array) -> str:
+        """A clause that says how the scores do not vary, "" if they do; an output without classes may be constant."""
+        if view.axis is None:
+            return ""
+        row, why = monotony(by_class(rows, view.axis), RAW)
+        if not why:
+            return ""
+        return (
+            f"the scores {why}" if row is None else f"the score of {shown(self.card.classes[self.indices[row]])} {why}"
+        )
+
+
+def _read(data: bytes) -> Model:
+    try:
+        return read_model(data)
+    except ModelError as error:
+        raise Mismatch("structure", f"The expert cannot be read: {error.message}") from error
+
+
+def _check_card(model: Model, own: Card) -> None:
+    if set(model.metadata) != {CARD_KEY}:
+        raise Mismatch("structure", "The expert carries other metadata than its card.")
+    try:
+        card = Card.from_json(model.metadata[CARD_KEY])
+        card.check_graph(model.inputs, model.outputs)
+    except CardError as error:
+        raise Mismatch("structure", f"The expert's card is wrong: {error.message}") from error
+    if card.classes != own.classes:
+        raise Mismatch("structure", "The classes on the expert's card are not the selected ones, in order.")
+    if card.to_json() != own.to_json():
+        raise Mismatch("structure", "The expert's card is not the full model's card for the selected classes.")
+
+
+def _run(session: Session, x: Array) -> dict[str, Array]:
+    """Every output for all inputs, a batch at a time; the last batch is filled up with its last input."""
+    size = session.input_shape[0] or BATCH
+    parts: dict[str, list[Array]] = {}
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        for name, values in session.run(filled).items():
+            per_input = values.ndim > 0 and len(values) == size
+            if per_input or start == 0:
+                parts.setdefault(name, []).append(values[: len(part)] if per_input else values)
+    return {name: np.concatenate(values) if len(values) > 1 else values[0] for name, values in parts.items()}
+
+
+def _distance(step: str, output: str, found: Array, expected: Array) -> float:
+    if found.shape != expected.shape:
+        raise Mismatch(step, f"The expert's output {shown(output)} is {found.shape} instead of {expected.shape}.")
+    return relative_distance(found, expected)
+
+
+def _rounding(values: Array) -> float:
+    """What rounding to the type of ``values`` may change, relative to the largest; only counts below float32."""
+    return float(np.finfo(values.dtype).eps) if values.dtype == np.float16 else 0.0
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.3g}")

@@ -1,0 +1,59 @@
+"""How much memory and time a verification may take: running a graph is running a stranger's program."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+from dataclasses import dataclass
+from math import prod
+
+from ..graph import Model, volume
+from ..graph.cost import cost
+
+_RUNS = 3  # the reference, the cut, the final model
+_BASE_BYTES = 4 * 2**30  # address space of Python and ONNX Runtime, most of it never touched
+_CORE_BYTES = 2**27  # address space of one more thread
+_BASE_SECONDS = 120.0
+_MACS_PER_SECOND = 2e8  # what a slow core manages at least, unoptimised
+_ELEMENTS_PER_SECOND = 1e7
+_BYTES_PER_SECOND = 1e7
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Address space in bytes, wall-clock seconds from when the models have been read."""
+
+    memory_bytes: int
+    seconds: float
+
+    @classmethod
+    def of(cls, model: Model, inputs: tuple[int, ...], batch: int) -> Limits:
+        """Generous limits for running ``model`` and its experts on ``inputs`` (their shape) ``batch`` at a time.
+
+        Counted are weights, activations of known shape, and multiply-accumulates. What a graph allocates beyond its
+        declared shapes is what the limits are there to stop; more than the machine's memory is never allowed for it.
+        """
+        spent = cost(model)
+        activations = sum(volume(model.shapes.get(t.name, ())) for node in model.nodes for t in node.outputs)
+        declared = next(iter(model.inputs.values()), ())
+        free = prod(size for dim, size in zip(declared[1:], inputs[1:], strict=False) if not isinstance(dim, int))
+        wanted = 8 * spent.weight_bytes + 16 * activations * free * batch
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        memory = _BASE_BYTES + _CORE_BYTES * (os.cpu_count() or 1) + min(wanted, physical)
+        work = spent.macs / _MACS_PER_SECOND + activations / _ELEMENTS_PER_SECOND
+        seconds = _BASE_SECONDS + _RUNS * inputs[0] * free * work + spent.weight_bytes / _BYTES_PER_SECOND
+        return cls(int(memory), float(seconds))
+
+    def impose(self) -> None:
+        """Hold this process to the limits: an allocation beyond them fails, and SIGALRM ends it when the time is up.
+
+        Address space is only limited on Linux; elsewhere the call does not work or counts something else.
+        """
+        if sys.platform == "linux":
+            hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+            wanted = self.memory_bytes if hard == resource.RLIM_INFINITY else min(self.memory_bytes, hard)
+            resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, self.seconds)

@@ -1,0 +1,117 @@
+"""What an expert is compared with: the full model, or the part of it that the expert has with NaN for all the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from ..graph import Dim, Model, captured, constant_copy, to_bytes
+from .structure import MOVERS
+
+
+@dataclass(frozen=True)
+class Reference:
+    """An ONNX model, how many images it takes at once, and how many of its tensors are poison."""
+
+    model: bytes
+    poisoned: int
+
+
+def whole(model: Model, outputs: Sequence[str]) -> bytes:
+    """The model with these tensors as its outputs; nodes that they do not need are left out."""
+    return _Writer(model, None, ()).write(outputs)
+
+
+def poisoned(model: Model, keep: Collection[int], outputs: Sequence[str], inputs: Sequence[int]) -> Reference:
+    """The model with only the nodes at ``keep``, and these tensors as its outputs, for inputs of shape ``inputs``.
+
+    What a kept node reads from one that is gone becomes NaN of the right shape: if anything the selected classes
+    depend on was cut off, NaN reaches their scores. Nodes that only rearrange stay (an expert may have lost them to
+    renaming), and so does whatever cannot be poison, being an integer or of unknown size.
+    """
+    writer = _Writer(model, frozenset(keep), inputs)
+    return Reference(writer.write(outputs), writer.poisoned)
+
+
+class _Writer:
+    def __init__(self, model: Model, keep: frozenset[int] | None, inputs: Sequence[int]) -> None:
+        self.model, self.keep = model, keep
+        declared = next(iter(model.inputs.values()), ())
+        # Every symbol of the input has a size now.
+        self.sizes: dict[Dim, int] = {d: n for d, n in zip(declared, inputs, strict=False) if isinstance(d, str)}
+        self.tensors: dict[str, gs.Tensor] = {}
+        self.poisoned = 0
+
+    def write(self, outputs: Sequence[str]) -> bytes:
+        graph = self.model.graph
+        inputs = [gs.Variable(tensor.name, tensor.dtype, tensor.shape) for tensor in graph.inputs]
+        self.tensors = {tensor.name: tensor for tensor in inputs}
+        nodes = [self._copy(self.model.nodes[at]) for at in sorted(self._needed(outputs))]
+        results = [self._tensor(name) for name in dict.fromkeys(outputs)]
+        for tensor in results:
+            tensor.dtype = self._dtype(tensor.name)
+        made = gs.Graph(nodes, inputs, results, name=graph.name, opset=graph.opset, import_domains=graph.import_domains)
+        return to_bytes(replace(self.model, graph=made, metadata={}, node_metadata={}))
+
+    def _needed(self, outputs: Sequence[str]) -> set[int]:
+        """Positions of the nodes to write; poisons what stands in for the others."""
+        found: set[int] = set()
+        seen = set(outputs)
+        stack = list(seen)
+        while stack:
+            name = stack.pop()
+            at = self.model.producers.get(name)
+            if at is None or at in found or self._poison(name, at):
+                continue
+            found.add(at)
+            node = self.model.nodes[at]
+            read = {tensor.name for tensor in node.inputs if tensor.name} | set(captured(node))
+            stack += read - seen
+            seen |= read
+        return found
+
+    def _poison(self, name: str, at: int) -> bool:
+        """Put NaN in the place of a tensor, if its maker is gone and all that it makes can be NaN."""
+        node = self.model.nodes[at]
+        if self.keep is None or at in self.keep or node.op in MOVERS:
+            return False
+        made = {tensor.name: self._nan(tensor.name) for tensor in node.outputs if tensor.name}
+        if any(tensor is None for tensor in made.values()):  # gs compares a tensor with None by name
+            return False
+        self.tensors[name] = made[name]
+        self.poisoned += 1
+        return True
+
+    def _nan(self, name: str) -> gs.Constant | None:
+        shape, dtype = self.model.shapes.get(name), self._dtype(name)
+        dims = None if shape is None else [self.sizes.get(dim, dim) for dim in shape]
+        if (
+            dims is None
+            or not all(isinstance(dim, int) for dim in dims)
+            or dtype is None
+            or not np.issubdtype(dtype, np.floating)
+        ):
+            return None
+        return gs.Constant(name, np.full(dims, np.nan, dtype))  # type: ignore[arg-type]
+
+    def _dtype(self, name: str) -> np.dtype[Any] | None:
+        kind = self.model.types.get(name)
+        return None if kind is None else np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
+
+    def _copy(self, node: gs.Node) -> gs.Node:
+        read = [self._tensor(tensor.name) for tensor in node.inputs]
+        made = [self._tensor(tensor.name) for tensor in node.outputs]
+        return gs.Node(node.op, node.name, dict(node.attrs), read, made, domain=node.domain)
+
+    def _tensor(self, name: str) -> gs.Tensor:
+        if not name:
+            return gs.Variable.empty()
+        if name not in self.tensors:
+            constant = self.model.constants.get(name)
+            self.tensors[name] = gs.Variable(name) if constant is None else constant_copy(constant)
+        return self.tensors[name]

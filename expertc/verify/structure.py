@@ -1,0 +1,241 @@
+"""Structure: every node of the expert comes from the full model, and reads what it read there.
+
+This walks both graphs from the image on, by names and contents, and knows nothing of the demand analysis. What it
+cannot see is *which* rows of a weight were taken: the scores show that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..graph import Model, Shape
+from ..surgery.rewrite import CUT_MARK
+from ..text import shown
+from .certificate import Mismatch
+from .views import View
+from .weights import is_part
+
+MOVERS = ("Concat", "Split", "Slice", "Gather", "Identity")
+"""Operators that put rows together or take them out: a cut may make them smaller until nothing is left of them."""
+
+# Inputs that say where rows are, or how many; a cut writes them anew.
+_COUNTING: Mapping[str, tuple[int, ...]] = {
+    "Reshape": (1,),
+    "Expand": (1,),
+    "Tile": (1,),
+    "Pad": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Gather": (1,),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Resize": (3,),
+}
+_COUNTING_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
+    "Conv": ("group",),
+    "ConvTranspose": ("group",),
+    "Split": ("split", "num_outputs"),
+    "Reshape": ("allowzero",),
+    "Squeeze": ("axes",),
+    "GroupNormalization": ("num_groups",),
+}
+_INSERTED = re.compile(r"@\d+(\.\d+)*$")  # how the cut names the selections it puts between two nodes
+_SUFFIX = re.compile(r"@(\d+|whole)(\.\d+)*$")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Where an expert comes from.
+
+    Args:
+        twins: positions of the full model's nodes that the expert has.
+        weights: names of the full model's initializers that the expert has, whole or in part.
+        sliced: how many of these are there in part.
+        reshaped: how many nodes work on smaller tensors than in the full model (or on fewer groups), so that the
+            runtime may pick another kernel for them.
+    """
+
+    twins: frozenset[int]
+    weights: frozenset[str]
+    sliced: int
+    reshaped: int
+
+
+def trace(full: Model, cut: Model, views: Sequence[View]) -> Trace:
+    """Find the counterpart of every node of ``cut`` in ``full``. Raises ``Mismatch`` naming the first that has none."""
+    return _Tracer(full, cut, views).run()
+
+
+@dataclass
+class _Tracer:
+    full: Model
+    cut: Model
+    views: Sequence[View]
+    shows: dict[str, str] = field(default_factory=dict)  # tensor of the expert -> the full model's it is (a part of)
+    twins: dict[int, int] = field(default_factory=dict)  # full -> expert
+    pairs: dict[tuple[str, str], bool] = field(default_factory=dict)  # initializers compared: whether it is sliced
+    reshaped: int = 0
+
+    def run(self) -> Trace:
+        self._compare_faces()
+        self.shows.update((name, name) for name in self.full.inputs)
+        for at, node in enumerate(self.cut.nodes):
+            if self._is_selection(node):
+                self.shows[node.outputs[0].name] = self.shows[node.inputs[0].name]
+            else:
+                self._pair(at, node)
+        for view in self.views:
+            if not self._leads(self.shows.get(view.output, ""), view.source):
+                raise Mismatch("structure", f"The output {shown(view.output)} shows something else than it should.")
+        weights = frozenset(whole for _, whole in self.pairs)
+        return Trace(frozenset(self.twins), weights, sum(self.pairs.values()), self.reshaped)
+
+    def _compare_faces(self) -> None:
+        full, cut = self.full, self.cut
+        for what, one, other in (
+            ("operator set", full.opset, cut.opset),
+            ("IR version", full.ir_version, cut.ir_version),
+            ("inputs", full.inputs, cut.inputs),
+            ("output names", list(full.outputs), list(cut.outputs)),
+        ):
+            if one != other:
+                raise Mismatch("structure", f"The expert's {what} differ from the full model's.")
+
+    def _is_selection(self, node: gs.Node) -> bool:
+        """Whether the cut put this node in: it takes rows of one tensor, or gives one the name of an output."""
+        if not node.inputs or node.inputs[0].name not in self.shows:
+            return False
+        taking = node.op in ("Slice", "Gather") and bool(_INSERTED.search(node.name))
+        counting = all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:])
+        return (taking and counting) or (node.op == "Identity" and node.outputs[0].name in self.cut.outputs)
+
+    def _pair(self, at: int, node: gs.Node) -> None:
+        """Find the node's counterpart, and remember which tensors its outputs are."""
+        problem = ""
+        for twin in self._candidates(node):
+            found = self._difference(at, node, twin)
+            if found is None:
+                self._accept(at, node, twin)
+                return
+            problem = problem or found
+        if not problem:
+            problem = f"The expert's node {_where(node)} is not in the full model."
+        raise Mismatch("structure", problem)
+
+    def _candidates(self, node: gs.Node) -> list[int]:
+        """Nodes of the full model that make a tensor of the same name; below an output, where the cut renames what is
+        left of a Concat, also those that only rearranging separates from it."""
+        names = [_SUFFIX.sub("", t.name) if t.name not in self.full.producers else t.name for t in node.outputs]
+        names += [t for view in self.views for t in self._upstream(view.source) if view.output in names]
+        found = dict.fromkeys(self.full.producers[name] for name in names if name in self.full.producers)
+        same = [at for at in found if at not in self.twins and self.full.nodes[at].op == node.op]
+        return [at for at in same if (self.full.nodes[at].domain or "") == (node.domain or "")]
+
+    def _difference(self, at: int, node: gs.Node, twin: int) -> str | None:
+        """What the node does otherwise than its counterpart, as a sentence; None if nothing."""
+        other = self.full.nodes[twin]
+        free = _COUNTING_ATTRIBUTES.get(node.op, ())
+        for name in sorted({*node.attrs, *other.attrs} - set(free)):
+            if not (name in node.attrs and name in other.attrs and _same(node.attrs[name], other.attrs[name])):
+                return f"The expert's node {_where(node)} differs from the full model's in '{name}'."
+        if self.cut.node_metadata.get(at, {}) != self.full.node_metadata.get(twin, {}):
+            return f"The expert's node {_where(node)} carries other metadata than the full model's."
+        if node.op == "Concat":
+            rest = iter(other.inputs)
+            unread = [x for x in node.inputs if not any(self._reads(x, y, False) for y in rest)]
+        else:
+            counting = _COUNTING.get(node.op, ())
+            both = enumerate(zip_longest(node.inputs, other.inputs))
+            unread = [x or y for position, (x, y) in both if not self._reads(x, y, position in counting)]
+        if unread:
+            return f"The expert's node {_where(node)} reads something else at {shown(unread[0].name)}."
+        return None
+
+    def _reads(self, x: gs.Tensor | None, y: gs.Tensor | None, counting: bool) -> bool:
+        """Whether ``x`` of the expert is (a part of) ``y`` of the full model."""
+        if counting and isinstance(x, gs.Constant):
+            return np.issubdtype(x.dtype, np.integer)
+        if x is None or y is None or not x.name or not y.name:
+            return (x is None or not x.name) and (y is None or not y.name)
+        if isinstance(x, gs.Constant) and isinstance(y, gs.Constant):
+            return self._is_weight(x, y)
+        if isinstance(x, gs.Constant) or isinstance(y, gs.Constant):
+            return False
+        return x.name in self.shows and self._leads(self.shows[x.name], y.name)
+
+    def _is_weight(self, x: gs.Constant, y: gs.Constant) -> bool:
+        if (x.name, y.name) in self.pairs:
+            return True
+        named = x.name.partition(CUT_MARK)[0] == y.name.partition(CUT_MARK)[0]
+        if not named or not is_part(np.asarray(x.values), np.asarray(y.values)):
+            return False
+        self.pairs[x.name, y.name] = tuple(x.shape) != tuple(y.shape)
+        return True
+
+    def _accept(self, at: int, node: gs.Node, twin: int) -> None:
+        self.twins[twin] = at
+        other = self.full.nodes[twin]
+        left = [tensor.name for tensor in other.outputs if tensor.name]
+        for tensor in node.outputs:
+            if tensor.name:
+                name = _SUFFIX.sub("", tensor.name) if tensor.name not in left else tensor.name
+                self.shows[tensor.name] = name if name in left else left[0]
+        smaller = any(
+            isinstance(a, int) and isinstance(b, int) and a != b
+            for x, y in zip(node.outputs, other.outputs, strict=False)
+            for a, b in zip(self._shape(self.cut, x), self._shape(self.full, y), strict=False)
+        )
+        fewer = node.attrs.get("group", 1) != other.attrs.get("group", 1)
+        self.reshaped += node.op not in MOVERS and (smaller or fewer)
+
+    @staticmethod
+    def _shape(model: Model, tensor: gs.Tensor) -> Shape:
+        return model.shapes.get(tensor.name, ())
+
+    def _leads(self, tensor: str, to: str) -> bool:
+        """Whether nothing but rearranging lies between ``tensor`` and ``to`` in the full model."""
+        return tensor == to or tensor in self._upstream(to)
+
+    def _upstream(self, name: str) -> list[str]:
+        """``name`` and every tensor of the full model that it is made of by rearranging alone, nearest first."""
+        found = {name: None}
+        queue = [name]
+        for tensor in queue:
+            at = self.full.producers.get(tensor)
+            if at is not None and self.full.nodes[at].op in MOVERS:
+                new = [t.name for t in self.full.nodes[at].inputs if t.name and t.name not in found]
+                found.update(dict.fromkeys(new))
+                queue += new
+        return queue
+
+
+def _where(node: gs.Node) -> str:
+    return f"{shown(node.name or node.outputs[0].name)} ({shown(node.op)})"
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Equality of attribute values: numbers, text, lists, tensors, subgraphs."""
+    if isinstance(one, gs.Graph) and isinstance(other, gs.Graph):
+        names = [[t.name for t in (*graph.inputs, *graph.outputs)] for graph in (one, other)]
+        return names[0] == names[1] and len(one.nodes) == len(other.nodes) and all(map(_same, one.nodes, other.nodes))
+    if isinstance(one, gs.Node) and isinstance(other, gs.Node):
+        return (one.op, one.domain, [t.name for t in one.outputs]) == (
+            other.op, other.domain, [t.name for t in other.outputs],
+        ) and _same(dict(one.attrs), dict(other.attrs)) and _same(list(one.inputs), list(other.inputs))  # fmt: skip
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, gs.Constant) and isinstance(other, gs.Constant):
+        return one.name == other.name and _same(np.asarray(one.values), np.asarray(other.values))
+    if isinstance(one, gs.Tensor) and isinstance(other, gs.Tensor):
+        return bool(one.name == other.name)
+    if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
+        return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())
+    return type(one) is type(other) and bool(one == other)

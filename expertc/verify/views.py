@@ -1,0 +1,98 @@
+"""What is compared: each graph output, and the place in the full model where its scores can be seen row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_graphsurgeon as gs
+
+from ..card import Card
+from ..graph import Model
+from ..surgery.outputs import class_softmax, score_source
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class View:
+    """A graph output and how to look at it.
+
+    Args:
+        output: its name, the same in the full model and in the expert.
+        axis: where the classes are; None for an output that is no class score and stays whole.
+        tensor: what is compared without any arithmetic: the output itself, the scores below an ArgMax, or what a class
+            softmax reads (its value depends on all classes, so the rows of the output are not comparable).
+        source: where the output's value stands in the full model: the output itself, or the scores below an ArgMax.
+        tail: the nodes from the class softmax to the output, in order; empty if there is none.
+        constants: initializers that the tail reads.
+    """
+
+    output: str
+    axis: int | None
+    tensor: str
+    source: str
+    tail: tuple[gs.Node, ...] = ()
+    constants: tuple[tuple[str, Array], ...] = ()
+
+    def rows(self, values: Array, indices: Sequence[int]) -> Array:
+        """The values of the selected classes, if the output has classes."""
+        return values if self.axis is None else np.take(values, indices, axis=self.axis)
+
+    def finish(self, values: Array) -> Array:
+        """What the output shows for ``values`` of ``tensor``: themselves, or their softmax over these classes alone.
+
+        That is the full model's distribution conditioned on them; in double precision.
+        """
+        if not self.tail or self.axis is None:
+            return values
+        known = dict(self.constants)
+        values = values.astype(np.float64)
+        with np.errstate(divide="ignore"):
+            for node in self.tail:
+                values = _apply(node, values, self.axis, known)
+        return values
+
+
+def views(model: Model, card: Card) -> tuple[View, ...]:
+    """A view for every graph output of ``model``, in order."""
+    axes = {output.name: output.axis for output in card.outputs}
+    return tuple(_view(model, name, axes.get(name)) for name in model.outputs)
+
+
+def _view(model: Model, name: str, axis: int | None) -> View:
+    if axis is None:
+        return View(name, None, name, name)
+    source = score_source(model, name)
+    softmax = class_softmax(model, source, axis)
+    if softmax is None:
+        return View(name, axis, source, source)
+    tail = []
+    at = model.producers[source]
+    while at != softmax:
+        tail.append(model.nodes[at])
+        at = model.producers[model.nodes[at].inputs[0].name]
+    nodes = (model.nodes[softmax], *reversed(tail))
+    read = {tensor.name for node in nodes for tensor in node.inputs[1:]} & model.constants.keys()
+    constants = tuple((tensor, np.asarray(model.constants[tensor].values)) for tensor in sorted(read))
+    return View(name, axis, nodes[0].inputs[0].name, source, nodes, constants)
+
+
+def _apply(node: gs.Node, values: Array, axis: int, known: dict[str, Array]) -> Array:
+    if node.op in ("Softmax", "LogSoftmax"):
+        shifted = values - values.max(axis=axis, keepdims=True)
+        total = np.exp(shifted).sum(axis=axis, keepdims=True)
+        return np.asarray(np.exp(shifted) / total if node.op == "Softmax" else shifted - np.log(total))
+    if node.op == "Log":
+        return np.asarray(np.log(values))
+    if node.op == "Exp":
+        return np.asarray(np.exp(values))
+    if node.op == "Clip":
+        bounds = [known.get(tensor.name) for tensor in node.inputs[1:3]]
+        low, high = (*bounds, None, None)[:2]
+        low = node.attrs.get("min", -np.inf) if low is None else low
+        high = node.attrs.get("max", np.inf) if high is None else high
+        return np.asarray(np.minimum(np.maximum(values, low), high))
+    return values  # Identity, Cast, Dropout

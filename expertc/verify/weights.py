@@ -1,0 +1,108 @@
+"""Weights: an expert's are the full model's, bit for bit, or rows of them; what was removed is not in the file."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..graph import Model
+from ..text import shown
+from .certificate import Mismatch
+
+Array = np.ndarray[Any, Any]
+
+_TINY = 8  # elements; a smaller tensor says nothing about where it comes from
+
+
+def is_part(part: Array, whole: Array) -> bool:
+    """Whether ``part`` is ``whole[np.ix_(...)]`` for ascending indices per axis, as bits."""
+    if part.dtype != whole.dtype or part.ndim != whole.ndim:
+        return False
+    if any(small > large for small, large in zip(part.shape, whole.shape, strict=True)):
+        return False
+    cut = [axis for axis in range(part.ndim) if part.shape[axis] != whole.shape[axis]]
+    return _rows(part, whole, cut) is not None
+
+
+def _rows(part: Array, whole: Array, axes: Sequence[int]) -> dict[int, list[int]] | None:
+    """Ascending indices per axis in ``axes`` that make ``part`` out of ``whole``; on other axes they are equal long.
+
+    With several axes, one slab of the part is looked for in every slab of the whole; what it says about the other
+    axes is then tried on all. The slab with the most different values is the least likely to mislead.
+    """
+    if not axes:
+        return {} if part.tobytes() == whole.tobytes() else None
+    axis, rest = axes[0], axes[1:]
+    if not rest:
+        found = _ascending(part, whole, axis)
+        return None if found is None else {axis: found}
+    slabs = [part.take(row, axis) for row in range(part.shape[axis])]
+    if not slabs:
+        return None
+    lead = max(slabs, key=lambda slab: len(np.unique(slab)))
+    for row in range(whole.shape[axis]):
+        below = _rows(lead, whole.take(row, axis), [a - (a > axis) for a in rest])
+        if below is None:
+            continue
+        inner = {a + (a >= axis): indices for a, indices in below.items()}
+        narrowed = whole
+        for a, indices in inner.items():
+            narrowed = narrowed.take(indices, a)
+        found = _ascending(part, narrowed, axis)
+        if found is not None:
+            return {axis: found, **inner}
+    return None
+
+
+def _ascending(part: Array, whole: Array, axis: int) -> list[int] | None:
+    """Ascending rows of ``whole`` along ``axis`` that are the rows of ``part``; the earliest ones that will do."""
+    rows = [slab.tobytes() for slab in np.moveaxis(whole, axis, 0)]
+    found: list[int] = []
+    for slab in np.moveaxis(part, axis, 0):
+        try:
+            found.append(rows.index(slab.tobytes(), found[-1] + 1 if found else 0))
+        except ValueError:
+            return None
+    return found
+
+
+def require_absent(full: Model, kept: Iterable[str], *experts: Model) -> int:
+    """Check that no initializer of ``full`` outside ``kept`` (names) is in an expert, under whatever name.
+
+    Only contents that could be told apart count: not tiny, not one value throughout, not equal to a kept one. Returns
+    how many were looked for. Raises ``Mismatch``.
+    """
+    held: defaultdict[tuple[Any, ...], list[Array]] = defaultdict(list)
+    for expert in experts:
+        for constant in expert.constants.values():
+            if np.prod(constant.shape) >= _TINY:
+                held[_mark(values := np.asarray(constant.values))].append(values)
+    own: defaultdict[tuple[Any, ...], list[Array]] = defaultdict(list)
+    kept = set(kept)
+    for name in kept & full.constants.keys():
+        if np.prod(full.constants[name].shape) >= _TINY:
+            own[_mark(values := np.asarray(full.constants[name].values))].append(values)
+    gone = [name for name in full.constants if name not in kept]
+    for name in gone:
+        if np.prod(full.constants[name].shape) < _TINY:
+            continue
+        values = np.asarray(full.constants[name].values)
+        if _among(values, held) and not _among(values, own) and not _constant(values):
+            raise Mismatch("structure", f"The removed weights {shown(name)} are still in the expert.")
+    return len(gone)
+
+
+def _mark(values: Array) -> tuple[Any, ...]:
+    """Equal for equal arrays, and quickly made."""
+    return values.dtype.str, values.shape, values.reshape(-1)[:_TINY].tobytes()
+
+
+def _among(values: Array, table: dict[tuple[Any, ...], list[Array]]) -> bool:
+    return any(values.tobytes() == other.tobytes() for other in table.get(_mark(values), ()))
+
+
+def _constant(values: Array) -> bool:
+    return bool((values == values.reshape(-1)[0]).all())

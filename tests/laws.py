@@ -1,0 +1,103 @@
+"""The laws of the cut, as one function that judges an expert by oracles that are not expertc's own rules."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from networks import Array, Net, cut, feeds, operators, perturbed, poisoned, reference, rows, run, weights
+
+from expertc.card import Card, Output
+from expertc.surgery.prune import Cut
+
+ROUNDING = 1e-5  # of the largest |score|, where the cut changes a kernel
+
+
+class Expert(NamedTuple):
+    """An expert that kept the laws: its bytes, what prune said, the shapes of its initializers, its operators."""
+
+    data: bytes
+    cut: Cut
+    shapes: dict[str, tuple[int, ...]]
+    operators: list[str]
+
+    @property
+    def stopped(self) -> list[str]:
+        """Why the demand was widened, each reason once."""
+        return [reason for reason, _ in self.cut.stopped]
+
+
+def check(
+    full: Net | bytes,
+    card: Card,
+    keep: Sequence[int],
+    *,
+    exact: bool = True,
+    alive: bool = True,
+    judge: bool = True,
+    sample: int = 16,
+) -> Expert:
+    """Cut and check the laws.
+
+    ``exact``: bit-equal, not only within rounding. ``alive``: every weight kept matters (not so where groups had to be
+    closed, or an operator such as Relu hides one); ``sample`` of them are tried. ``judge``: ask ONNX's reference
+    evaluator too (it has no grouped ConvTranspose, for one).
+    """
+    data = full if isinstance(full, bytes) else full.bytes()
+    expert, done = cut(data, card, keep)
+    inputs = feeds(data)
+    before, after = run(data, inputs), run(expert, inputs)
+    again, judged = (reference(data, inputs), reference(expert, inputs)) if judge else (before, after)
+    # A class softmax that is cut through does read the classes that go; its rows are conditioned afterwards.
+    dead = before if done.renormalised else run(poisoned(data, expert), inputs)
+    for output in card.outputs:
+        name = output.name
+        wanted = expected(before[name], output, keep)
+        assert after[name].shape == wanted.shape
+        assert after[name].dtype == wanted.dtype
+        close(after[name], wanted, name, exact=exact and output.kind != "probabilities")
+        close(judged[name], expected(again[name], output, keep), f"{name}, reference", exact=False)
+        close(expected(dead[name], output, keep), wanted, f"{name}, poisoned", exact=True)  # not even by a bit
+    if alive:
+        _check_alive(expert, card, inputs, after, sample)
+    _check_composable(data, card, keep, expert)
+    assert done.card.classes == tuple(card.classes[i] for i in sorted(keep))
+    return Expert(expert, done, {name: values.shape for name, values in weights(expert).items()}, operators(expert))
+
+
+def expected(scores: Array, output: Output, keep: Sequence[int]) -> Array:
+    """What the expert should give for the full model's ``scores``: its rows; probabilities are conditioned on them."""
+    kept = rows(scores, sorted(keep), output.axis)
+    return kept / kept.sum(axis=output.axis, keepdims=True) if output.kind == "probabilities" else kept
+
+
+def close(got: Array, wanted: Array, name: str, *, exact: bool) -> None:
+    """Bit-equal, or within ``ROUNDING`` of the largest magnitude."""
+    if exact:
+        np.testing.assert_array_equal(got, wanted, err_msg=name)
+    else:
+        scale = max(float(np.abs(wanted).max()), 1e-30)
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=ROUNDING * scale, err_msg=name)
+
+
+def _check_alive(
+    expert: bytes, card: Card, inputs: dict[str, Array], scores: dict[str, Array], sample: int
+) -> None:
+    held = {name: values for name, values in weights(expert).items() if values.dtype.kind == "f"}
+    places = [(name, at) for name, values in held.items() for at in np.ndindex(values.shape)]
+    chosen = np.random.default_rng(0).permutation(len(places))[:sample]
+    for name, at in (places[int(i)] for i in chosen):
+        changed = run(perturbed(expert, name, at), inputs)
+        same = all(np.array_equal(changed[output.name], scores[output.name]) for output in card.outputs)
+        assert not same, f"{name}{list(at)} is kept but changes no score"
+
+
+def _check_composable(data: bytes, card: Card, keep: Sequence[int], expert: bytes) -> None:
+    """Idempotent, and the same bytes by way of a selection that has one class more, or all."""
+    others = [i for i in range(len(card.classes)) if i not in keep]
+    larger = [sorted(keep), *(sorted((*keep, other)) for other in others[:1]), list(range(len(card.classes)))]
+    for selection in larger:
+        step, done = cut(data, card, selection)
+        twice, _ = cut(step, done.card, [selection.index(i) for i in sorted(keep)])
+        assert twice == expert, f"by way of {selection}"

@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from expertc.errors import UsageError
+from expertc.training import Recipe, Stage, load_recipe
+
+STAGE = '[[stage]]\nname = "s"\nepochs = 1\nsize = 32\nlr = 0.1\n'
+HEAD = 'name = "r"\ntaxonomy = "t"\narch = "nhl"\n'
+
+
+def written(tmp_path: Path, text: str | bytes) -> Path:
+    path = tmp_path / "r.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return path
+
+
+def test_the_shipped_recipe() -> None:
+    recipe = load_recipe("sea-animals")
+    assert recipe.arch == "nhl_resnet18"
+    assert [stage.part for stage in recipe.stages] == ["trunk", "trunk", "full", "full"]
+    assert recipe.preprocess.size == (recipe.size, recipe.size) == (128, 128)
+    assert recipe.stages[-1].size == recipe.size
+
+
+def test_a_file_and_its_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(written(tmp_path, HEAD + "std = [0.5, 0.5, 0.5]\n" + STAGE))
+    assert recipe == Recipe("r", "t", "nhl", (Stage("s", 1, 32, 0.1),), {}, std=(0.5, 0.5, 0.5))
+
+
+CHANGES: dict[str, Any] = {
+    "name": "x", "taxonomy": "x", "arch": "x", "arch_args": {"drop_rate": 0.2}, "size": 64, "mean": (0.0, 0.0, 0.0),
+    "std": (1.0, 1.0, 1.0), "interpolation": "bicubic", "seed": 1, "holdout": 0.1, "weight_decay": 0.0,
+    "smoothing": 0.0, "epochs": 2, "lr": 0.2, "part": "trunk", "batch": 32, "warmup_epochs": 0.0, "scale": 0.9,
+    "colour_jitter": 0.0, "mix": 0.5, "ema_decay": 0.9,
+}  # fmt: skip
+
+
+def test_every_field_changes_the_fingerprint() -> None:
+    stage = Stage("s", 1, 32, 0.1)
+    recipe = Recipe("r", "t", "nhl", (stage,))
+    found = {recipe.fingerprint}
+    for field in fields(Recipe):
+        if field.name != "stages":
+            found.add(replace(recipe, **{field.name: CHANGES[field.name]}).fingerprint)
+    for field in fields(Stage):
+        found.add(replace(recipe, stages=(replace(stage, **{field.name: CHANGES[field.name]}),)).fingerprint)
+    found.add(replace(recipe, stages=(stage, stage)).fingerprint)
+    assert len(found) == len(fields(Recipe)) - 1 + len(fields(Stage)) + 2
+    assert recipe.fingerprint == Recipe(**(asdict(recipe) | {"stages": (stage,)})).fingerprint
+    assert all(len(mark) == 16 for mark in found)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (HEAD, "stage"),
+        (HEAD + "stage = []\n", "stage"),
+        (HEAD + "stage = 3\n", "malformed"),
+        (HEAD + STAGE + "sparkle = 1\n", "sparkle"),
+        ("sparkle = 1\n" + HEAD + STAGE, "sparkle"),
+        (STAGE, "malformed"),
+        (HEAD + STAGE + 'part = "trnk"\n', "trnk"),
+        (HEAD + STAGE.replace("epochs = 1", "epochs = 0"), "epochs"),
+        (HEAD + STAGE.replace("epochs = 1", "epochs = 1.5"), "epochs"),
+        (HEAD + STAGE.replace("size = 32", 'size = "32"'), "size"),
+        (HEAD + STAGE + "batch = 1\n", "batch"),
+        (HEAD + STAGE.replace("lr = 0.1", "lr = 0"), "lr"),
+        (HEAD + STAGE.replace("lr = 0.1", "lr = nan"), "lr"),
+        (HEAD + STAGE.replace("lr = 0.1", 'lr = "fast"'), "malformed"),
+        ("holdout = 1.0\n" + HEAD + STAGE, "holdout"),
+        ("mean = 3\n" + HEAD + STAGE, "malformed"),
+        ('interpolation = "random"\n' + HEAD + STAGE, "interpolation"),
+        ("size = 0\n" + HEAD + STAGE, "size"),
+        (HEAD + "name = 3", "cannot be read"),
+        (b"\xff\xfe", "cannot be read"),
+    ],
+)
+def test_a_malformed_recipe_is_refused(tmp_path: Path, text: str | bytes, named: str) -> None:
+    with pytest.raises(UsageError, match=named) as caught:
+        load_recipe(written(tmp_path, text))
+    assert caught.value.hint
+
+
+def test_an_unknown_recipe_lists_the_known(tmp_path: Path) -> None:
+    for name in ("sea-animal", tmp_path / "missing.toml", tmp_path):
+        with pytest.raises(UsageError) as caught:
+            load_recipe(name)
+        assert "sea-animals" in caught.value.hint
