@@ -1,6 +1,7 @@
 """The bundle: the directory that is deployed, written whole or not at all, and checked when it is opened.
 
-``manifest.json`` names every other file with its size and SHA-256. A hash beside a file proves that nothing was
+``manifest.json`` names every other file with its size and SHA-256, except ``report.json``: times and latencies differ
+from run to run, and two builds of the same expert have the same manifest. A hash beside a file proves that nothing was
 damaged on the way; it does not prove who made it.
 """
 
@@ -48,7 +49,7 @@ class Bundle:
 
     def file(self, name: str) -> Path:
         """Path of a listed file; raises ``BundleError`` if the manifest does not list it."""
-        if name != MANIFEST and name not in self.manifest["files"]:
+        if name not in (MANIFEST, REPORT) and name not in self.manifest["files"]:
             raise BundleError(f"The bundle '{self.path}' has no {name}.", "Build it again.")
         return self.path / name
 
@@ -85,8 +86,9 @@ class Output:
             listed = {}
             for name in sorted(contents):
                 atomic.put(folder / name, contents[name])
-                size, digest = _measure(folder / name)
-                listed[name] = {"bytes": size, "sha256": digest}
+                if name != REPORT:  # it differs from run to run, and the manifest of the same build must not
+                    size, digest = _measure(folder / name)
+                    listed[name] = {"bytes": size, "sha256": digest}
             atomic.put(folder / MANIFEST, _encode({**manifest, "schema": BUNDLE_SCHEMA, "files": listed}))
         return self.path
 
@@ -151,7 +153,7 @@ def _refuse_foreign(place: Path) -> None:
     if place.is_symlink() or not place.is_dir():
         raise FileSystemError(f"'{place}' is not a directory, so it is not replaced.", hint)
     try:
-        listed = {MANIFEST, *_read_manifest(place)["files"]}
+        listed = {MANIFEST, REPORT, *_read_manifest(place)["files"]}
     except BundleError as error:
         raise FileSystemError(f"'{place}' is not an expertc bundle, so it is not replaced.", hint) from error
     for entry in sorted(place.iterdir()):

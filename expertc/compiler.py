@@ -126,7 +126,7 @@ def build(
         source = open_source(model, foreign)
         _refuse_newer(source.model, device)
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
-    path = Path(output) if output is not None else Path(default_name(selection.classes))
+    path = Path(output) if output is not None else Path(_name(selection))
     with reserve(path, force=force) as place:
         with clock.stage("cut"):
             cut = prune(source.model, source.card, selection.indices)
@@ -165,6 +165,11 @@ def _verify(source: Source, cut: Cut, expert: bytes, level: str, images: np.ndar
         inputs=images,
         images=images is not None,
     )
+
+
+def _name(selection: Selection) -> str:
+    """The default name: up to three classes as they were asked for, more by a hash that no order changes."""
+    return default_name(selection.asked if len(selection.asked) <= 3 else selection.classes)
 
 
 def _refuse_newer(model: Model, device: Target) -> None:

@@ -43,12 +43,16 @@ _IRREGULAR = {
 
 @dataclass(frozen=True)
 class Selection:
-    """Classes of a model: their rows, ascending, their names, the text that asked for them, whether these are all."""
+    """Classes of a model: their rows, ascending, their names, the text that asked for them, whether these are all.
+
+    ``asked`` are the same names in the order in which they were asked for: what a bundle is named after.
+    """
 
     indices: tuple[int, ...]
     classes: tuple[str, ...]
     requested: str
     is_all: bool = False
+    asked: tuple[str, ...] = ()
 
 
 def resolve(taxonomy: Taxonomy, text: str, *, base: Path | None = None) -> Selection:
@@ -61,17 +65,19 @@ def resolve(taxonomy: Taxonomy, text: str, *, base: Path | None = None) -> Selec
     if not items:
         raise SelectionError("No class is selected.", f"Name classes or categories: --classes {taxonomy.classes[0]}.")
     names = _Names(taxonomy)
-    wanted: set[int] = set()
+    wanted: dict[int, None] = {}  # in the order of asking
     unwanted: set[int] = set()
     for item in items:
-        (unwanted if item.excluded else wanted).update(names.find(item))
+        found = names.find(item)
+        unwanted.update(found) if item.excluded else wanted.update(dict.fromkeys(found))
     if all(item.excluded for item in items):
-        wanted.update(range(len(taxonomy)))
-    chosen = tuple(sorted(wanted - unwanted))
+        wanted.update(dict.fromkeys(range(len(taxonomy))))
+    chosen = tuple(sorted(wanted.keys() - unwanted))
     if not chosen:
         raise SelectionError("The exclusions leave no class selected.", "Exclude fewer, or name more.")
     classes = taxonomy.classes
-    return Selection(chosen, tuple(classes[i] for i in chosen), clean_text(text), len(chosen) == len(taxonomy))
+    asked = tuple(classes[i] for i in wanted if i not in unwanted)
+    return Selection(chosen, tuple(classes[i] for i in chosen), clean_text(text), len(chosen) == len(taxonomy), asked)
 
 
 # -- spelling --------------------------------------------------------------------------------------------------

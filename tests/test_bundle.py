@@ -49,7 +49,7 @@ def test_what_was_written_is_opened(tmp_path: Path) -> None:
 def test_every_file_is_listed_with_its_size_and_hash(tmp_path: Path) -> None:
     path = write(tmp_path / "a.expert")
     listed = json.loads((path / "manifest.json").read_text())["files"]
-    assert listed.keys() | {"manifest.json"} == {entry.name for entry in path.iterdir()} <= set(FILES)
+    assert listed.keys() | {"manifest.json", "report.json"} == {entry.name for entry in path.iterdir()} <= set(FILES)
     for name, facts in listed.items():
         said = subprocess.run(["sha256sum", path / name], capture_output=True, text=True, check=True).stdout
         assert facts == {"bytes": os.path.getsize(path / name), "sha256": said.split()[0]}

@@ -40,8 +40,14 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str |
     for position, name in enumerate(columns):
         made.add_column(text(name), justify="left" if position == 0 else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(text(cell) for cell in row))
+        made.add_row(*(_indented(cell) for cell in row))
     console().print(made)
+
+
+def _indented(cell: str) -> str:
+    """A cell with its line breaks and the indentation of its lines, which ``text`` would fold."""
+    lines = cell.split("\n")
+    return "\n".join(" " * (len(part) - len(part.lstrip(" "))) + text(part) for part in lines)
 
 
 def line(message: str = "") -> None:

@@ -1,7 +1,8 @@
 """The process that runs strangers' graphs: ``python -m expertc.verify.child FOLDER``.
 
-The folder holds ``job.json``, ``cut.onnx``, ``final.onnx`` and, if inputs were given, ``inputs.npy``; the outcome is
-written beside them. The process ends with its parent, whichever way that ends: its standard input is a pipe from it.
+The folder holds ``job.json`` and, if inputs were given, ``inputs.npy``. Once the full model is read, one byte on
+standard input says that ``cut.onnx`` and ``final.onnx`` are there too; the outcome is written beside them. The other
+end of standard input is held by the parent: the process ends when that does, whichever way.
 """
 
 from __future__ import annotations
@@ -26,7 +27,6 @@ from .limits import Limits
 
 def main(folder: Path) -> None:
     """Run the job in ``folder`` and write ``outcome.json``: a certificate, or the error there was."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         outcome: dict[str, Any] = {"certificate": _run(folder)}
     except ExpertcError as error:
@@ -44,6 +44,9 @@ def _run(folder: Path) -> dict[str, Any]:
     values = np.load(given, mmap_mode="r", allow_pickle=False) if given.exists() else None
     shape = full.inputs.get(card.input, ())
     inputs = prepare(values, card.preprocess, shape, images=job["images"], seed=job["seed"])
+    if not os.read(sys.stdin.fileno(), 1):
+        os._exit(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     limits = Limits.of(full, inputs.values.shape, BATCH) if job["limits"] is None else Limits(**job["limits"])
     limits.impose()
     certificate = climb(

@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,25 @@ from ..text import clean_text
 from .certificate import Certificate
 from .limits import Limits
 
+GO = b"g"
+"""What the child waits for on its standard input before it opens the expert."""
+
 _FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError)}
 _SMALLER = "Verify on fewer images, or on a machine with more memory."
 
 
-def verify(
+def verify(full: bytes | Path, cut: bytes, final: bytes, **options: Any) -> Certificate:
+    """Verify an expert: ``cut`` as it was cut, before any other pass, and ``final`` as it will be shipped.
+
+    The options, what is returned and what is raised are those of ``verifier``.
+    """
+    with verifier(full, **options) as finish:
+        return finish(cut, final)
+
+
+@contextmanager
+def verifier(
     full: bytes | Path,
-    cut: bytes,
-    final: bytes,
     *,
     card_full: Card,
     indices: Sequence[int],
@@ -37,13 +49,14 @@ def verify(
     images: bool = False,
     seed: int = 0,
     limits: Limits | None = None,
-) -> Certificate:
-    """Run ``climb`` on ONNX Runtime in a child process.
+) -> Iterator[Callable[[bytes, bytes], Certificate]]:
+    """Start a child process that reads the full model while the caller still cuts it; yields ``finish(cut, final)``.
+
+    ``finish`` runs ``climb`` on ONNX Runtime in the child. When the context is left, for whatever reason, the child is
+    gone and so are its files.
 
     Args:
         full: the full model, its file or its bytes.
-        cut: the expert as it was cut, before any other pass.
-        final: the expert as it will be shipped.
         card_full: the full model's card.
         indices: the selected classes, ascending.
         level: "fast" or "full", see ``Certificate``.
@@ -52,13 +65,15 @@ def verify(
         seed: of the noise.
         limits: memory and time for the child; by default from the cost of the full model.
 
-    Returns a certificate whose verdict is "verified" or "uninformative". Raises ``VerificationError`` if a step fails
+    The certificate's verdict is "verified" or "uninformative". ``finish`` raises ``VerificationError`` if a step fails
     or the child does not survive it, ``ModelError`` if the full model does not run, ``DataError`` if the inputs do not
-    fit it, ``FileSystemError`` if there is no room for temporary files.
+    fit it; it and the start raise ``FileSystemError`` if there is no room for temporary files.
     """
-    try:
-        with tempfile.TemporaryDirectory(prefix="expertc-verify-") as name:  # mode 0700
-            folder = Path(name)
+    with _writing():
+        place = tempfile.TemporaryDirectory(prefix="expertc-verify-")  # mode 0700
+    with place as name:
+        folder = Path(name)
+        with _writing():
             job = {
                 "full": str(_store(folder, full)),
                 "card": card_full.to_json(),
@@ -69,46 +84,69 @@ def verify(
                 "limits": None if limits is None else asdict(limits),
             }
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
-            (folder / "cut.onnx").write_bytes(cut)
-            (folder / "final.onnx").write_bytes(final)
             if inputs is not None:
                 np.save(folder / "inputs.npy", inputs, allow_pickle=False)
-            status, complaint = run_child([sys.executable, "-m", f"{__package__}.child", name], folder)
-            outcome = _outcome(folder / "outcome.json", status, complaint)
+        with running([sys.executable, "-m", f"{__package__}.child", name], folder) as child:
+
+            def finish(cut: bytes, final: bytes) -> Certificate:
+                with _writing():
+                    (folder / "cut.onnx").write_bytes(cut)
+                    (folder / "final.onnx").write_bytes(final)
+                return _certificate(_outcome(folder, child.finish()))
+
+            yield finish
+
+
+@dataclass(frozen=True)
+class Child:
+    """A running process and the pipe that keeps it alive."""
+
+    process: subprocess.Popen[bytes]
+    pipe: int
+
+    def finish(self) -> int:
+        """Tell it to go, wait for its end; returns its exit status (minus the signal that killed it)."""
+        with suppress(BrokenPipeError):  # it is dead already, and its status says why
+            os.write(self.pipe, GO)
+        return self.process.wait()
+
+
+@contextmanager
+def running(command: Sequence[str], folder: Path) -> Iterator[Child]:
+    """Run a command in ``folder``, which also gets its standard error as ``complaint.txt``.
+
+    It hears nothing of the terminal's signals; leaving the context, by an interruption or otherwise, kills it. It
+    imports from where this process does, but never from the caller's working directory.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    path = dict.fromkeys([*(str(Path(entry).resolve()) for entry in sys.path if entry), root])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+    ours, theirs = os.pipe()
+    try:
+        with (folder / "complaint.txt").open("wb") as complaint:
+            process = subprocess.Popen(  # noqa: S603 (an argument list that starts with our own interpreter)
+                command, cwd=folder, env=environment, stdin=ours, stdout=subprocess.DEVNULL, stderr=complaint,
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            yield Child(process, theirs)
+        finally:
+            process.kill()
+            process.wait()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+
+
+@contextmanager
+def _writing() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise FileSystemError(
             f"The temporary files of the verification cannot be written ({error.strerror}).",
             "Make room, or set TMPDIR.",
         ) from error
-    return _certificate(outcome)
-
-
-def run_child(command: Sequence[str], folder: Path) -> tuple[int, str]:
-    """Run a command in ``folder`` to its end; returns its exit status and what it wrote to standard error.
-
-    It hears nothing of the terminal's signals: an interruption here, of whatever kind, kills it. It imports from where
-    this process does, never from the working directory of the caller.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    path = dict.fromkeys([str(Path(entry).resolve()) for entry in sys.path if entry] + [root])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    ours, theirs = os.pipe()
-    with (folder / "complaint.txt").open("w+", encoding="utf-8", errors="replace") as complaint:
-        try:
-            child = subprocess.Popen(  # noqa: S603 (an argument list that starts with our own interpreter)
-                command, cwd=folder, env=environment, stdin=ours, stdout=subprocess.DEVNULL, stderr=complaint,
-                start_new_session=True,
-            )  # fmt: skip
-            try:
-                status = child.wait()
-            finally:
-                child.kill()
-                child.wait()
-        finally:
-            os.close(ours)
-            os.close(theirs)
-        complaint.seek(0)
-        return status, complaint.read()
 
 
 def _store(folder: Path, model: bytes | Path) -> Path:
@@ -119,16 +157,17 @@ def _store(folder: Path, model: bytes | Path) -> Path:
     return path
 
 
-def _outcome(path: Path, status: int, complaint: str) -> dict[str, Any]:
+def _outcome(folder: Path, status: int) -> dict[str, Any]:
     """What the child wrote. Raises ``VerificationError`` if it did not live to write it."""
     if status == 0:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
         return found
     if status == -signal.SIGALRM:
         raise VerificationError("Verification took longer than a model of this size should.", "Verify on fewer images.")
     if status < 0:
         name = signal.Signals(-status).name
         raise VerificationError(f"Verification was killed by {name}, most likely for want of memory.", _SMALLER)
+    complaint = (folder / "complaint.txt").read_text(encoding="utf-8", errors="replace")
     last = clean_text(complaint.strip().rpartition("\n")[2]) or f"exit status {status}"
     raise VerificationError(f"Verification broke off: {last}.", "This is a bug; please report it.")
 
@@ -142,5 +181,6 @@ def _certificate(outcome: dict[str, Any]) -> Certificate:
     certificate = Certificate.from_mapping(outcome["certificate"])
     failure = certificate.failure
     if failure is not None:
-        raise VerificationError(f"{failure.detail} (step: {failure.name})", "Nothing was written; please report it.")
+        hint = "Please report it; --verify off builds without this check."
+        raise VerificationError(f"The expert is wrong in the step '{failure.name}': {failure.detail}", hint)
     return certificate

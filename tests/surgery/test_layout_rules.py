@@ -203,7 +203,8 @@ def test_flatten_then_scores_straight_from_channel_and_space() -> None:
     net.result(net.node("Flatten", net.conv(net.image(), 3, 3, name="c"), out="scores"), 48)
     expert = check(net, card(48), [17, 30], alive=False, exact=False)
     assert expert.shapes["c.w"] == (1, 3, 1, 1)
-    assert expert.operators == ["Conv", "Flatten", "Gather"]
+    assert expert.operators[0] == "Conv"
+    assert expert.operators[-2:] == ["Flatten", "Gather"]
 
 
 def test_flatten_at_axis_0_of_a_single_image() -> None:
