@@ -17,7 +17,6 @@ The file format is YAML, any depth; a mapping that holds ``index`` is a class, e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -243,7 +242,7 @@ def _text(value: Any, key: str) -> str:
 
 
 def _bounded(value: str | int | float, key: str) -> str | int | float:
-    if isinstance(value, str) or (abs(value) < MAX_NUMBER and math.isfinite(value)):
+    if isinstance(value, str) or abs(value) < MAX_NUMBER:  # which NaN is not
         return value
     raise TaxonomyError(f"The number at {shown(key)} in the taxonomy is out of range.", "Correct it.")
 

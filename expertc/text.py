@@ -24,6 +24,8 @@ def clean_text(text: str) -> str:
     Names and labels are text from strangers; a terminal escape or a bidirectional override in one must not reach a
     table, a path or a page.
     """
+    if text.isprintable():  # the usual case, ten times as fast
+        return " ".join(text.split())
     kept = "".join(" " if c.isspace() else c for c in text if c.isspace() or unicodedata.category(c)[0] != "C")
     return " ".join(kept.split())
 

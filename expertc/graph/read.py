@@ -19,6 +19,7 @@ from ..text import clean_text, shown
 from .check import check
 from .model import Model
 from .shapes import infer_shapes, skeleton
+from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
 OLDEST_IR = 4  # from here on initializers need not be inputs too; what we write has them as initializers only
@@ -62,8 +63,9 @@ def from_proto(proto: onnx.ModelProto, name: str = "The model") -> Model:
         onnx.checker.check_model(skeleton(proto))
         _lift_constants(proto.graph)
         shapes, types = infer_shapes(proto)
+        fold_sizes(proto.graph, shapes, types)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
-        reason = clean_text(str(error).strip().partition("\n")[0])[:200]
+        reason = clean_text(str(error).strip().partition("\n")[0])[:200].rstrip(".")
         raise ModelError(f"{name} is not a valid ONNX model: {reason}.", "Export the model again.") from error
     graph = gs.import_onnx(proto)
     return Model(

@@ -187,13 +187,14 @@ def _open_packed(path: Path, split: str) -> PackedImages:
         ) from error
     sound = (
         blob.dtype == np.uint8
-        and offsets.dtype.kind == labels.dtype.kind == "i"  # an unsigned difference could not be negative
+        and offsets.dtype.kind in "iu"
+        and labels.dtype.kind in "iu"
         and blob.ndim == offsets.ndim == labels.ndim == 1
         and len(offsets) == len(labels) + 1
         and len(labels) > 0
         and offsets[0] >= 0
         and offsets[-1] <= len(blob)
-        and bool((offsets[1:] >= offsets[:-1]).all())
+        and bool((offsets[1:] >= offsets[:-1]).all())  # not the difference, which is never negative if unsigned
         and labels.min() >= 0
         and labels.max() < len(classes)
         and len(names) in (0, len(labels))

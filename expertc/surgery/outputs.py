@@ -17,7 +17,7 @@ from .rewrite import Result
 _SOFTMAX = ("Softmax", "LogSoftmax")
 _INDEX = ("ArgMax", "TopK")
 # Operators that keep every row of the class axis where it is, so a softmax below them is still over the classes.
-_ROW_PRESERVING = ("Identity", "Cast", "Log", "Exp", "Dropout", "Clip")
+_ROW_PRESERVING = ("Identity", "Cast", "Log", "Exp", "Dropout")
 
 
 @dataclass(frozen=True)
@@ -91,15 +91,16 @@ def score_source(model: Model, name: str) -> str:
 
 def kind_of(model: Model, name: str, axis: int) -> str:
     """What the graph itself says about the scores in tensor ``name``: "logits", "probabilities", "joint", "scores"."""
-    if class_softmax(model, name, axis) is not None:
-        at = class_softmax(model, name, axis)
-        return "logits" if at is not None and model.nodes[at].op == "LogSoftmax" else "probabilities"
-    at = model.producers.get(name)
-    while at is not None and model.nodes[at].op in _ROW_PRESERVING:
-        at = model.producers.get(model.nodes[at].inputs[0].name)
-    if at is not None and model.nodes[at].op == "Sigmoid":
+    path, found = _path(model, name), class_softmax(model, name, axis)
+    if found is not None:
+        ops = [model.nodes[at].op for at in (*path, found)]
+        logs = ops.count("Log") + ops.count("LogSoftmax") - ops.count("Exp")
+        return "logits" if logs > 0 else "probabilities"
+    below = model.producers.get(model.nodes[path[-1]].inputs[0].name if path else name)
+    op = None if below is None else model.nodes[below].op
+    if op == "Sigmoid":
         return "scores"
-    return "joint" if _is_joint(model, at) else "logits"
+    return "joint" if op == "Softmax" or _is_joint(model, below) else "logits"
 
 
 def _is_joint(model: Model, at: int | None) -> bool:
@@ -110,34 +111,48 @@ def _is_joint(model: Model, at: int | None) -> bool:
     return all(part is not None and model.nodes[part].op in ("Softmax", "Mul") for part in parts)
 
 
+def _path(model: Model, name: str) -> list[int]:
+    """Positions of the row-preserving nodes above ``name``, from it upwards."""
+    found = []
+    at = model.producers.get(name)
+    while at is not None and model.nodes[at].op in _ROW_PRESERVING:
+        found.append(at)
+        at = model.producers.get(model.nodes[at].inputs[0].name)
+    return found
+
+
 def class_softmax(model: Model, name: str, axis: int) -> int | None:
     """Position of the Softmax over the class axis of which ``name`` is a row-preserving function, if there is one.
 
-    It is only one if nothing else reads what lies between: another consumer would see other numbers.
+    It is only one if nothing else reads what lies between: another consumer would see other numbers. An ArgMax or TopK
+    at the very end does not count, because it is dropped.
     """
-    final = {tensor.name for tensor in model.graph.outputs}
-    # An ArgMax or TopK at the very end is dropped; any other reader of the scores would see renormalised ones.
     if any(not _ends(model, at) for at in model.consumers.get(name, ())):
         return None
-    at = model.producers.get(name)
-    while at is not None:
-        node = model.nodes[at]
-        inside = [tensor.name for tensor in node.outputs if tensor.name and tensor.name != name]
-        if any(len(model.consumers.get(tensor, ())) > 1 or tensor in final for tensor in inside):
-            return None
-        if node.op in _SOFTMAX:
-            shape = model.shapes.get(node.inputs[0].name)
-            if shape is None:
-                return None
-            given = int(node.attrs.get("axis", -1 if model.opset >= 13 else 1))
-            position = given + len(shape) if given < 0 else given
-            # Before opset 13 the axis means "flatten from here": all later axes are normalised together.
-            alone = model.opset >= 13 or position == len(shape) - 1
-            return at if position == axis and alone else None
-        if node.op not in _ROW_PRESERVING:
-            return None
-        at = model.producers.get(node.inputs[0].name)
-    return None
+    path = _path(model, name)
+    final = {tensor.name for tensor in model.graph.outputs}
+    between = [model.nodes[at].inputs[0].name for at in path]
+    if any(len(model.consumers[tensor]) > 1 or tensor in final for tensor in between):
+        return None
+    at = model.producers.get(between[-1] if between else name)
+    if at is None or model.nodes[at].op not in _SOFTMAX or not _is_over(model, at, axis):
+        return None
+    ops = [model.nodes[step].op for step in path]
+    # Log of Softmax and Exp of LogSoftmax are fine; other mixtures are no distribution over the classes.
+    undone = "Log" if model.nodes[at].op == "Softmax" else "Exp"
+    return at if ops.count("Log") + ops.count("Exp") == ops.count(undone) <= 1 else None
+
+
+def _is_over(model: Model, at: int, axis: int) -> bool:
+    """Whether a softmax normalises along ``axis`` alone."""
+    node = model.nodes[at]
+    shape = model.shapes.get(node.inputs[0].name)
+    if shape is None:
+        return False
+    given = int(node.attrs.get("axis", -1 if model.opset >= 13 else 1))
+    position = given + len(shape) if given < 0 else given
+    # Before opset 13 the axis means "flatten from here": all later axes are normalised together.
+    return position == axis and (model.opset >= 13 or position == len(shape) - 1)
 
 
 def _ends(model: Model, at: int) -> bool:

@@ -17,7 +17,7 @@ import onnx_graphsurgeon as gs
 from ..card import Card
 from ..graph import Model
 from ..graph.cost import Cost, constant_bytes, for_one_image, macs, trained
-from .demand import Demand, Who, demand, shares
+from .demand import Demand, Who, demand, join, shares
 from .outputs import class_softmax, score_source
 from .sweep import sweep
 
@@ -83,13 +83,15 @@ def ownership(model: Model, card: Card) -> Ownership:
 
 
 def _seeds(model: Model, card: Card) -> tuple[dict[str, Demand], frozenset[int]]:
-    """Class i asks for row i of every score output."""
-    seeds: dict[str, Demand] = {}
+    """Class i asks for row i of every score output, and all of them for every other output."""
+    everyone = (1 << len(card.classes)) - 1
+    scores = {output.name for output in card.outputs}
+    seeds = {name: Demand(everyone) for name in model.outputs if name not in scores}
     through: set[int] = set()
     for output in card.outputs:
         source = score_source(model, output.name)
         marks = np.array([1 << i for i in range(len(card.classes))], dtype=object)
-        item = demand((1 << len(card.classes)) - 1, {output.axis: marks})
+        item = join((seeds.get(source), demand(everyone, {output.axis: marks})))
         if item is not None:
             seeds[source] = item
         softmax = class_softmax(model, source, output.axis)

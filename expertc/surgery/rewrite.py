@@ -190,8 +190,10 @@ class _Writer:
     def _name_constants(self) -> None:
         """Give every initializer its own name back, and a marked one where several cuts of it are needed."""
         groups: dict[str, list[gs.Constant]] = {}
+        variables = {t.name for node in self.nodes for t in node.outputs} | {t.name for t in self.inputs}
         for (name, _), constant in self.constants.items():
-            groups.setdefault(name.partition(CUT_MARK)[0], []).append(constant)
+            base = name.partition(CUT_MARK)[0]
+            groups.setdefault(name if base in variables else base, []).append(constant)
         for base, members in groups.items():
             digests = [""] if len(members) == 1 else [_digest(np.asarray(c.values)) for c in members]
             alone = len(set(digests)) == 1

@@ -5,7 +5,7 @@
 """
 
 from .certificate import Certificate, Step
-from .climb import climb
+from .ladder import climb
 from .limits import Limits
 from .process import verifier, verify
 

@@ -18,7 +18,7 @@ class Mismatch(VerificationError):
     """A step failed: ``step`` is its name, ``numbers`` what was measured until then."""
 
     def __init__(self, step: str, message: str, numbers: Mapping[str, Number] | None = None) -> None:
-        super().__init__(message, "Report this as a bug of the cut if the full model was not changed.")
+        super().__init__(message)
         self.step, self.numbers = step, dict(numbers or {})
 
 

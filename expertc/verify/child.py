@@ -20,8 +20,8 @@ from ..backends.cpu import open_session
 from ..card import Card
 from ..errors import ExpertcError
 from ..graph import read_model
-from .climb import BATCH, climb
 from .inputs import prepare
+from .ladder import BATCH, climb
 from .limits import Limits
 
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,8 +106,7 @@ class Child:
 
     def finish(self) -> int:
         """Tell it to go, wait for its end; returns its exit status (minus the signal that killed it)."""
-        with suppress(BrokenPipeError):  # it is dead already, and its status says why
-            os.write(self.pipe, GO)
+        os.write(self.pipe, GO)
         return self.process.wait()
 
 
@@ -181,6 +180,7 @@ def _certificate(outcome: dict[str, Any]) -> Certificate:
     certificate = Certificate.from_mapping(outcome["certificate"])
     failure = certificate.failure
     if failure is not None:
-        hint = "Please report it; --verify off builds without this check."
-        raise VerificationError(f"The expert is wrong in the step '{failure.name}': {failure.detail}", hint)
+        raise VerificationError(
+            f"Verification failed ({failure.name}): {failure.detail}", "Do not use this expert; please report it."
+        )
     return certificate

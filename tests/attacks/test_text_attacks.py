@@ -118,7 +118,7 @@ def test_clean_text_leaves_nothing_harmful(text: str) -> None:
 
 def test_a_very_long_item_is_refused_quickly_and_briefly() -> None:
     sea = Taxonomy.shipped("sea-animals")
-    for text in ("x" * 10**6, "/" * 10**6, "sharks/" * 10**5, "-" * 10**6, "'" * 10**5 + ",a"):
+    for text in ("x" * 10**6, "/" * 10**6, "sharks/" * 10**5, "-" * 10**6, "'" * 10**5 + ",a", "\u200b/" * 10**5):
         refused(lambda text=text: resolve(sea, text), SelectionError)
 
 
@@ -179,9 +179,8 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
         (f"tree: {{a: {{index: 0, label: {'n' * (MAX_NAME + 1)}}}}}", "short text"),
         (f"tree: {{a: {{index: 0, synset: {'n' * 10**5}}}}}", "short text"),
         (f"name: {'n' * 10**5}\ntree: {{a: {{index: 0}}}}", "short text"),
-        (f"tree: {{{'n' * 10**6}: 3}}", ""),
+        (f"tree: {{{'n' * 10**5}: 3}}", ""),
         ("{a: " * 20000, "nested too deeply"),
-        ("[" * 20000, "nested too deeply"),
         ("tree: " + "{x: " * 5000 + "{index: 0}" + "}" * 5000, "nested too deeply"),
         ("- " * 20000, ""),
         ("tree: " + "".join(f"{{n{i}: " for i in range(70)) + "{index: 0}" + "}" * 70, "deeper than"),

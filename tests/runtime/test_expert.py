@@ -24,9 +24,8 @@ SPEC = Preprocess((8, 8), 8, "bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.
 RED, GREEN, PINK = (Image.new("RGB", (12, 9), colour) for colour in ("red", "lime", (255, 127, 127)))
 
 
-def network(weights: np.ndarray, batch: int | str = "N", side: int | None = None) -> bytes:
-    """ONNX: the mean of each colour channel of [batch, 3, side, side], times ``weights`` [3, classes]."""
-    size = side or SPEC.size[0]
+def network(weights: np.ndarray, batch: int | str = "N", height: int = 8) -> bytes:
+    """ONNX: the mean of each colour channel of [batch, 3, height, 8], times ``weights`` [3, classes]."""
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["pooled"]),
         helper.make_node("Flatten", ["pooled"], ["means"]),
@@ -35,7 +34,7 @@ def network(weights: np.ndarray, batch: int | str = "N", side: int | None = None
     graph = helper.make_graph(
         nodes,
         "tiny",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, size, size])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, height, 8])],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, [batch, weights.shape[1]])],
         [onnx.numpy_helper.from_array(weights.astype(np.float32), "weights")],
     )
@@ -52,10 +51,10 @@ class Maker:
 
     def write(
         self, weights: Any = None, labels: str = "reds\ngreens\nblues\n", kind: str = "logits", *,
-        batch: int | str = "N", preprocess: Preprocess | None = SPEC, **manifest: Any,
+        batch: int | str = "N", height: int = 8, preprocess: Preprocess | None = SPEC, **manifest: Any,
     ) -> Path:  # fmt: skip
         weights = np.eye(3) if weights is None else np.asarray(weights)
-        files = {"expert.onnx": network(weights, batch), "labels.txt": labels.encode()}
+        files = {"expert.onnx": network(weights, batch, height), "labels.txt": labels.encode()}
         if preprocess is not None:
             files["preprocess.json"] = json.dumps(preprocess.to_mapping()).encode()
         described = {
@@ -302,6 +301,12 @@ def test_preprocessing_for_another_model(make: Maker) -> None:
     for spec in (Preprocess((9, 8), 9), Preprocess((8, 8), 8, layout="NHWC")):
         with pytest.raises(BundleError, match="contradicts"):
             make(preprocess=spec)
+
+
+def test_height_and_width_are_not_mixed_up(make: Maker) -> None:
+    assert make(height=4, preprocess=Preprocess((4, 8), 8)).predict([GREEN])[0].error is None
+    with pytest.raises(BundleError, match="contradicts"):
+        make(height=4, preprocess=Preprocess((8, 4), 8))
 
 
 def test_without_preprocessing_only_scores_work(make: Maker) -> None:

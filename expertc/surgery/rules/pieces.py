@@ -201,7 +201,7 @@ def _gather_write(site: Site, answer: Answer, draft: Draft) -> None:
         chosen = kept.indices(axis + k)
         if chosen is not None:
             index = np.take(index, chosen, axis=k)
-    renumbered = place[np.where(index < 0, index + size, index)].astype(index.dtype)
+    renumbered = np.asarray(place[np.where(index < 0, index + size, index)], dtype=index.dtype)
     if renumbered.ndim == 1 and np.array_equal(renumbered, np.arange(place[-1] + 1)):
         draft.alias = 0
     draft.constants[1] = renumbered
