@@ -46,12 +46,10 @@ class Case:
         )
 
     def changed(self, change: Change, *, canonical: bool = True) -> Case:
-        """The case with the cut expert changed, and folded after that."""
+        """The case with the cut expert changed, and shipped like that."""
         cut = altered(self.cut, change)
-        if not canonical:
-            return replace(self, cut=cut)
-        cut = to_bytes(read_model(cut))
-        return replace(self, cut=cut, final=folded(cut))
+        cut = to_bytes(read_model(cut)) if canonical else cut
+        return replace(self, cut=cut, final=cut)
 
     def finally_changed(self, change: Change, *, canonical: bool = True) -> Case:
         """The case with only the folded expert changed."""
@@ -66,17 +64,12 @@ def altered(model: bytes, change: Change) -> bytes:
     return bytes(proto.SerializeToString(deterministic=True))
 
 
-def folded(cut: bytes) -> bytes:
-    """The final form of a cut."""
-    return to_bytes(Fold().run(read_model(cut))[0])
-
-
 def case(full: bytes, card: Card, indices: tuple[int, ...]) -> Case:
     """Cut ``full`` to ``indices``."""
     card = replace(card, preprocess=PREPROCESS)
     full = altered(full, lambda proto: helper.set_model_props(proto, {CARD_KEY: card.to_json()}))
     cut = to_bytes(prune(read_model(full), card, indices).model)
-    return Case(full, card, indices, cut, folded(cut))
+    return Case(full, card, indices, cut, to_bytes(Fold().run(read_model(cut))[0]))
 
 
 # -- networks ------------------------------------------------------------------------------------------------------
@@ -214,8 +207,8 @@ def rewire(proto: onnx.ModelProto, output: str, position: int, tensor: str) -> N
 
 
 def insert_after(proto: onnx.ModelProto, tensor: str, op: str, *inputs: str, **attributes: Any) -> None:
-    """Put a node behind ``tensor``, which keeps its name for whoever reads it."""
+    """Put a node behind ``tensor``, which keeps its name for whoever reads it; its maker's is the cut's for such."""
     maker = node(proto, tensor)
-    maker.output[list(maker.output).index(tensor)] = f"{tensor}.before"
-    made = helper.make_node(op, [f"{tensor}.before", *inputs], [tensor], name=f"extra {op}", **attributes)
+    maker.output[list(maker.output).index(tensor)] = f"{tensor}@whole"
+    made = helper.make_node(op, [f"{tensor}@whole", *inputs], [tensor], name=f"extra {op}", **attributes)
     proto.graph.node.insert(list(proto.graph.node).index(maker) + 1, made)
