@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from .bundle import MANIFEST, MODEL, open_bundle
 from .card import CARD_KEY, Card, card_for_foreign
-from .errors import CardError, ModelError
-from .graph import Model, from_proto, parse, read_bytes
+from .errors import CardError, ModelError, UsageError
+from .graph import Model, Shape, from_proto, parse, read_bytes
 from .labels import read_labels
 from .preprocessing import Preprocess
 from .surgery.outputs import check_card, find_outputs
@@ -45,18 +46,21 @@ class Foreign:
 
 
 def open_source(path: str | Path | None = None, foreign: Foreign | None = None) -> Source:
-    """Open a full model; without ``path`` the bundled one.
+    """Open a full model; without ``path`` the bundled one. A bundle stands for the expert in it.
 
-    Raises ``ModelError``, ``CardError``, ``LabelsError`` or ``TaxonomyError`` for whatever is wrong with the files.
+    Raises ``ModelError``, ``CardError``, ``LabelsError``, ``TaxonomyError`` or ``BundleError`` for whatever is wrong
+    with the files, ``UsageError`` for a description of a model that has a card.
     """
     foreign = foreign or Foreign()
     path = BUNDLED if path is None else Path(path)
+    if (path / MANIFEST).is_file():
+        path = open_bundle(path).file(MODEL)
     data = read_bytes(path)
     model = from_proto(parse(data, shown(path)), shown(path))
     text = model.metadata.get(CARD_KEY)
     if text is not None:
         if foreign:
-            raise CardError(
+            raise UsageError(
                 f"{shown(path)} has a model card of its own.",
                 "Leave out --labels, --taxonomy, --preprocess and --scores.",
             )
@@ -70,24 +74,22 @@ def open_source(path: str | Path | None = None, foreign: Foreign | None = None) 
 def _foreign_card(model: Model, path: Path, foreign: Foreign) -> Card:
     if foreign.labels is None and foreign.taxonomy is None:
         raise CardError(f"{shown(path)} has no model card.", "Give its class names with --labels FILE, one per line.")
-    taxonomy = None if foreign.taxonomy is None else Taxonomy.load(foreign.taxonomy)
     if len(model.inputs) != 1:
         raise ModelError(
             f"{shown(path)} has {len(model.inputs)} inputs and no card that says which takes the image.",
             "Export it with a single image input, or with a card.",
         )
+    [(image, shape)] = model.inputs.items()
+    taxonomy = None if foreign.taxonomy is None else Taxonomy.load(foreign.taxonomy)
+    labels = taxonomy.classes if taxonomy is not None else ()
     if foreign.labels is not None:
         labels = read_labels(foreign.labels)
-    else:
-        labels = taxonomy.classes if taxonomy is not None else ()
     outputs = find_outputs(model, len(labels), foreign.outputs)
-    preprocess = (
-        None if foreign.preprocess is None else _preprocess(foreign.preprocess, next(iter(model.inputs.values())))
-    )
-    return card_for_foreign(labels, taxonomy, preprocess, next(iter(model.inputs)), outputs, name=path.stem)
+    preprocess = None if foreign.preprocess is None else _preprocess(foreign.preprocess, shape)
+    return card_for_foreign(labels, taxonomy, preprocess, image, outputs, name=path.stem)
 
 
-def _preprocess(name: str | Path, shape: tuple[int | str | None, ...]) -> Preprocess:
+def _preprocess(name: str | Path, shape: Shape) -> Preprocess:
     """``imagenet`` means the usual numbers at the size the model takes; anything else is a file."""
     if str(name) == "imagenet" and len(shape) == 4 and isinstance(shape[2], int) and shape[2] == shape[3]:
         return Preprocess.imagenet(shape[2])

@@ -80,14 +80,15 @@ def test_this_version_writes_what_is_committed() -> None:
 
 
 def test_the_ladder_climbs_every_rung(monkeypatch: pytest.MonkeyPatch) -> None:
-    def third(data: dict[str, Any]) -> dict[str, Any]:
-        return {"name" if key == "called" else key: value for key, value in data.items()}
+    def renaming(old: str, new: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+        def upgrade(data: dict[str, Any]) -> dict[str, Any]:
+            assert old in data, "this rung is not for this version"
+            return {new if key == old else key: value for key, value in data.items()}
 
-    def second(data: dict[str, Any]) -> dict[str, Any]:
-        return {"called" if key == "title" else key: value for key, value in data.items()}
+        return upgrade
 
     monkeypatch.setattr(module, "SCHEMA", 3)
-    monkeypatch.setattr(module, "_UPGRADES", (second, third))
+    monkeypatch.setattr(module, "_UPGRADES", (renaming("title", "called"), renaming("called", "name")))
     data = json.loads(sample().to_json())
     for version, key in ((1, "title"), (2, "called"), (3, "name")):
         old = {key if k == "name" else k: v for k, v in data.items()} | {"schema": version}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -9,20 +10,31 @@ import click
 from . import options, show
 
 if TYPE_CHECKING:
-    from ..compiler import Built
+    from ..compiler import Built, Timing
+    from ..verify import Certificate
+
+MAX_BATCH = 4096
 
 
-@click.command(epilog="Example: expertc build --classes sharks,rays")
+@click.command(
+    epilog=options.example(
+        "expertc build --classes sharks,rays",
+        "expertc build full.onnx --classes 'fishes,-sharks' --data photos/ -o fishes.expert",
+    )
+)
 @click.argument("model", required=False)
 @click.option(
-    "--classes", required=True, metavar="LIST", help="Classes to keep: names, categories, paths, -exclusions."
+    "--classes", required=True, metavar="LIST", help="Classes to keep: names, categories, paths, -exclusions, @files."
 )
 @click.option("-o", "--output", metavar="DIR", help="Bundle directory (default: named after the classes).")
-@click.option("--target", default="cpu", show_default=True, help="Device profile; see expertc targets.")
+@click.option("--target", default="cpu", show_default=True, metavar="NAME", help="Device profile; see expertc targets.")
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Images per call.")
 @click.option("--verify", "level", default="fast", show_default=True, metavar="fast|full|off", help="How to verify.")
 @click.option("--data", metavar="DIR", help="Verify on these photos instead of noise.")
-@click.option("--measure", default=0.6, show_default=True, metavar="SECONDS", help="Latency window; 0 for none.")
+@click.option(
+    "--measure", default=0.6, show_default=True, type=float, metavar="SECONDS",
+    help="Latency window; 0 for none.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @options.foreign
 @options.threads
@@ -39,14 +51,16 @@ def command(
     Without MODEL the bundled one is used: 23 sea animals.
     """
     from ..compiler import build
+    from ..source import open_source
 
-    foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
-    images = _images(model, foreign, data) if data else None
+    images_per_call, window = _batch(batch), options.check_seconds(measure, "--measure")
     with options.stages(quiet) as progress:
+        progress("read")
+        source = open_source(model, options.make_foreign(labels, taxonomy, preprocess, outputs))
         built = build(
-            model, classes=classes, output=output, target=target, verification=level, images=images,
-            batch=_batch(batch), foreign=foreign, force=force, threads=threads, measure_seconds=measure,
-            progress=progress,
+            source, classes=classes, output=output, target=target, verification=level,
+            images=options.photos(source, data), batch=images_per_call, force=force, threads=threads,
+            measure_seconds=window, progress=progress,
         )  # fmt: skip
     if as_json:
         show.json_out(_mapping(built))
@@ -62,60 +76,61 @@ def _batch(value: str) -> int | None:
 
     if value == "dynamic":
         return None
-    if not value.isdigit() or not 1 <= int(value) <= 4096:
-        raise UsageError(f"The batch {shown(value)} is neither a number from 1 on nor 'dynamic'.", "Use --batch 1.")
+    if not value.isascii() or not value.isdigit() or len(value) > 4 or not 1 <= int(value) <= MAX_BATCH:
+        raise UsageError(
+            f"The batch {shown(value)} is neither a number from 1 to {MAX_BATCH} nor 'dynamic'.", "Use --batch 1."
+        )
     return int(value)
-
-
-def _images(model: str | None, foreign: Any, data: str) -> Any:
-    """Preprocessed photos ``[N, 3, H, W]`` of a data set or a folder, at most 256, spread evenly."""
-    from ..errors import CardError
-    from ..evaluate import sample
-    from ..source import open_source
-
-    spec = open_source(model, foreign).card.preprocess
-    if spec is None:
-        raise CardError("The model does not say how images become its input.", "Give --preprocess.")
-    return sample(data, spec)
 
 
 def _print(built: Built) -> None:
     full, expert = built.full, built.expert
-    change = show.share(expert.cost.macs, full.cost.macs)
+    pairs = {
+        "parameters": (full.cost.parameters, expert.cost.parameters),
+        "MACs per image": (full.cost.macs, expert.cost.macs),
+    }
     rows = [
         ("classes", show.count(full.classes), show.count(expert.classes), ""),
         ("branches", show.count(full.branches), show.count(expert.branches), ""),
-        ("parameters", show.count(full.cost.parameters), show.count(expert.cost.parameters),
-         show.share(expert.cost.parameters, full.cost.parameters)),
-        ("MACs", show.count(full.cost.macs), show.count(expert.cost.macs), change),
+        *((name, show.count(a), show.count(b), show.change(b, a)) for name, (a, b) in pairs.items()),
         ("file", show.size(full.file_bytes), show.size(expert.file_bytes),
-         show.share(expert.file_bytes, full.file_bytes)),
+         show.change(expert.file_bytes, full.file_bytes)),
     ]  # fmt: skip
-    if built.speedup is not None:
-        ratio = built.speedup
-        spread = "" if ratio.low is None else f"{ratio.low:.2f} to {ratio.high:.2f}"
-        rows.append(("latency", f"{ratio.value:.2f} x", "1 x", spread))
+    if built.timing is not None:
+        rows.append(_latency(built.timing))
     show.table(("", "full model", "expert", "change"), rows)
-    if built.speedup is not None:
-        show.line("latency: time of the full model over time of the expert, in turns in one run; 95 % interval.")
-    show.line(f"verification: {summary(built.certificate)}")
-    for note in built.notes:
-        show.line(f"note: {note}")
     show.line()
-    show.line(f"bundle: {built.path} ({sum(built.seconds.values()):.1f} s)")
-    show.line(f"next:   expertc predict {built.path} photo.jpg")
+    told = {} if built.timing is None else {"latency": _interval(built.timing)}
+    told["verification"] = summary(built.certificate)
+    show.facts(told | ({"note": "\n".join(built.notes)} if built.notes else {}))
+    show.line()
+    show.line(f"bundle: {built.path}")
+    show.line(f"next: expertc predict {shlex.quote(str(built.path))} photo.jpg")
 
 
-def summary(certificate: Any) -> str:
+def _latency(timing: Timing) -> tuple[str, str, str, str]:
+    ratio = timing.speedup.value
+    change = f"{ratio:.2f} x faster" if ratio >= 1 else f"{1 / ratio:.2f} x slower"
+    return ("latency", show.duration(timing.full), show.duration(timing.expert), change)
+
+
+def _interval(timing: Timing) -> str:
+    ratio = timing.speedup
+    if ratio.low is None or ratio.high is None:
+        return f"in turns within one run, {show.times(ratio.blocks)}: too few for an interval"
+    return f"in turns within one run; full over expert {ratio.low:.2f} to {ratio.high:.2f} (95 %)"
+
+
+def summary(certificate: Certificate) -> str:
     """A certificate in one line."""
     if certificate.verdict == "off":
         return "off"
     inputs = certificate.inputs
-    shown = {"verified": "passed", "uninformative": "UNINFORMATIVE (the scores do not vary)"}
+    shown = {"verified": "passed", "uninformative": "UNINFORMATIVE, the scores do not vary"}
     steps = sum(step.passed for step in certificate.steps)
     what = "photos" if inputs["kind"] == "images" else "noise images"
     verdict = shown.get(certificate.verdict, certificate.verdict)
-    return f"{verdict}, {steps} of {len(certificate.steps)} steps on {inputs['count']} {what} ({certificate.level})"
+    return f"{verdict}; {steps} of {len(certificate.steps)} steps on {inputs['count']} {what} ({certificate.level})"
 
 
 def _mapping(built: Built) -> dict[str, Any]:
@@ -127,7 +142,7 @@ def _mapping(built: Built) -> dict[str, Any]:
         "full": asdict(built.full),
         "expert": asdict(built.expert),
         "verification": built.certificate.to_mapping(),
-        "full_time_over_expert_time": None if built.speedup is None else asdict(built.speedup),
+        "timing": None if built.timing is None else asdict(built.timing),
         "notes": list(built.notes),
         "seconds": dict(built.seconds),
     }

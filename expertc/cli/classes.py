@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     from ..surgery.owners import Branch
     from ..taxonomy import Node
 
+Branches = dict[tuple[int, ...], "Branch"]
+Row = tuple[str, str, str, str]
 
-@click.command(epilog="Example: expertc classes")
+
+@click.command(epilog=options.example("expertc classes", "expertc classes model.onnx --labels labels.txt"))
 @click.argument("model", required=False)
 @options.foreign
 @options.as_json
@@ -24,7 +27,8 @@ def command(
 ) -> None:  # fmt: skip
     """Show the classes of MODEL as a tree, with what the branch of each node costs.
 
-    A branch is the part of the network that exactly these classes need. MODEL may also be a bundle.
+    A branch is the part of the network that exactly these classes need; every expert needs the trunk. MODEL may also be
+    a bundle.
     """
     from ..source import open_source
     from ..surgery.owners import ownership
@@ -32,43 +36,57 @@ def command(
     source = open_source(model, options.make_foreign(labels, taxonomy, preprocess, outputs))
     owners = ownership(source.model, source.card)
     branches = {branch.indices: branch for branch in owners.branches}
+    roots = source.card.taxonomy.roots
     if as_json:
         show.json_out({
             "name": source.card.name,
             "trunk": _numbers(owners.trunk),
-            "tree": [_mapping(root, branches) for root in source.card.taxonomy.roots],
+            "tree": [_mapping(root, branches) for root in roots],
             "shared": [{"classes": list(b.indices)} | _numbers(b) for b in owners.branches if not b.name],
         })  # fmt: skip
         return
-    rows = [("(trunk)", "", show.count(owners.trunk.cost.parameters), show.count(owners.trunk.cost.macs))]
-    for root in source.card.taxonomy.roots:
-        _rows(root, 0, branches, rows)
+    rows = [("(trunk)", "", *_cost([owners.trunk]))]
+    for root in roots:
+        rows += _rows(root, 0, branches)
     unnamed = [branch for branch in owners.branches if not branch.name]
     if unnamed:
-        parameters, macs = (sum(getattr(b.cost, key) for b in unnamed) for key in ("parameters", "macs"))
-        rows.append(("(shared by other sets of classes)", "", show.count(parameters), show.count(macs)))
+        rows.append(("(shared by other sets of classes)", "", *_cost(unnamed)))
     show.table((source.card.name, "index", "parameters", "MACs"), rows)
 
 
-def _rows(
-    node: Node, depth: int, branches: dict[tuple[int, ...], Branch], rows: list[tuple[str, str, str, str]]
-) -> None:
-    # A category with one child has the same classes as it: its share stands at the lower node.
-    branch = None if len(node.children) == 1 else branches.get(node.leaves)
-    cost = ("", "") if branch is None else (show.count(branch.cost.parameters), show.count(branch.cost.macs))
-    label = f" ({node.label})" if node.label and node.label.casefold() != node.name.replace("-", " ").casefold() else ""
-    rows.append(("  " * depth + node.name + label, "" if node.index is None else str(node.index), *cost))
-    for child in node.children:
-        _rows(child, depth + 1, branches, rows)
+def _rows(node: Node, depth: int, branches: Branches) -> list[Row]:
+    branch = _branch(node, branches)
+    name = "  " * depth + node.name
+    if node.label and _plain(node.label) != _plain(node.name):
+        name += f" ({node.label})"
+    index = "" if node.index is None else str(node.index)
+    below = [row for child in node.children for row in _rows(child, depth + 1, branches)]
+    return [(name, index, *_cost([] if branch is None else [branch])), *below]
 
 
-def _mapping(node: Node, branches: dict[tuple[int, ...], Branch]) -> dict[str, Any]:
+def _branch(node: Node, branches: Branches) -> Branch | None:
+    """The branch of a node; a category with one child has its classes, and the branch stands with the child."""
+    return None if len(node.children) == 1 else branches.get(node.leaves)
+
+
+def _plain(name: str) -> str:
+    return name.replace("-", " ").replace("_", " ").casefold()
+
+
+def _cost(branches: list[Branch]) -> tuple[str, str]:
+    if not branches:
+        return "", ""
+    total = sum((branch.cost for branch in branches[1:]), branches[0].cost)
+    return show.count(total.parameters), show.count(total.macs)
+
+
+def _mapping(node: Node, branches: Branches) -> dict[str, Any]:
     made: dict[str, Any] = {"name": node.name}
     if node.label:
         made["label"] = node.label
     if node.index is not None:
         made["index"] = node.index
-    branch = None if len(node.children) == 1 else branches.get(node.leaves)
+    branch = _branch(node, branches)
     if branch is not None:
         made |= _numbers(branch)
     if node.children:

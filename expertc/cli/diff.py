@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -9,42 +10,42 @@ import click
 from . import options, show
 
 
-@click.command(epilog="Example: expertc diff sharks-rays.expert fishes.expert")
+@click.command(epilog=options.example("expertc diff sharks-rays.expert fishes.expert"))
 @click.argument("first", metavar="BUNDLE")
 @click.argument("second", metavar="BUNDLE")
 @options.as_json
 @options.everywhere
 def command(first: str, second: str, as_json: bool) -> None:
     """Show how two bundles differ: source, classes, costs, weights, forms, versions."""
+    from .. import manifest
     from ..bundle import open_bundle
 
-    a, b = open_bundle(first), open_bundle(second)
-    found = _compare(a.manifest, b.manifest)
+    found = _compare(*(manifest.read(open_bundle(path)) for path in (first, second)))
     if as_json:
         show.json_out(found)
         return
     rows = [(key, _text(pair[0]), _text(pair[1])) for key, pair in found["differences"].items()]
     if rows:
-        show.table(("", first, second), rows)
-    for name in ("only_first", "only_second", "both"):
-        classes = found["classes"][name]
-        show.line(
-            f"classes {name.replace('_', ' in the ') if name != 'both' else 'in both'}: {', '.join(classes) or '-'}"
-        )
-    same, changed, ours, theirs = (found["weights"][key] for key in ("same", "changed", "only_first", "only_second"))
-    show.line(
-        f"weights: {same} tensors the same, {changed} cut differently, {ours} only in the first, "
-        f"{theirs} only in the second"
-    )
-    if not rows:
+        names = [Path(path).resolve().name for path in (first, second)]
+        show.table(("", *(names if names[0] != names[1] else ("first", "second"))), rows)
+    else:
         show.line("The bundles say the same about themselves.")
+    classes, weights = found["classes"], found["weights"]
+    show.line()
+    show.facts({
+        "classes in both": ", ".join(classes["both"]) or "none",
+        "only in the first": ", ".join(classes["only_first"]) or "none",
+        "only in the second": ", ".join(classes["only_second"]) or "none",
+        "weights": f"{weights['same']:,} tensors the same, {weights['changed']:,} cut differently,\n"
+        f"{weights['only_first']:,} only in the first, {weights['only_second']:,} only in the second",
+    })  # fmt: skip
 
 
 def _compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
     left, right = _flat(a), _flat(b)
-    keys = sorted(left.keys() | right.keys())
+    keys = list(dict.fromkeys([*left, *right]))
     ours, theirs = a["selection"]["classes"], b["selection"]["classes"]
-    first, second = a["source"].get("kept_tensors", {}), b["source"].get("kept_tensors", {})
+    first, second = a["source"]["kept_tensors"], b["source"]["kept_tensors"]
     shared = first.keys() & second.keys()
     same = sum(first[name] == second[name] for name in shared)
     return {
@@ -65,13 +66,14 @@ def _compare(a: dict[str, Any], b: dict[str, Any]) -> dict[str, Any]:
 
 def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
     """The parts of a manifest that a person would compare, one value per line."""
-    costs = manifest["costs"]["expert"]
+    expert = manifest["costs"]["expert"]
     return {
         "source": f"{manifest['source']['name']} {manifest['source']['sha256'][:12]}",
         "classes": len(manifest["selection"]["classes"]),
-        "parameters": costs["cost"]["parameters"],
-        "MACs": costs["cost"]["macs"],
-        "file bytes": costs["file_bytes"],
+        "branches": expert["branches"],
+        "parameters": expert["cost"]["parameters"],
+        "MACs per image": expert["cost"]["macs"],
+        "file bytes": expert["file_bytes"],
         "target": manifest["target"],
         "precision": manifest["precision"],
         **{f"form: {key}": value for key, value in manifest["forms"].items()},
@@ -83,4 +85,4 @@ def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
 def _text(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return show.count(value)
-    return ", ".join(map(str, value)) if isinstance(value, list) else "-" if value is None else str(value)
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else "-" if value is None else str(value)

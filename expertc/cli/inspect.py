@@ -7,14 +7,16 @@ from typing import Any
 
 import click
 
-from . import options, show
+from . import describe, options, show
 
 
-@click.command(epilog="Example: expertc inspect sharks-rays.expert")
+@click.command(
+    epilog=options.example("expertc inspect sharks-rays.expert", "expertc inspect --arch resnet50 --classes-count 1000")
+)
 @click.argument("path", required=False)
 @click.option("--explain", is_flag=True, help="List what stopped the demand analysis, and so was kept whole.")
 @click.option("--arch", metavar="NAME", help="Count a network of the zoo instead, without weights.")
-@click.option("--classes-count", type=click.IntRange(1), metavar="K", help="Number of classes for --arch.")
+@click.option("--classes-count", type=click.IntRange(1, 10**6), metavar="K", help="Number of classes for --arch.")
 @options.foreign
 @options.as_json
 @options.everywhere
@@ -26,101 +28,75 @@ def command(
 
     Without PATH the bundled model is shown.
     """
-    if arch is not None:
-        facts = _arch(arch, classes_count)
+    from ..errors import UsageError
+
+    foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
+    if (arch is None) != (classes_count is None):
+        raise UsageError("--arch and --classes-count go together.", "Write --arch resnet50 --classes-count 1000.")
+    if arch is not None and (path is not None or explain or foreign):
+        raise UsageError("--arch counts a network of the zoo, not a file.", "Leave out --arch, or the rest.")
+    if arch is not None and classes_count is not None:
+        from ..zoo.count import count_arch
+
+        facts, print_facts = count_arch(arch, classes_count), describe.arch
     elif path is not None and Path(path).is_dir():
-        facts = _bundle(path)
+        facts, print_facts = _bundle(path, explain), describe.bundle
     else:
-        facts = _model(path, options.make_foreign(labels, taxonomy, preprocess, outputs), explain)
+        facts, print_facts = _model(path, foreign, explain), describe.model
     if as_json:
         show.json_out(facts)
         return
-    show.table(("", ""), [(key, _cell(value)) for key, value in facts.items() if key not in ("branches", "kept whole")])
-    if explain and not arch:
-        _explain(facts.get("kept whole", {}))
+    print_facts(facts)
+    if explain:
+        describe.explain(facts["kept_whole"])
 
 
 def _model(path: str | None, foreign: Any, explain: bool) -> dict[str, Any]:
+    from dataclasses import asdict
+
     from ..graph.cost import cost
     from ..source import open_source
     from ..surgery.owners import ownership
 
     source = open_source(path, foreign)
-    card, model, spent = source.card, source.model, cost(source.model)
+    card, model = source.card, source.model
     owners = ownership(model, card)
     facts: dict[str, Any] = {
         "name": card.name,
         "file": source.name,
+        "file_bytes": len(source.data),
         "sha256": source.sha256,
-        "classes": len(card.classes),
+        "classes": list(card.classes),
+        "selected_from": card.selected_from,
         "levels": card.taxonomy.depth,
-        "input": {name: list(shape) for name, shape in model.inputs.items()},
-        "output": {o.name: f"{o.kind}, axis {o.axis}" for o in card.outputs},
+        "inputs": {name: list(shape) for name, shape in model.inputs.items()},
+        "outputs": [asdict(output) for output in card.outputs],
         "opset": model.opset,
         "ir_version": model.ir_version,
         "nodes": len(model.nodes),
-        "parameters": spent.parameters,
-        "macs": spent.macs,
-        "weight_bytes": spent.weight_bytes,
-        "trunk_parameters": owners.trunk.cost.parameters,
-        "branch_count": len(owners.branches),
+        **asdict(cost(model)),
+        "trunk": asdict(owners.trunk.cost) | {"nodes": owners.trunk.nodes},
+        "branches": [
+            {"name": branch.name, "classes": list(branch.indices), "nodes": branch.nodes, **asdict(branch.cost)}
+            for branch in owners.branches
+        ],
         "preprocess": None if card.preprocess is None else card.preprocess.to_mapping(),
         "weights_licence": card.weights_licence,
         "provenance": dict(card.provenance),
-        "branches": [
-            {"name": b.name, "classes": list(b.indices), "parameters": b.cost.parameters, "macs": b.cost.macs,
-             "nodes": b.nodes}
-            for b in owners.branches
-        ],
-    }  # fmt: skip
-    if card.selected_from is not None:
-        facts["selected_from"] = card.selected_from
+    }
     if explain:
-        facts["kept whole"] = dict(owners.stopped)
+        facts["kept_whole"] = dict(owners.stopped)
     return facts
 
 
-def _bundle(path: str) -> dict[str, Any]:
+def _bundle(path: str, explain: bool) -> dict[str, Any]:
+    from .. import manifest
     from ..bundle import open_bundle
 
     bundle = open_bundle(path)
-    manifest = bundle.manifest
-    keys = "name target precision forms selection input output source verification versions weights_licence".split()
-    facts = {key: manifest[key] for key in keys if key in manifest}
-    facts["source"] = {key: value for key, value in facts.get("source", {}).items() if key != "kept_tensors"}
-    expert, full = manifest["costs"]["expert"], manifest["costs"]["full"]
-    facts["parameters"] = f"{show.count(expert['cost']['parameters'])} of {show.count(full['cost']['parameters'])}"
-    facts["macs"] = f"{show.count(expert['cost']['macs'])} of {show.count(full['cost']['macs'])}"
-    facts["files"] = {name: show.size(entry["bytes"]) for name, entry in manifest["files"].items()}
+    facts = dict(manifest.read(bundle))
+    facts["source"] = facts["source"] | {"kept_tensors": len(facts["source"]["kept_tensors"])}
+    facts["preprocess"] = None if bundle.preprocess is None else bundle.preprocess.to_mapping()
+    if explain:
+        facts["kept_whole"] = _model(path, None, True)["kept_whole"]
     return facts
-
-
-def _arch(name: str, classes: int | None) -> dict[str, Any]:
-    from ..errors import UsageError
-    from ..zoo.count import count_arch
-
-    if classes is None:
-        raise UsageError("--arch needs the number of classes.", "Add --classes-count K.")
-    return count_arch(name, classes)
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return "-" if value is None else str(value).lower()
-    if isinstance(value, int):
-        return show.count(value)
-    if isinstance(value, dict):
-        return "\n".join(f"{key}: {_short(item)}" for key, item in value.items())
-    return _short(value)
-
-
-def _short(value: Any) -> str:
-    shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return shown if len(shown) <= 200 else f"{shown[:200]}…"
-
-
-def _explain(stopped: dict[str, int]) -> None:
-    if not stopped:
-        show.line("Nothing stopped the demand analysis: every branch can be cut to its last channel.")
-    for reason, times in stopped.items():
-        show.line(f"kept whole, {times} times: {reason}")

@@ -6,15 +6,16 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from types import FrameType
-from typing import Any
 
 import click
 
 from .. import __version__
-from ..errors import ExitCode, ExpertcError, FileSystemError
+from ..errors import ExitCode, ExpertcError, FileSystemError, UsageError
+from .options import example
 
 # name -> (module, one line for --help); kept here so that listing the commands imports none of them
 COMMANDS = {
@@ -24,13 +25,15 @@ COMMANDS = {
     "diff": ("diff", "Show how two bundles differ."),
     "verify": ("verify", "Check a bundle against its full model."),
     "predict": ("predict", "Classify images with a bundle."),
-    "evaluate": ("evaluate", "Measure accuracy on labelled images."),
+    "evaluate": ("evaluate", "Measure accuracy on labelled photos."),
     "bench": ("bench", "Measure latency, several models in one interleaved run."),
     "targets": ("targets", "List device profiles."),
     "doctor": ("doctor", "Check this machine."),
     "train": ("train", "Train a full model from a recipe."),
     "export": ("export", "Export a trained network to a full model."),
 }
+
+TRAINING = ("torch", "torchvision", "timm", "safetensors", "onnxscript")
 
 
 class _Lazy(click.Group):
@@ -60,8 +63,8 @@ class _Lazy(click.Group):
 
 @click.group(
     cls=_Lazy,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: expertc build --classes sharks,rays",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=example("expertc build --classes sharks,rays", "expertc build --help"),
 )
 @click.version_option(__version__, prog_name="expertc")
 def group() -> None:
@@ -73,16 +76,19 @@ def group() -> None:
 
 def main() -> None:
     """Entry point of the ``expertc`` script."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a label that the terminal's encoding lacks must not end the command
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sys.exit(run(sys.argv[1:]))
 
 
 def run(args: Sequence[str]) -> int:
     """Run a command line and return its exit code; everything has been printed."""
-    debug = "--debug" in args
-    before = _terminate_like_interrupt()
     try:
-        outcome = group.main(list(args), prog_name="expertc", standalone_mode=False)
-        sys.stdout.flush()
+        with _terminate_like_interrupt(), group.make_context("expertc", list(args)) as context:
+            outcome = group.invoke(context)
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return outcome if isinstance(outcome, int) else ExitCode.OK
     except click.exceptions.Exit as stop:
         return stop.exit_code
@@ -90,19 +96,17 @@ def run(args: Sequence[str]) -> int:
         error.show()
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrupted; nothing was left behind.", err=True)
+        click.echo("\nInterrupted; nothing half-written was left behind.", err=True)
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
         # The reader has closed: that is no error. Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        for descriptor in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
         return ExitCode.OK
     except Exception as error:
-        if debug:
+        if "--debug" in args:
             raise
         return _say(_known(error))
-    finally:
-        if before is not None:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _known(error: Exception) -> ExpertcError:
@@ -110,13 +114,13 @@ def _known(error: Exception) -> ExpertcError:
         return error
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return FileSystemError("The disk is full.", "Make room and try again.")
-    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        return FileSystemError(f"'{error.filename}' cannot be opened ({error.strerror}).", "Check the permissions.")
+    if isinstance(error, OSError) and error.errno is not None and error.filename is not None:
+        return FileSystemError(
+            f"'{error.filename}' cannot be used ({error.strerror}).", "Check it and its permissions."
+        )
     if isinstance(error, MemoryError):
         return ExpertcError("There is not enough memory.", "Close other programs or use a smaller batch.")
-    if isinstance(error, ModuleNotFoundError) and error.name in ("torch", "timm", "safetensors", "onnxscript"):
-        from ..errors import UsageError
-
+    if isinstance(error, ModuleNotFoundError) and error.name in TRAINING:
         return UsageError(f"This command needs {error.name}.", "Install it with: pip install 'expertc[train]'.")
     return ExpertcError(
         f"Something unexpected happened ({type(error).__name__}: {error}).",
@@ -127,19 +131,27 @@ def _known(error: Exception) -> ExpertcError:
 def _say(error: ExpertcError) -> int:
     from ..text import clean_text
 
-    click.echo(f"{click.style('Error:', fg='red', bold=True)} {clean_text(error.message)}", err=True)
+    plain = False if os.environ.get("NO_COLOR") else None  # None: click looks whether there is a terminal
+    click.echo(f"{click.style('Error:', fg='red', bold=True)} {clean_text(error.message)}", err=True, color=plain)
     if error.hint:
-        click.echo(f"{clean_text(error.hint)}", err=True)
+        click.echo(clean_text(error.hint), err=True)
     return int(error.exit_code)
 
 
-def _terminate_like_interrupt() -> Any:
-    """Treat SIGTERM as Ctrl-C, so that both clean up; returns the old handler, None outside the main thread."""
+@contextmanager
+def _terminate_like_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that both clean up; signals reach the main thread only."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     try:
-        return signal.signal(signal.SIGTERM, interrupt)
+        before = signal.signal(signal.SIGTERM, interrupt)
     except ValueError:
-        return None
+        yield
+        return
+    try:
+        yield
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)

@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options that several commands share, and what is made of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from ..source import Foreign
+    from ..source import Foreign, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+LONGEST = 86400.0  # seconds of measuring
+
+
+def example(*lines: str) -> str:
+    """An epilog with command lines that are not wrapped."""
+    return "\n  ".join(("\b\nExample:", *lines))
+
 
 def everywhere(command: F) -> F:
-    """``--debug``, on every command; it is read before click parses, so that it also covers parsing."""
+    """``--debug``, on every command; ``main`` looks for it itself, so that it also covers parsing."""
     return click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(command)
 
 
@@ -32,13 +39,12 @@ def quietly(command: F) -> F:
 
 def threads(command: F) -> F:
     """``--threads``."""
-    return click.option("--threads", type=click.IntRange(1), metavar="N", help="CPU threads (default: all cores).")(
-        command
-    )
+    kind = click.IntRange(1, 1024)
+    return click.option("--threads", type=kind, metavar="N", help="CPU threads (default: all cores).")(command)
 
 
 def foreign(command: F) -> F:
-    """The options that describe a model without a card; they arrive as one ``Foreign``."""
+    """The options that describe a model without a card."""
     options = (
         click.option("--labels", metavar="FILE", help="Class names of a model without a card, one per line."),
         click.option("--taxonomy", metavar="FILE", help="Class tree (YAML) of a model without a card."),
@@ -63,10 +69,37 @@ def make_foreign(
     chosen = {}
     for item in outputs:
         name, _, axis = item.rpartition(":")
-        if not name or not axis.isdigit():
+        if not name or axis not in set("01234567"):
             raise UsageError(f"{shown(item)} is not NAME:AXIS.", "Write for example --scores logits:1.")
         chosen[name] = int(axis)
     return Foreign(labels, taxonomy, preprocess, chosen or None)
+
+
+def check_seconds(seconds: float, option: str, least: float = 0.0) -> float:
+    """A length of time as given to ``option``. Raises ``UsageError`` if it is below ``least``, endless or NaN."""
+    from ..errors import UsageError
+
+    if not least <= seconds <= LONGEST:
+        raise UsageError(f"{option} {seconds:g} is not a number of seconds from {least:g} to {LONGEST:g}.",
+                         f"Write for example {option} 10.")  # fmt: skip
+    return seconds
+
+
+def photos(source: Source, data: str | None) -> Any:
+    """Preprocessed photos ``[N, 3, H, W]`` to verify on, spread over the data set or folder; None without ``data``.
+
+    Raises ``CardError`` if the model does not say how images become its input, ``DataError`` if none can be read.
+    """
+    from ..errors import CardError
+    from ..evaluate import sample
+
+    if data is None:
+        return None
+    if source.card.preprocess is None:
+        raise CardError(
+            "The model does not say how images become its input.", "Give --preprocess, or leave out --data."
+        )
+    return sample(data, source.card.preprocess)
 
 
 @contextmanager
@@ -75,7 +108,24 @@ def stages(quiet: bool) -> Iterator[Callable[[str], None]]:
     if quiet or not sys.stderr.isatty():
         yield lambda stage: None
         return
-    from rich.console import Console
+    from . import show
 
-    with Console(stderr=True).status("starting") as status:
+    with show.console(stderr=True).status("starting …") as status:
         yield lambda stage: status.update(f"{stage} …")
+
+
+@contextmanager
+def bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
+    """A bar on stderr, told how many of how many are done; nothing without a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda done, total: None
+        return
+    from rich.progress import Progress
+
+    from . import show
+
+    # Results go to stdout while the bar is shown: rich may only redirect them where both are the same terminal.
+    together = sys.stdout.isatty()
+    with Progress(console=show.console(stderr=True), transient=True, redirect_stdout=together) as shown:
+        task = shown.add_task(what, total=None)
+        yield lambda done, total: shown.update(task, completed=done, total=total)

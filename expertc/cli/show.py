@@ -1,57 +1,47 @@
-"""How numbers and names are printed: tables that fit 80 columns, markup from strangers escaped."""
+"""How numbers and names are printed: tables that fit 80 columns, text from strangers cleaned and markup escaped."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+WIDTH = 80  # where there is no terminal to ask
 
 
-def console() -> Console:
-    """The console for results on stdout; plain text without a terminal."""
-    from rich.console import Console
-
-    made = Console(highlight=False)
-    if not made.is_terminal:
-        made = Console(highlight=False, width=max(80, made.width), no_color=True, force_terminal=False)
-    return made
-
-
-def text(value: str) -> str:
-    """A stranger's text for a table: control characters out, markup shown and not obeyed."""
-    from rich.markup import escape
-
-    from ..text import clean_text
-
-    return escape(clean_text(value))
-
-
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None) -> None:
-    """Print a table; the first column is left-aligned, the others right. Cells are escaped."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
+    """Print a table whose first ``left`` columns are text; the others are numbers, to the right."""
     from rich import box
     from rich.table import Table
 
-    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for position, name in enumerate(columns):
-        made.add_column(text(name), justify="left" if position == 0 else "right", overflow="fold")
+        made.add_column(_text(name), justify="left" if position < left else "right", overflow="fold")
     for row in rows:
-        made.add_row(*(_indented(cell) for cell in row))
-    console().print(made)
+        made.add_row(*map(_text, row))
+    _print(made)
 
 
-def _indented(cell: str) -> str:
-    """A cell with its line breaks and the indentation of its lines, which ``text`` would fold."""
-    lines = cell.split("\n")
-    return "\n".join(" " * (len(part) - len(part.lstrip(" "))) + text(part) for part in lines)
+def facts(named: Mapping[str, str]) -> None:
+    """Print names and what they stand for, one below the other; line breaks in a value are kept."""
+    from rich.table import Table
+
+    made = Table.grid(padding=(0, 2, 0, 0))
+    made.add_column(style="bold", no_wrap=True)
+    made.add_column(overflow="fold")
+    for name, value in named.items():
+        made.add_row(_text(name), "\n".join(map(_text, value.split("\n"))))
+    _print(made)
 
 
 def line(message: str = "") -> None:
-    """Print one line on stdout."""
+    """Print one line of results."""
     from ..text import clean_text
 
     click.echo(clean_text(message))
@@ -60,6 +50,38 @@ def line(message: str = "") -> None:
 def json_out(value: Any) -> None:
     """Print ``value`` as JSON."""
     click.echo(json.dumps(value, indent=2, ensure_ascii=True, allow_nan=False))
+
+
+def console(stderr: bool = False) -> Console:
+    """A console of rich: without a terminal it writes plain text, ``WIDTH`` columns wide."""
+    from rich.console import Console
+
+    made = Console(stderr=stderr, highlight=False)
+    if made.is_terminal and not made.no_color:
+        return made
+    width = made.width if made.is_terminal else WIDTH
+    return Console(stderr=stderr, highlight=False, width=width, color_system=None)
+
+
+def _print(made: Table) -> None:
+    """Through click: rich would fill lines up with spaces, and end the process itself where the reader has gone."""
+    shown = console()
+    with shown.capture() as captured:
+        shown.print(made)
+    lines = [text.rstrip() for text in captured.get().splitlines()]
+    click.echo("\n".join(lines).strip("\n"), color=shown.color_system is not None)
+
+
+def _text(value: str) -> str:
+    """A stranger's text for a cell: clean but for its indentation, markup shown and not obeyed."""
+    from rich.markup import escape
+
+    from ..text import clean_text
+
+    return " " * (len(value) - len(value.lstrip(" "))) + escape(clean_text(value))
+
+
+# -- numbers -----------------------------------------------------------------------------------------------------------
 
 
 def count(number: int) -> str:
@@ -75,11 +97,21 @@ def size(number: int) -> str:
     return f"{number} B"
 
 
-def share(part: float, whole: float) -> str:
-    """By how much ``part`` is less than ``whole``, in per cent."""
+def change(part: float, whole: float) -> str:
+    """By how much ``part`` is more or less than ``whole``, in per cent."""
     return "" if not whole else f"{100 * (part / whole - 1):+.1f} %"
 
 
 def percent(value: float | None) -> str:
     """A share as per cent with one decimal."""
     return "-" if value is None else f"{100 * value:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    """A short time in milliseconds with three digits."""
+    return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
+
+
+def times(number: int) -> str:
+    """How often: once, twice, 3 times."""
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")

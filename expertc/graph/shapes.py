@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 
 from .model import Dim, Shape
@@ -11,8 +13,30 @@ _SMALL = 1024
 
 
 def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
-    """Infer shape and element type (``TensorProto.DataType``) of every tensor as far as ONNX can; symbols stay."""
-    inferred = onnx.shape_inference.infer_shapes(skeleton(proto), strict_mode=False, data_prop=True).graph
+    """Infer shape and element type (``TensorProto.DataType``) of every tensor as far as ONNX can; symbols stay.
+
+    What the file itself declares of inner tensors and outputs is believed only where nothing can be inferred: tools
+    that change a graph leave stale declarations behind, and runtimes ignore them.
+    """
+    declared = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
+    shapes, types = _infer(proto, ())
+    unknown = [v for name, v in declared.items() if name not in types or None in shapes.get(name, (None,))]
+    if unknown:
+        shapes, types = _infer(proto, unknown)
+    shapes |= {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
+    types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    return shapes, types
+
+
+def _infer(proto: onnx.ModelProto, declared: Sequence[onnx.ValueInfoProto]) -> tuple[dict[str, Shape], dict[str, int]]:
+    bare = skeleton(proto)
+    outputs = {value.name for value in bare.graph.output}
+    believed = {value.name for value in declared}
+    for value in bare.graph.output:
+        if value.name not in believed:
+            value.ClearField("type")
+    bare.graph.value_info.extend(value for value in declared if value.name not in outputs)
+    inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=False, data_prop=True).graph
     shapes: dict[str, Shape] = {}
     types: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
@@ -20,8 +44,6 @@ def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, in
             shapes[value.name] = tuple(_dim(dim) for dim in value.type.tensor_type.shape.dim)
         if value.type.tensor_type.elem_type:
             types[value.name] = value.type.tensor_type.elem_type
-    shapes |= {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
-    types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     return shapes, types
 
 
@@ -33,7 +55,6 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.name = source.name or "graph"
     graph.node.extend(source.node)
     graph.output.extend(source.output)
-    graph.value_info.extend(source.value_info)
     graph.input.extend(source.input)
     declared = {value.name for value in source.input}
     for tensor in source.initializer:

@@ -108,12 +108,14 @@ class _Tracer:
                 raise Mismatch("structure", f"The expert's {what} differ from the full model's.")
 
     def _is_selection(self, node: gs.Node) -> bool:
-        """Whether the cut put this node in: it takes rows of one tensor, or gives one the name of an output."""
+        """Whether the cut put this node in: it takes rows of a tensor, or gives one the name that somebody reads."""
         if not node.inputs or node.inputs[0].name not in self.shows:
             return False
+        if node.op == "Identity":
+            name = node.outputs[0].name
+            return name in self.cut.outputs or self._leads(self.shows[node.inputs[0].name], name)
         taking = node.op in ("Slice", "Gather") and bool(_INSERTED.search(node.name))
-        counting = all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:])
-        return (taking and counting) or (node.op == "Identity" and node.outputs[0].name in self.cut.outputs)
+        return taking and all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:])
 
     def _pair(self, at: int, node: gs.Node) -> None:
         """Find the node's counterpart, and remember which tensors its outputs are."""

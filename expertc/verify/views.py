@@ -27,7 +27,6 @@ class View:
             softmax reads (its value depends on all classes, so the rows of the output are not comparable).
         source: where the output's value stands in the full model: the output itself, or the scores below an ArgMax.
         tail: the nodes from the class softmax to the output, in order; empty if there is none.
-        constants: initializers that the tail reads.
     """
 
     output: str
@@ -35,7 +34,6 @@ class View:
     tensor: str
     source: str
     tail: tuple[gs.Node, ...] = ()
-    constants: tuple[tuple[str, Array], ...] = ()
 
     def rows(self, values: Array, indices: Sequence[int]) -> Array:
         """The values of the selected classes, if the output has classes."""
@@ -48,11 +46,10 @@ class View:
         """
         if not self.tail or self.axis is None:
             return values
-        known = dict(self.constants)
         values = values.astype(np.float64)
         with np.errstate(divide="ignore"):
             for node in self.tail:
-                values = _apply(node, values, self.axis, known)
+                values = _apply(node.op, values, self.axis)
         return values
 
 
@@ -75,24 +72,16 @@ def _view(model: Model, name: str, axis: int | None) -> View:
         tail.append(model.nodes[at])
         at = model.producers[model.nodes[at].inputs[0].name]
     nodes = (model.nodes[softmax], *reversed(tail))
-    read = {tensor.name for node in nodes for tensor in node.inputs[1:]} & model.constants.keys()
-    constants = tuple((tensor, np.asarray(model.constants[tensor].values)) for tensor in sorted(read))
-    return View(name, axis, nodes[0].inputs[0].name, source, nodes, constants)
+    return View(name, axis, nodes[0].inputs[0].name, source, nodes)
 
 
-def _apply(node: gs.Node, values: Array, axis: int, known: dict[str, Array]) -> Array:
-    if node.op in ("Softmax", "LogSoftmax"):
+def _apply(op: str, values: Array, axis: int) -> Array:
+    if op in ("Softmax", "LogSoftmax"):
         shifted = values - values.max(axis=axis, keepdims=True)
         total = np.exp(shifted).sum(axis=axis, keepdims=True)
-        return np.asarray(np.exp(shifted) / total if node.op == "Softmax" else shifted - np.log(total))
-    if node.op == "Log":
+        return np.asarray(np.exp(shifted) / total if op == "Softmax" else shifted - np.log(total))
+    if op == "Log":
         return np.asarray(np.log(values))
-    if node.op == "Exp":
+    if op == "Exp":
         return np.asarray(np.exp(values))
-    if node.op == "Clip":
-        bounds = [known.get(tensor.name) for tensor in node.inputs[1:3]]
-        low, high = (*bounds, None, None)[:2]
-        low = node.attrs.get("min", -np.inf) if low is None else low
-        high = node.attrs.get("max", np.inf) if high is None else high
-        return np.asarray(np.minimum(np.maximum(values, low), high))
     return values  # Identity, Cast, Dropout

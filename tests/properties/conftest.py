@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 # pytest-randomly reseeds every test; derandomize makes a failure in CI one that can be had again at the desk.
 settings.register_profile(
     "expertc",
-    max_examples=int(os.environ.get("EXPERTC_EXAMPLES", "25")),
+    max_examples=int(os.environ.get("EXPERTC_EXAMPLES", "12")),
     derandomize="CI" in os.environ,
     deadline=None,
     database=None,

@@ -130,11 +130,10 @@ def softmax(indices: tuple[int, ...] = (0, 2), end: str = "Softmax") -> Case:
         net.node("Softmax", logits, out="scores", axis=1)
     elif end == "LogSoftmax":
         net.node("LogSoftmax", logits, out="scores", axis=-1)
-    else:  # what people write for fear of log(0)
-        clipped = net.node("Clip", net.node("Softmax", logits, axis=-1), net.constant(1e-7), net.constant(1.0))
-        net.node("Log", clipped, out="scores")
+    else:
+        net.node("Log", net.node("Softmax", logits, axis=-1), out="scores")
     net.result("scores", 6)
-    kind = "probabilities" if end != "LogSoftmax" else "logits"
+    kind = "probabilities" if end == "Softmax" else "logits"
     return case(net.bytes(), card(6, Output("scores", kind)), indices)
 
 
@@ -168,6 +167,26 @@ def shuffled(indices: tuple[int, ...] = (0, 1)) -> Case:
     net.node("Concat", *(_branch(net, pair, 4, f"s{i}") for i, pair in enumerate(pairs)), out="scores", axis=1)
     net.result("scores", 4)
     return case(net.bytes(), card(4), indices)
+
+
+@cache
+def captured(indices: tuple[int, ...] = (0,)) -> Case:
+    """Two branches; an If node reads the first one's part of a Split by its name, from inside."""
+    net = Net(17, seed=7)
+    parts = net.node("Split", _trunk(net), out=["p0", "p1"], axis=1)
+    inner = [
+        helper.make_graph(
+            [helper.make_node(op, [parts[0]], [f"inner {op}"])], op, [],
+            [helper.make_tensor_value_info(f"inner {op}", onnx.TensorProto.FLOAT, ["batch", 4, 8, 8])],
+        )
+        for op in ("Relu", "Neg")
+    ]  # fmt: skip
+    total = net.node("ReduceSum", parts[0], keepdims=0)
+    positive = net.node("Greater", total, net.constant(1.0))
+    first = net.node("If", positive, out="first", then_branch=inner[0], else_branch=inner[1])
+    net.node("Concat", _branch(net, first, 4, "b0"), _branch(net, parts[1], 4, "b1"), out="scores", axis=1)
+    net.result("scores", 2)
+    return case(net.bytes(), card(2), indices)
 
 
 # -- editing -------------------------------------------------------------------------------------------------------

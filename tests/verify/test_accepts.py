@@ -27,10 +27,11 @@ CASES: dict[str, Case] = {
     "softmax": branched.softmax(),
     "softmax, one class": branched.softmax((5,)),
     "log-softmax": branched.softmax((1, 3, 4), "LogSoftmax"),
-    "softmax, clip, log": branched.softmax((1, 5), "Log"),
+    "softmax, then log": branched.softmax((1, 5), "Log"),
     "normalised over all classes": branched.normalised(),
     "normalised, scattered": branched.normalised((0, 2, 4)),
     "index of the best class": branched.indexed(),
+    "a subgraph that reads from outside": branched.captured(),
     "split and concatenated": branched.shuffled(),
     "split and concatenated, one class": branched.shuffled((3,)),
 }

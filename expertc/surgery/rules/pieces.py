@@ -171,6 +171,8 @@ def _gather(site: Site, wanted: Wanted) -> Answer:
         return opaque(site, wanted, "Gather with an index of unknown shape")
     own = {out: out if out < axis else out - rank + 1 for out in item.marks if not axis <= out < axis + rank}
     data = item.moved(own)
+    if index is not None and isinstance(size, int) and index.size and not -size <= index.min() <= index.max() < size:
+        return opaque(site, wanted, "Gather with an index that is out of range")
     if index is None or not isinstance(size, int):
         index_ask = item.moved({axis + k: k for k in range(rank)})
         return Answer((data, index_ask), (item,))

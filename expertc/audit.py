@@ -1,0 +1,76 @@
+"""Checking an expert against its full model: the one that is being built, or one in a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from . import manifest
+from .bundle import MODEL, Bundle
+from .errors import BundleError, UsageError, VerificationError
+from .graph import to_bytes
+from .source import Source
+from .surgery.prune import Cut, prune
+from .text import shown
+from .verify import Certificate, verifier
+
+LEVELS = ("fast", "full", "off")
+
+Array = np.ndarray[Any, Any]
+Finish = Callable[[Cut, bytes], Certificate]
+
+
+@contextmanager
+def verifying(source: Source, indices: Sequence[int], level: str, images: Array | None) -> Iterator[Finish]:
+    """Let the verifying process get ready while an expert for ``indices`` is made; yields what checks the finished one.
+
+    ``images`` are preprocessed photos ``[N, ...]``, noise without any; at the level "off" nothing is started.
+    """
+    if level == "off":
+        yield lambda cut, expert: Certificate.off()
+        return
+    with verifier(
+        source.data,
+        card_full=source.card,
+        indices=indices,
+        level=level,
+        inputs=images,
+        images=images is not None,
+    ) as finish:
+        yield lambda cut, expert: finish(to_bytes(cut.model), expert)
+
+
+def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images: Array | None = None) -> Certificate:
+    """Check a bundle against its full model: the cut is made again, and the bundle's own files are what must agree.
+
+    Raises ``BundleError`` if the bundle is malformed or was built from another model, ``VerificationError`` if it does
+    not agree.
+    """
+    if level not in LEVELS[:-1]:
+        raise UsageError(f"A bundle cannot be verified at the level {shown(level)}.", "Choose from fast, full.")
+    about = manifest.read(bundle)
+    if about["source"]["sha256"] != source.sha256:
+        raise BundleError(
+            f"The bundle {shown(bundle.path)} was built from another model, {shown(about['source']['name'])} "
+            f"(SHA-256 {shown(about['source']['sha256'][:12])}…).",
+            "Give the full model it was built from with --against.",
+        )
+    indices = about["selection"]["indices"]
+    with verifying(source, indices, level, images) as finish:
+        cut = prune(source.model, source.card, indices)
+        kept = {
+            "classes": (tuple(about["selection"]["classes"]), cut.card.classes),
+            "labels": (bundle.labels, cut.card.classes),
+            "preprocessing": (bundle.preprocess, cut.card.preprocess),
+            "description of its output": (about["output"], asdict(cut.card.outputs[0])),
+        }
+        for what, (found, wanted) in kept.items():
+            if found != wanted:
+                raise VerificationError(
+                    f"The {what} of {shown(bundle.path)} are not those of its full model.", "Build the bundle again."
+                )
+        return finish(cut, bundle.file(MODEL).read_bytes())

@@ -1,0 +1,124 @@
+"""What ``expertc inspect`` found, as text that fits 80 columns."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import show
+from .build import summary
+
+LISTED = 8  # branches, class names
+
+
+def arch(facts: Mapping[str, Any]) -> None:
+    """What ``zoo.count_arch`` found."""
+    show.facts({
+        "architecture": facts["arch"],
+        "classes": show.count(facts["classes"]),
+        "input": f"3 x {facts['size']} x {facts['size']}",
+        "parameters": show.count(facts["parameters"]),
+        "MACs": show.count(facts["macs"]),
+    })  # fmt: skip
+
+
+def model(facts: Mapping[str, Any]) -> None:
+    """A model and its branches, the largest first."""
+    branches = facts["branches"]
+    selected = "" if facts["selected_from"] is None else f" of {facts['selected_from']}"
+    show.facts({
+        "model": facts["name"],
+        "file": f"{facts['file']}, {show.size(facts['file_bytes'])}, SHA-256 {facts['sha256'][:16]}…",
+        "classes": f"{len(facts['classes'])}{selected}: {_names(facts['classes'])}",
+        "taxonomy": "flat" if facts["levels"] == 1 else f"{facts['levels']} levels",
+        "input": ", ".join(f"{name} [{_shape(shape)}]" for name, shape in facts["inputs"].items()),
+        "output": ", ".join(f"{o['name']}: {o['kind']} on axis {o['axis']}" for o in facts["outputs"]),
+        "graph": f"{show.count(facts['nodes'])} nodes, opset {facts['opset']}, IR version {facts['ir_version']}",
+        **_card(facts),
+    })  # fmt: skip
+    rows = [("all", "", *_cost(facts)), ("trunk", "", *_cost(facts["trunk"]))]
+    rows += [
+        (branch["name"] or "(no category)", show.count(len(branch["classes"])), *_cost(branch))
+        for branch in branches[:LISTED]
+    ]
+    if len(branches) > LISTED:
+        rows.append((f"… {len(branches) - LISTED} smaller branches", "", "", "", ""))
+    show.line()
+    show.table(("part", "classes", "parameters", "MACs", "weights"), rows)
+    show.line()
+    show.line("next: expertc classes, for the branches as a tree")
+
+
+def bundle(facts: Mapping[str, Any]) -> None:
+    """A bundle, by its manifest."""
+    from ..verify import Certificate
+
+    selection, forms = facts["selection"], facts["forms"]
+    output, source = facts["output"], facts["source"]
+    show.facts({
+        "bundle": facts["name"],
+        "source": f"{source['name']}, SHA-256 {source['sha256'][:16]}…",
+        "classes": f"{len(selection['classes'])} of {selection['of']}: {_names(selection['classes'])}",
+        "target": f"{facts['target']}, {facts['precision']}",
+        "forms": ", ".join(f"{key} {_short(value)}" for key, value in forms.items()),
+        "input": f"{facts['input']['name']} [{_shape(facts['input']['shape'])}]",
+        "output": f"{output['name']}: {output['kind']} on axis {output['axis']}",
+        "verification": summary(Certificate.from_mapping(facts["verification"])),
+        "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
+        **_card(facts),
+        "files": "\n".join(f"{name}, {show.size(entry['bytes'])}" for name, entry in facts["files"].items()),
+    })  # fmt: skip
+    full, expert = facts["costs"]["full"], facts["costs"]["expert"]
+    pairs = {key: (full["cost"][key], expert["cost"][key]) for key in ("parameters", "macs")}
+    pairs["file_bytes"] = (full["file_bytes"], expert["file_bytes"])
+    names = {"parameters": "parameters", "macs": "MACs per image", "file_bytes": "file bytes"}
+    rows = [(names[key], show.count(a), show.count(b), show.change(b, a)) for key, (a, b) in pairs.items()]
+    show.line()
+    show.table(("", "full model", "expert", "change"), rows)
+
+
+def _card(facts: Mapping[str, Any]) -> dict[str, str]:
+    """What the card says about preprocessing, licence and origin."""
+    made = {"preprocessing": "not known"}
+    spec = facts["preprocess"]
+    if spec is not None:
+        resize = (
+            f"short side to {spec['resize']}" if isinstance(spec["resize"], int) else f"to {_shape(spec['resize'])}"
+        )
+        made["preprocessing"] = (
+            f"{resize} ({spec['interpolation']}), centre {_shape(spec['size'])}, {spec['colour']}, {spec['layout']}\n"
+            f"mean {_short(spec['mean'])}; std {_short(spec['std'])}"
+        )
+    if facts["weights_licence"]:
+        made["weights"] = facts["weights_licence"]
+    if facts["provenance"]:
+        made["provenance"] = "\n".join(f"{key}: {_short(value)}" for key, value in facts["provenance"].items())
+    return made
+
+
+def _cost(cost: Mapping[str, int]) -> tuple[str, str, str]:
+    return show.count(cost["parameters"]), show.count(cost["macs"]), show.size(cost["weight_bytes"])
+
+
+def _names(classes: list[str]) -> str:
+    return ", ".join(classes[:LISTED]) + (", …" if len(classes) > LISTED else "")
+
+
+def _shape(shape: list[Any]) -> str:
+    return " x ".join("?" if axis is None else str(axis) for axis in shape)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+    text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def explain(stopped: Mapping[str, int]) -> None:
+    """What stopped the demand analysis, and how often."""
+    show.line()
+    if not stopped:
+        show.line("Nothing stopped the demand analysis: every branch can be cut to its last channel.")
+    for reason, number in stopped.items():
+        show.line(f"kept whole, {show.times(number)}: {reason}")

@@ -1,0 +1,149 @@
+"""What a bundle says about itself: written by a build, read back by whoever opens the bundle.
+
+``manifest.json`` is the same whenever the same build is repeated; what differs from run to run, times and latencies and
+how the classes were asked for, stands in ``report.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime, timezone
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from . import __version__
+from .bundle import LABELS, MANIFEST, PREPROCESS, README, Bundle
+from .card import KINDS
+from .errors import BundleError
+from .graph import Model
+from .instructions import instructions
+from .source import Source
+from .surgery.prune import Cut
+from .targets import Target
+from .text import shown
+from .verify import Certificate
+
+
+def describe(
+    source: Source,
+    cut: Cut,
+    final: Model,
+    target: Target,
+    costs: Mapping[str, Any],
+    certificate: Certificate,
+    passes: Sequence[str],
+) -> dict[str, Any]:
+    """The manifest, but for what ``bundle`` adds: JSON types.
+
+    ``costs`` are those of the "full" model and of the "expert"; ``passes`` the names of those that changed something.
+    """
+    shape = list(final.inputs[cut.card.input])
+    batch = shape[0] if shape and isinstance(shape[0], int) else "dynamic"
+    tensors = {
+        name: sha256(np.asarray(constant.values).tobytes()).hexdigest()
+        for name, constant in sorted(cut.model.constants.items())
+    }
+    return {
+        "name": cut.card.name,
+        "source": {"name": source.name, "sha256": source.sha256, "kept_tensors": tensors},
+        "selection": {
+            "indices": list(cut.indices),
+            "classes": list(cut.card.classes),
+            "of": len(source.card.classes),
+        },
+        "target": target.name,
+        "forms": {"passes": list(passes), "fuse": "off", "batch": batch},
+        "precision": "fp32",
+        "input": {"name": cut.card.input, "shape": shape},
+        "output": asdict(cut.card.outputs[0]),
+        "renormalised": cut.renormalised,
+        "costs": dict(costs),
+        "verification": certificate.to_mapping(),
+        "versions": {
+            "expertc": __version__,
+            "onnx": onnx.__version__,
+            "onnxruntime": onnxruntime.__version__,
+            "numpy": np.__version__,
+        },
+        "weights_licence": cut.card.weights_licence,
+        "provenance": dict(cut.card.provenance),
+    }
+
+
+def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The report: ``requested`` is the text of ``--classes``, ``seconds`` each stage's, ``timing`` the latencies."""
+    return {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "requested": requested,
+        "seconds": dict(seconds),
+        "machine": {"system": platform.system(), "machine": platform.machine(), "python": platform.python_version()},
+        "timing": timing,
+    }
+
+
+def texts(cut: Cut) -> dict[str, bytes]:
+    """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
+    files = {LABELS: "".join(f"{label}\n" for label in cut.card.classes), README: instructions(cut.card)}
+    if cut.card.preprocess is not None:
+        files[PREPROCESS] = json.dumps(cut.card.preprocess.to_mapping(), indent=2) + "\n"
+    return {name: text.encode() for name, text in files.items()}
+
+
+_COST = {"classes": int, "branches": int, "file_bytes": int, "cost": {"parameters": int, "macs": int}}
+_SHAPE: Mapping[str, Any] = {
+    "name": str,
+    "source": {"name": str, "sha256": str, "kept_tensors": dict},
+    "selection": {"indices": list, "classes": list, "of": int},
+    "target": str,
+    "forms": dict,
+    "precision": str,
+    "input": {"name": str, "shape": list},
+    "output": {"name": str, "kind": str, "axis": int},
+    "costs": {"full": _COST, "expert": _COST},
+    "verification": dict,
+    "versions": dict,
+    "weights_licence": str,
+    "provenance": dict,
+}
+
+
+def read(bundle: Bundle) -> dict[str, Any]:
+    """The manifest of an opened bundle, with everything that ``describe`` writes, of the right types.
+
+    A manifest is hashed by nobody, so it is a stranger's. Raises ``BundleError`` naming what is wrong.
+    """
+    _require(bundle.manifest, _SHAPE, "", bundle)
+    chosen = bundle.manifest["selection"]
+    indices, of = chosen["indices"], chosen["of"]
+    ascending = all(type(index) is int for index in indices) and indices == sorted(set(indices))
+    if not indices or not ascending or not 0 <= indices[0] <= indices[-1] < of:
+        raise _malformed(bundle, "selection.indices")
+    if len(chosen["classes"]) != len(indices) or not all(isinstance(name, str) for name in chosen["classes"]):
+        raise _malformed(bundle, "selection.classes")
+    if bundle.manifest["output"]["kind"] not in KINDS:
+        raise _malformed(bundle, "output.kind")
+    Certificate.from_mapping(bundle.manifest["verification"])
+    return bundle.manifest
+
+
+def _require(found: Mapping[str, Any], wanted: Mapping[str, Any], above: str, bundle: Bundle) -> None:
+    for key, kind in wanted.items():
+        value = found.get(key)
+        if not isinstance(value, dict if isinstance(kind, dict) else kind) or isinstance(value, bool):
+            raise _malformed(bundle, above + key)
+        if isinstance(kind, dict):
+            _require(value, kind, f"{above}{key}.", bundle)
+
+
+def _malformed(bundle: Bundle, key: str) -> BundleError:
+    return BundleError(
+        f"{MANIFEST} in {shown(bundle.path)} is malformed: '{key}' is missing or makes no sense.",
+        "Build the bundle again, or copy it again.",
+    )
