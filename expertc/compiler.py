@@ -128,7 +128,7 @@ def build(
         )
     with clock.stage("read"):
         source = model if isinstance(model, Source) else open_source(model, foreign)
-        _refuse_newer(source.model, device)
+        _refuse(source, device)
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
     path = Path(output) if output is not None else Path(_name(selection))
     with reserve(path, force=force) as place:
@@ -154,7 +154,7 @@ def build(
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, passes)
             times = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
-            place.write({MODEL: expert, **engine, **manifest.texts(cut)}, about, times)
+            place.write({MODEL: expert, **engine, **manifest.texts(cut.card, manifest.fixed_batch(final, cut.card))}, about, times)
     return Built(path, selection, full, small, certificate, timing, tuple(_notes(selection, cut)), clock.seconds)
 
 
@@ -163,13 +163,17 @@ def _name(selection: Selection) -> str:
     return default_name(selection.asked if len(selection.asked) <= 3 else selection.classes)
 
 
-def _refuse_newer(model: Model, device: Target) -> None:
+def _refuse(source: Source, device: Target) -> None:
+    """Raise ``UnsupportedError`` for what the device or the runtime cannot take."""
+    model = source.model
     for what, has, limit in (("opset", model.opset, device.max_opset), ("IR version", model.ir_version, device.max_ir)):
         if limit is not None and has > limit:
             raise UnsupportedError(
                 f"The model uses ONNX {what} {has}, but '{device.name}' reads up to {limit}.",
                 "Export it again for an older one.",
             )
+    if source.card.outputs[0].axis != 1:
+        raise UnsupportedError("The scores do not have one row per image.", "Export the model with classes on axis 1.")
 
 
 def _refuse_nan(model: Model) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from .card import Card
+from .card import Card, Preprocess
+from .text import clean_text
+
+_LISTED = 8  # classes
+_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
-def instructions(card: Card) -> str:
-    """The text, with the numbers of this expert filled in."""
-    classes = ", ".join(card.classes[:8]) + (" …" if len(card.classes) > 8 else "")
-    kind = card.outputs[0].kind
-    size = "HxW" if card.preprocess is None else "x".join(str(side) for side in card.preprocess.size)
+def instructions(card: Card, batch: int | None = 1) -> str:
+    """The text, with the numbers of this expert filled in; ``batch`` is how many images it takes, None for any."""
+    classes = ", ".join(card.classes[:_LISTED]) + (", …" if len(card.classes) > _LISTED else "")
+    output = card.outputs[0]
     licence = f"\nWeights: {card.weights_licence}\n" if card.weights_licence else ""
     return f"""{card.name}: an expert for {len(card.classes)} of {card.selected_from} classes ({classes})
 {licence}
 Files
-  expert.onnx      the network, input '{card.input}' (float32), output '{card.outputs[0].name}' ({kind})
+  expert.onnx      the network: input '{clean_text(card.input)}', output '{clean_text(output.name)}' ({output.kind})
   labels.txt       one class per line, in the order of the output's columns
   preprocess.json  how an image becomes the input: resize, crop, scale to 0..1, subtract mean, divide by std
   manifest.json    where it comes from, what was cut, how it was verified, SHA-256 of every file
@@ -23,41 +26,37 @@ Files
 With expertc
   expertc predict DIRECTORY photo.jpg
 
-With ONNX Runtime alone ({size} pixels)
-{_snippet(card)}
+With ONNX Runtime alone
+{_snippet(card, card.preprocess, batch or 1)}
 With TensorRT, on the device
   trtexec --onnx=expert.onnx --saveEngine=expert.plan
 """
 
 
-def _snippet(card: Card) -> str:
-    spec = card.preprocess
+def _snippet(card: Card, spec: Preprocess | None, batch: int) -> str:
+    """Python that does what ``runtime.preprocess`` does; a name out of the model stands in it as a literal."""
     if spec is None:
         return "  The model came without a description of its preprocessing.\n"
-    filters = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}
+    high, wide = spec.size
     if isinstance(spec.resize, int):
-        resize = [
-            f"  scale = {spec.resize} / min(image.size)",
-            f"  image = image.resize([max({spec.resize}, int(side * scale)) for side in image.size], "
-            f"{filters[spec.interpolation]})",
-            f"  left, top = (image.width - {spec.size[1]}) // 2, (image.height - {spec.size[0]}) // 2",
-            f"  image = image.crop((left, top, left + {spec.size[1]}, top + {spec.size[0]}))",
-        ]
+        sides = f"[int({spec.resize} * side / min(image.size)) for side in image.size]"
     else:
-        resize = [f"  image = image.resize(({spec.resize[1]}, {spec.resize[0]}), {filters[spec.interpolation]})"]
-        if spec.resize != spec.size:
-            resize.append("  # then the centre crop of preprocess.json")
+        sides = f"({spec.resize[1]}, {spec.resize[0]})"
     reverse = "[:, :, ::-1]" if spec.colour == "BGR" else ""
     order = ".transpose(2, 0, 1)" if spec.layout == "NCHW" else ""
+    repeat = f".repeat({batch}, 0)" if batch > 1 else ""
     lines = [
-        "  import numpy, onnxruntime",
-        "  from PIL import Image, ImageOps",
-        '  image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
-        *resize,
-        f'  pixels = numpy.asarray(image, "float32"){reverse} / 255',
-        f"  x = (pixels - {list(spec.mean)}) / {list(spec.std)}",
-        '  session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
-        f'  scores = session.run(None, {{"{card.input}": x{order}[None].astype("{spec.dtype}")}})[0][0]',
-        '  print(open("labels.txt").read().splitlines()[scores.argmax()])',
+        "import numpy, onnxruntime, pathlib",
+        "from PIL import Image, ImageOps",
+        'image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
+        f"image = image.resize({sides}, {_FILTERS[spec.interpolation]})",
+        f"left, top = round((image.width - {wide}) / 2), round((image.height - {high}) / 2)",
+        f"image = image.crop((left, top, left + {wide}, top + {high}))",
+        f'pixels = numpy.asarray(image, "float32"){reverse} / 255',
+        f'x = ((pixels - {list(spec.mean)}) / {list(spec.std)}){order}[None]{repeat}.astype("{spec.dtype}")',
+        'session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
+        f"scores = session.run([{ascii(card.outputs[0].name)}], {{{ascii(card.input)}: x}})[0][0]",
+        'labels = pathlib.Path("labels.txt").read_text(encoding="utf-8").splitlines()',
+        "print(labels[scores.argmax()])",
     ]
-    return "\n".join(lines) + "\n"
+    return "".join(f"  {line}\n" for line in lines)

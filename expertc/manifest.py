@@ -20,7 +20,7 @@ import onnxruntime
 
 from . import __version__
 from .bundle import LABELS, MANIFEST, PREPROCESS, README, Bundle
-from .card import KINDS
+from .card import KINDS, Card
 from .errors import BundleError
 from .graph import Model
 from .instructions import instructions
@@ -44,8 +44,7 @@ def describe(
 
     ``costs`` are those of the "full" model and of the "expert"; ``passes`` the names of those that changed something.
     """
-    shape = list(final.inputs[cut.card.input])
-    batch = shape[0] if shape and isinstance(shape[0], int) else "dynamic"
+    batch = fixed_batch(final, cut.card)
     tensors = {
         name: sha256(np.asarray(constant.values).tobytes()).hexdigest()
         for name, constant in sorted(cut.model.constants.items())
@@ -59,9 +58,9 @@ def describe(
             "of": len(source.card.classes),
         },
         "target": target.name,
-        "forms": {"passes": list(passes), "fuse": "off", "batch": batch},
+        "forms": {"passes": list(passes), "fuse": "off", "batch": "dynamic" if batch is None else batch},
         "precision": "fp32",
-        "input": {"name": cut.card.input, "shape": shape},
+        "input": {"name": cut.card.input, "shape": list(final.inputs[cut.card.input])},
         "output": asdict(cut.card.outputs[0]),
         "renormalised": cut.renormalised,
         "costs": dict(costs),
@@ -77,6 +76,12 @@ def describe(
     }
 
 
+def fixed_batch(model: Model, card: Card) -> int | None:
+    """How many images the model takes in one call, None for any number."""
+    shape = model.inputs[card.input]
+    return shape[0] if shape and isinstance(shape[0], int) else None
+
+
 def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, Any] | None) -> dict[str, Any]:
     """The report: ``requested`` is the text of ``--classes``, ``seconds`` each stage's, ``timing`` the latencies."""
     return {
@@ -88,11 +93,11 @@ def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, An
     }
 
 
-def texts(cut: Cut) -> dict[str, bytes]:
+def texts(card: Card, batch: int | None) -> dict[str, bytes]:
     """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
-    files = {LABELS: "".join(f"{label}\n" for label in cut.card.classes), README: instructions(cut.card)}
-    if cut.card.preprocess is not None:
-        files[PREPROCESS] = json.dumps(cut.card.preprocess.to_mapping(), indent=2) + "\n"
+    files = {LABELS: "".join(f"{label}\n" for label in card.classes), README: instructions(card, batch)}
+    if card.preprocess is not None:
+        files[PREPROCESS] = json.dumps(card.preprocess.to_mapping(), indent=2) + "\n"
     return {name: text.encode() for name, text in files.items()}
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
+
+from expertc.cli import run
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,6 +35,51 @@ def data_dir(request: pytest.FixtureRequest) -> Path:
         if request.config.getoption("--require-data"):
             pytest.fail(reason)
         pytest.skip(reason)
+    return found
+
+
+class Run(NamedTuple):
+    """What a command line came to."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Run]:
+    """Runs a command line in this process: ``cli("build", model, "--classes", "sharks")``."""
+
+    def call(*arguments: object) -> Run:
+        capsys.readouterr()
+        code = int(run([str(argument) for argument in arguments]))
+        return Run(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small full model with a card; only to be read."""
+    from rainbow import rainbow
+
+    path = tmp_path_factory.mktemp("full") / "rainbow.onnx"
+    path.write_bytes(rainbow().bytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def built(full: Path) -> Any:
+    """The warm half of it, built and verified once; the bundle is only to be read."""
+    from expertc import build
+
+    return build(full, classes="warm", output=full.parent / "warm.expert", measure_seconds=0.05)
+
+
+@pytest.fixture(scope="session")
+def bundle(built: Any) -> Path:
+    """That bundle's directory."""
+    found: Path = built.path
     return found
 
 

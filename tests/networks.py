@@ -6,7 +6,6 @@ Two oracles that are not ours run them: ONNX Runtime without optimisations, and 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -62,7 +61,9 @@ class Net:
         """An initializer; Python integers become int64, floats float32."""
         array = np.asarray(values)
         if not isinstance(values, np.ndarray):
-            array = array.astype(np.float32 if array.dtype.kind == "f" else np.int64 if array.dtype.kind == "i" else bool)
+            array = array.astype(
+                np.float32 if array.dtype.kind == "f" else np.int64 if array.dtype.kind == "i" else bool
+            )
         name = name if name not in self.initializers else self.fresh(name)
         self.initializers[name] = array
         return name
@@ -74,7 +75,9 @@ class Net:
         self.nodes.append(made)
         return outputs[0] if isinstance(out, str) else outputs
 
-    def conv(self, x: str, cin: int, cout: int, *, kernel: int = 1, group: int = 1, bias: bool = True, name: str = "") -> str:
+    def conv(
+        self, x: str, cin: int, cout: int, *, kernel: int = 1, group: int = 1, bias: bool = True, name: str = ""
+    ) -> str:
         """A convolution that keeps the size of its input, with weights of its own."""
         name = name or self.fresh("conv")
         inputs = [x, self.weight(cout, cin // group, kernel, kernel, name=f"{name}.w")]
@@ -84,7 +87,9 @@ class Net:
     def norm(self, x: str, channels: int, *, name: str = "") -> str:
         """A batch norm in inference form."""
         name = name or self.fresh("norm")
-        vectors = [self.weight(channels, name=f"{name}.{kind}", positive=kind == "var") for kind in ("g", "b", "mean", "var")]
+        vectors = [
+            self.weight(channels, name=f"{name}.{kind}", positive=kind == "var") for kind in ("g", "b", "mean", "var")
+        ]
         return str(self.node("BatchNormalization", x, *vectors, out=name))
 
     def head(self, x: str, cin: int, cout: int, *, name: str = "") -> str:
@@ -202,12 +207,12 @@ def poisoned(full: bytes, expert: bytes) -> onnx.ModelProto:
     return proto
 
 
-def perturbed(model: bytes, name: str, at: tuple[int, ...]) -> onnx.ModelProto:
-    """The model with one weight changed a lot."""
+def perturbed(model: bytes, name: str, at: tuple[int, ...], scale: float, shift: float) -> onnx.ModelProto:
+    """The model with one weight w changed to ``w * scale + shift``."""
     proto = onnx.load_from_string(model)
     for tensor in proto.graph.initializer:
         if tensor.name == name:
-            values = copy.copy(numpy_helper.to_array(tensor))
-            values[at] = values[at] * 2 + 1
+            values = numpy_helper.to_array(tensor).copy()
+            values[at] = values[at] * scale + shift
             tensor.CopyFrom(numpy_helper.from_array(values, name))
     return proto

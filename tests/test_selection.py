@@ -308,7 +308,9 @@ def test_fold() -> None:
 
 # -- laws ----------------------------------------------------------------------------------------------------
 
-LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+LAW = settings(
+    deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much]
+)
 
 NAMES = st.text("ab cdDA-_/'\",#@1é", min_size=1, max_size=6).map(lambda text: " ".join(text.split())).filter(bool)
 

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from . import options, show
 
+if TYPE_CHECKING:
+    from ..bench import BenchReport, Entry
+    from ..measure import Ratio
 
-@click.command(epilog="Example: expertc bench full.onnx sharks-rays.expert --duration 20")
+
+@click.command(epilog=options.example("expertc bench full.onnx sharks-rays.expert --duration 20"))
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
-    "--scenario", default="single-stream", show_default=True, metavar="single-stream|offline", help="What to measure."
+    "--scenario", default="single-stream", show_default=True, metavar="NAME",
+    help="single-stream (one image after the other) or offline (batches).",
+)  # fmt: skip
+@click.option(
+    "--duration", default=10.0, show_default=True, type=float, metavar="SECONDS", help="Time for all models together."
 )
-@click.option("--duration", default=10.0, show_default=True, metavar="SECONDS", help="Time for all models together.")
 @click.option("--report", metavar="DIR", help="Also write report.json and report.md there.")
 @options.threads
 @options.as_json
@@ -23,16 +33,46 @@ def command(
     quiet: bool,
 ) -> None:  # fmt: skip
     """Time models and bundles in turns within one run, and compare each with the first."""
-    from pathlib import Path
-
     from ..bench import bench, write_report
 
+    seconds = options.check_seconds(duration, "--duration", 0.01)
     with options.stages(quiet) as progress:
-        progress(f"measuring for {duration:g} s")
-        found = bench(paths, scenario=scenario, seconds=duration, threads=threads)
+        progress(f"measuring for {seconds:g} s")
+        found = bench(paths, scenario=scenario, seconds=seconds, threads=threads)
     if report is not None:
         write_report(found, Path(report))
     if as_json:
         show.json_out(found.to_mapping())
-        return
-    click.echo(found.to_markdown())
+    else:
+        _print(found)
+
+
+def _print(found: BenchReport) -> None:
+    offline = found.scenario == "offline"
+    columns = ("batch", "calls", "median", "images/s") if offline else ("calls", "median", "p90", "p99")
+    rows = [(entry.name, *_cells(entry, offline), *_ratio(entry.ratio)) for entry in found.entries]
+    show.table(("model", *columns, "time / first", "95 % interval"), rows)
+    machine = found.environment
+    show.line()
+    show.facts({
+        "scenario": f"{found.scenario}, {found.seconds:g} s for all models, in turns whose order changes",
+        "machine": f"{machine['cpu']}, {machine['threads']} threads, {machine['runtime']}",
+        **({"note": "\n".join(found.warnings)} if found.warnings else {}),
+    })  # fmt: skip
+
+
+def _cells(entry: Entry, offline: bool) -> tuple[str, ...]:
+    summary = entry.summary
+    if offline:
+        return str(entry.shape[0]), str(summary.n), _time(summary.median), f"{entry.images_per_second:.1f}"
+    return str(summary.n), _time(summary.median), _time(summary.p90), _time(summary.p99)
+
+
+def _time(seconds: float | None) -> str:
+    """A percentile is None where too few calls stand behind it."""
+    return "-" if seconds is None else show.duration(seconds)
+
+
+def _ratio(ratio: Ratio) -> tuple[str, str]:
+    known = ratio.low is not None and ratio.high is not None
+    return f"{ratio.value:.3f}", f"{ratio.low:.3f} to {ratio.high:.3f}" if known else "too few calls"

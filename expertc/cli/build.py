@@ -19,7 +19,7 @@ MAX_BATCH = 4096
 @click.command(
     epilog=options.example(
         "expertc build --classes sharks,rays",
-        "expertc build full.onnx --classes 'fishes,-sharks' --data photos/ -o fishes.expert",
+        "expertc build full.onnx --classes 'fishes,-sharks' -o fishes.expert",
     )
 )
 @click.argument("model", required=False)

@@ -90,7 +90,7 @@ def _card(facts: Mapping[str, Any]) -> dict[str, str]:
             f"mean {_short(spec['mean'])}; std {_short(spec['std'])}"
         )
     if facts["weights_licence"]:
-        made["weights"] = facts["weights_licence"]
+        made["licence"] = facts["weights_licence"]
     if facts["provenance"]:
         made["provenance"] = "\n".join(f"{key}: {_short(value)}" for key, value in facts["provenance"].items())
     return made

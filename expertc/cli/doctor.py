@@ -7,11 +7,11 @@ import platform
 import shutil
 import sys
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import click
 
+from .. import __version__
 from . import options, show
 
 BASE = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "click", "rich", "pillow", "pyyaml")
@@ -23,37 +23,35 @@ EXTRAS = {
 }
 
 
-@click.command(epilog="Example: expertc doctor")
+@click.command(epilog=options.example("expertc doctor"))
 @options.as_json
 @options.everywhere
 def command(as_json: bool) -> int:
-    """Check this machine: versions, backends, memory, and that the bundled model can be cut and run here."""
-    facts = _facts()
-    if as_json:
-        show.json_out(facts)
-    else:
-        show.table(("", ""), [(key, value if isinstance(value, str) else str(value)) for key, value in facts.items()])
-    return 0 if facts["self-test"] == "ok" else 1
+    """Check this machine: versions, backends, memory, and that the bundled model can be cut and run here.
 
-
-def _facts() -> dict[str, Any]:
+    The exit code is that of the self-test.
+    """
     from ..backends.cpu import describe
 
     facts: dict[str, Any] = {
-        "expertc": metadata.version("expertc") if _version("expertc") else "run from a checkout",
+        "expertc": __version__,
         "python": f"{platform.python_version()} ({sys.executable})",
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "cores": os.cpu_count() or 1,
         "memory": _memory(),
-        "disk free here": show.size(shutil.disk_usage(Path.cwd()).free),
+        "disk free here": show.size(shutil.disk_usage(".").free),
     }
     facts |= {name: _version(name) or "missing" for name in BASE}
     facts["onnxruntime providers"] = ", ".join(describe()["providers"])
     for extra, names in EXTRAS.items():
         found = [f"{name} {version}" for name in names if (version := _version(name))]
         facts[f"extra {extra}"] = ", ".join(found) or f"not installed (pip install 'expertc[{extra}]')"
-    facts["self-test"] = _self_test()
-    return facts
+    facts["self-test"], code = _self_test()
+    if as_json:
+        show.json_out(facts)
+    else:
+        show.facts({key: str(value) for key, value in facts.items()})
+    return code
 
 
 def _version(name: str) -> str | None:
@@ -70,16 +68,19 @@ def _memory() -> str:
         return "not known"
 
 
-def _self_test() -> str:
-    """Cut two classes out of the bundled model, in a folder of its own, and verify them."""
+def _self_test() -> tuple[str, int]:
+    """Cut two classes out of the bundled model, in a folder of its own, and verify them; with the exit code."""
+    from pathlib import Path
     from tempfile import TemporaryDirectory
 
     from ..compiler import build
-    from ..errors import ExpertcError
+    from ..errors import ExitCode, ExpertcError
 
     try:
-        with TemporaryDirectory() as folder:
-            built = build(classes="sharks,rays", output=Path(folder) / "self-test.expert", measure_seconds=0)
+        with TemporaryDirectory(prefix="expertc-doctor-") as folder:
+            built = build(classes="#0,#1", output=Path(folder) / "self-test.expert", measure_seconds=0)
     except ExpertcError as error:
-        return f"FAILED: {error.message} {error.hint}"
-    return "ok" if built.certificate.verdict == "verified" else built.certificate.verdict
+        return f"FAILED: {error.message} {error.hint}", int(error.exit_code)
+    if built.certificate.verdict != "verified":
+        return f"FAILED: the certificate says '{built.certificate.verdict}'", int(ExitCode.VERIFICATION)
+    return "ok: two classes cut, verified and run", int(ExitCode.OK)

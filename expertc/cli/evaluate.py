@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,11 +11,18 @@ from . import options, show
 if TYPE_CHECKING:
     from ..evaluate import Agreement, Evaluation
 
+LISTED = 10  # photos that are named
 
-@click.command(epilog="Example: expertc evaluate sharks-rays.expert --data photos/ --against full.onnx")
+
+@click.command(
+    epilog=options.example(
+        "expertc evaluate sharks-rays.expert --data photos/",
+        "expertc evaluate sharks-rays.expert --data photos/ --against full.onnx",
+    )
+)
 @click.argument("path", metavar="BUNDLE|MODEL", required=False)
 @click.option("--data", required=True, metavar="DIR", help="Labelled photos: a folder per class, or packed.")
-@click.option("--split", default="val", show_default=True, help="Which part of a packed data set.")
+@click.option("--split", default="val", show_default=True, metavar="NAME", help="Which part of a packed data set.")
 @click.option("--classes", metavar="LIST", help="Judge only these classes, deciding among them alone.")
 @click.option("--against", metavar="MODEL", help="Also compare every decision with this model, restricted alike.")
 @options.foreign
@@ -31,7 +35,10 @@ def command(
     taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None, as_json: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Measure top-1 accuracy of a bundle or a model on labelled photos, with 95 % Wilson intervals."""
+    """Measure top-1 accuracy of a bundle or a model on labelled photos, with 95 % Wilson intervals.
+
+    Without BUNDLE|MODEL the bundled model is judged.
+    """
     from ..errors import CardError
     from ..evaluate import compare, evaluate, match_classes
     from ..evaluate.judges import open_judge
@@ -44,12 +51,12 @@ def command(
         if spec is None:
             raise CardError("The model does not say how images become its input.", "Give --preprocess.")
         match = match_classes(images.classes, judge.labels, judge.taxonomy)
-        with _bar("evaluating", quiet) as progress:
+        with options.bar("evaluating", quiet) as progress:
             found = evaluate(judge.scores, spec, judge.labels, images, match=match, progress=progress)
         agreed = None
         if against is not None:
-            restricted = open_judge(against, classes=list(judge.labels), foreign=foreign, threads=threads)
-            with restricted as other, _bar("comparing", quiet) as progress:
+            restricted = open_judge(against, classes=judge.labels, foreign=foreign, threads=threads)
+            with restricted as other, options.bar("comparing", quiet) as progress:
                 agreed = compare(judge.scores, other.scores, spec, images, only=match, progress=progress)
     if as_json:
         show.json_out(found.to_mapping() | ({} if agreed is None else {"agreement": agreed.to_mapping()}))
@@ -59,33 +66,25 @@ def command(
 
 def _print(found: Evaluation, agreed: Agreement | None) -> None:
     rows = [
-        (r.label, show.count(r.images), show.count(r.hits), show.percent(r.accuracy), _interval(r.interval))
+        (r.label, show.count(r.images), show.count(r.hits), show.percent(r.accuracy), _interval(r.images, r.interval))
         for r in (*found.per_class, found.overall)
     ]
     show.table(("class", "photos", "right", "accuracy", "95 % interval"), rows)
-    for name, reason in found.unreadable:
-        show.line(f"left out: {name}: {reason}")
+    remarks = [f"left out: {name}: {reason}" for name, reason in found.unreadable[:LISTED]]
+    if len(found.unreadable) > LISTED:
+        remarks.append(f"left out: {len(found.unreadable) - LISTED:,} more that cannot be read")
     if found.left_out:
-        show.line(f"{sum(found.left_out.values())} photos of {len(found.left_out)} other classes were left out.")
+        remarks.append(f"left out: {sum(found.left_out.values()):,} photos of {len(found.left_out)} other classes")
+    if found.undecided:
+        remarks.append(f"undecided: {len(found.undecided):,} photos, for which the scores are not numbers")
     if agreed is not None:
-        show.line(
-            f"agreement: {agreed.agreed} of {agreed.images} decisions; largest difference of a score "
+        remarks.append(
+            f"agreement: {agreed.agreed:,} of {agreed.images:,} decisions; largest difference of a score "
             f"{agreed.max_abs_difference:.2g}"
         )
+    for remark in ("", *remarks) if remarks else ():
+        show.line(remark)
 
 
-def _interval(bounds: tuple[float, float]) -> str:
-    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %"
-
-
-@contextmanager
-def _bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    if quiet or not sys.stderr.isatty():
-        yield lambda done, total: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True) as bar:
-        task: Any = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+def _interval(images: int, bounds: tuple[float, float]) -> str:
+    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %" if images else "-"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
+
 import click
 
 from . import options, show
 
 
-@click.command(epilog="Example: expertc export run/ -o full.onnx --data photos/")
+@click.command(epilog=options.example("expertc export run/ -o full.onnx --data photos/"))
 @click.argument("checkpoint")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The full model to write.")
 @click.option("--data", metavar="DIR", help="Check the export against torch on these photos instead of noise.")
@@ -15,12 +18,10 @@ from . import options, show
 @options.everywhere
 def command(checkpoint: str, output: str, data: str | None, licence: str) -> None:
     """Export the network that `expertc train` left in the folder CHECKPOINT to ONNX, with its model card."""
-    from pathlib import Path
-
     from ..evaluate.sampling import photos
     from ..export import export_trained
 
     images = photos(data) if data else ()
     path = export_trained(Path(checkpoint), Path(output), images, weights_licence=licence)
     show.line(f"full model: {path} ({show.size(path.stat().st_size)})")
-    show.line(f"next: expertc build {path} --classes …")
+    show.line(f"next: expertc classes {shlex.quote(str(path))}")

@@ -38,7 +38,10 @@ def command(bundle: str, images: tuple[str, ...], top: int, threads: int | None,
     files = expand_images(images)
     failed = False
     collected = []
-    with Expert.open(bundle, threads=threads) as expert, options.bar("classifying", quiet or len(files) < BAR_FROM) as bar:
+    with (
+        Expert.open(bundle, threads=threads) as expert,
+        options.bar("classifying", quiet or len(files) < BAR_FROM) as bar,
+    ):
         for done, prediction in enumerate(expert.iter_predict(files, top), 1):
             failed |= prediction.error is not None
             if as_json:
@@ -52,10 +55,8 @@ def command(bundle: str, images: tuple[str, ...], top: int, threads: int | None,
 
 
 def _print(prediction: Prediction) -> None:
-    from ..text import clean_text
-
     if prediction.error is not None:
-        click.echo(f"Error: {clean_text(prediction.error)}", err=True)
+        show.line(f"{prediction.image}: {prediction.error}", error=True)
         return
     if prediction.raw:
         answers = [f"{label} (raw score {value:.4f})" for label, value in prediction.labels]

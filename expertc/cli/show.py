@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,14 @@ def facts(named: Mapping[str, str]) -> None:
     _print(made)
 
 
-def line(message: str = "") -> None:
-    """Print one line of results."""
+def line(message: str = "", *, error: bool = False) -> None:
+    """Print one line, cleaned, on stdout or stderr.
+
+    Not through click, which writes past the stream that a bar of rich puts in the way to keep below the results.
+    """
     from ..text import clean_text
 
-    click.echo(clean_text(message))
+    print(clean_text(message), file=sys.stderr if error else sys.stdout, flush=True)
 
 
 def json_out(value: Any) -> None:

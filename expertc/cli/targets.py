@@ -7,7 +7,7 @@ import click
 from . import options, show
 
 
-@click.command(epilog="Example: expertc targets jetson-orin-nano")
+@click.command(epilog=options.example("expertc targets", "expertc targets jetson-orin-nano"))
 @click.argument("name", required=False)
 @options.as_json
 @options.everywhere
@@ -27,7 +27,8 @@ def command(name: str | None, as_json: bool) -> None:
             (t.name, t.backend, ", ".join(t.precisions), "" if t.memory_mb is None else f"{t.memory_mb:,} MB")
             for t in found
         ]
-        show.table(("target", "backend", "precisions", "memory"), rows)
+        show.table(("target", "backend", "precisions", "memory"), rows, left=3)
+        show.line()
         show.line("next: expertc targets NAME, for the numbers and their sources")
         return
     target = load_target(name)
@@ -37,12 +38,18 @@ def command(name: str | None, as_json: bool) -> None:
             "precisions": list(target.precisions), "facts": dict(target.facts), "sources": dict(target.sources),
         })  # fmt: skip
         return
-    show.line(f"{target.name}: {target.description}")
-    show.line(f"backend {target.backend}; precisions {', '.join(target.precisions)}")
+    show.facts({
+        "target": target.name,
+        "device": target.description,
+        "backend": target.backend,
+        "precisions": ", ".join(target.precisions),
+    })  # fmt: skip
     for source in dict.fromkeys(target.sources.values()):
         show.line()
-        show.line(f"from {source}")
-        for key, fact in target.facts.items():
-            if target.sources[key] == source:
-                value = ", ".join(map(str, fact)) if isinstance(fact, tuple) else str(fact)
-                click.echo(f"  {key} = {value}")
+        show.facts({"from": source})
+        named = {key: fact for key, fact in target.facts.items() if target.sources[key] == source}
+        show.facts({f"  {key}": _text(fact) for key, fact in named.items()})
+
+
+def _text(fact: object) -> str:
+    return ", ".join(map(str, fact)) if isinstance(fact, tuple) else str(fact)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,14 +17,17 @@ if TYPE_CHECKING:
     from ..training import Progress
 
 
-@click.command(epilog="Example: expertc train sea-animals --data photos/ -o run/")
+@click.command(epilog=options.example("expertc train sea-animals --data photos/ -o run/"))
 @click.argument("recipe")
 @click.option("--data", required=True, metavar="DIR", help="Labelled photos: a folder per class, or packed.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Checkpoints and the trained weights go here.")
 @click.option("--classes", metavar="LIST", help="Train on these classes alone.")
-@click.option("--device", default="cpu", show_default=True, help="torch device, such as cuda.")
+@click.option("--device", default="cpu", show_default=True, metavar="NAME", help="torch device, such as cuda.")
 @click.option("--precision", default="fp32", show_default=True, metavar="fp32|bf16", help="Autocast type.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(0), help="Processes that read images.")
+@click.option(
+    "--workers", default=1, show_default=True, type=click.IntRange(0, 256), metavar="N",
+    help="Processes that read images.",
+)  # fmt: skip
 @options.quietly
 @options.everywhere
 def command(
@@ -45,6 +49,7 @@ def command(
     kinds = {"fp32": None, "bf16": torch.bfloat16}
     if precision not in kinds:
         raise UsageError(f"There is no training precision {shown(precision)}.", "Use fp32 or bf16.")
+    _check_device(device)
     loaded = load_recipe(recipe)
     known = Path(loaded.taxonomy)
     taxonomy = Taxonomy.load(known) if known.suffix in (".yaml", ".yml") else Taxonomy.shipped(loaded.taxonomy)
@@ -62,7 +67,20 @@ def command(
     show.line(
         f"held out: {held['hits']} of {held['images']} right, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
-    show.line(f"next: expertc export {output} -o full.onnx")
+    show.line(f"next: expertc export {shlex.quote(output)} -o full.onnx")
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    from ..errors import UsageError
+    from ..text import clean_text, shown
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = clean_text(str(error).partition("\n")[0]).rstrip(".")
+        raise UsageError(f"torch cannot use the device {shown(name)}: {reason}.", "Use --device cpu.") from error
 
 
 @contextmanager

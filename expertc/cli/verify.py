@@ -48,11 +48,8 @@ def command(
     if as_json:
         show.json_out(certificate.to_mapping())
         return
-    for step in certificate.steps:
-        show.facts({f"{step.name}:": step.detail})
-        show.line(f"  {_numbers(step.numbers)}")
-    show.line()
-    show.line(f"verification: {summary(certificate)}")
+    steps = {step.name: f"{step.detail}\n{_numbers(step.numbers)}" for step in certificate.steps}
+    show.facts(steps | {"verification": summary(certificate)})
 
 
 def _numbers(values: Mapping[str, float]) -> str:

@@ -11,11 +11,13 @@ import numpy as np
 
 from ..backends.cpu import open_session
 from ..card import Preprocess
+from ..errors import ModelError, SelectionError
 from ..runtime import Expert
 from ..selection import resolve
 from ..source import BUNDLED, Foreign, open_source
 from ..surgery.outputs import score_source
 from ..taxonomy import Taxonomy
+from ..text import shown
 from .batches import Scores
 
 
@@ -50,18 +52,20 @@ def open_judge(
     source = open_source(path, foreign)
     output = source.card.outputs[0].name
     if score_source(source.model, output) != output:
-        from ..errors import ModelError
-
         raise ModelError(f"The output '{output}' is an index, not a score.", "Build an expert: it gives the scores.")
     with closing(open_session(source.data, threads=threads)) as session:
-        size = session.input_shape[0]
+        fixed = session.input_shape[0]
 
         def scores(batch: np.ndarray) -> np.ndarray:
-            parts = [batch] if size is None else np.split(batch, range(size, len(batch), size))
-            return np.concatenate([session.run(part)[output] for part in parts])
+            parts = []
+            for start in range(0, len(batch), size := fixed or len(batch)):
+                part = batch[start : start + size]
+                missing = np.zeros((size - len(part), *part.shape[1:]), part.dtype)
+                parts.append(session.run(np.concatenate([part, missing]))[output][: len(part)])
+            return np.concatenate(parts)
 
-        taxonomy = source.card.taxonomy
-        yield _restricted(Judge(source.card.classes, source.card.preprocess, scores, taxonomy), classes)
+        card = source.card
+        yield _restricted(Judge(card.classes, card.preprocess, scores, card.taxonomy), classes)
 
 
 def _restricted(judge: Judge, classes: str | Sequence[str] | None) -> Judge:
@@ -70,6 +74,9 @@ def _restricted(judge: Judge, classes: str | Sequence[str] | None) -> Judge:
     if isinstance(classes, str):
         columns = list(resolve(judge.taxonomy or Taxonomy.flat(judge.labels), classes).indices)
     else:
+        missing = [name for name in classes if name not in judge.labels]
+        if missing:
+            raise SelectionError(f"The model has no class {shown(missing[0])}.", "Compare models of the same classes.")
         columns = [judge.labels.index(name) for name in classes]
     labels = tuple(judge.labels[column] for column in columns)
     return Judge(labels, judge.preprocess, lambda batch: judge.scores(batch)[:, columns], judge.taxonomy)

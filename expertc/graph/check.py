@@ -39,6 +39,8 @@ def check(proto: onnx.ModelProto, name: str) -> None:
             raise ModelError(f"{name} does not say the shape of its input {shown(value.name)}.", _AGAIN)
     made = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
     _check_order(graph.node, made, name)
+    if len({value.name for value in graph.output}) < len(graph.output):
+        raise ModelError(f"{name} has two outputs of one name.", _AGAIN)
     for value in graph.output:
         if value.name not in made:
             raise ModelError(f"{name} declares the output {shown(value.name)} that no node makes.", _AGAIN)

@@ -62,6 +62,7 @@ def from_proto(proto: onnx.ModelProto, name: str = "The model") -> Model:
         check(proto, name)
         onnx.checker.check_model(skeleton(proto))
         _lift_constants(proto.graph)
+        _forget_prose(proto.graph)
         shapes, types = infer_shapes(proto)
         fold_sizes(proto.graph, shapes, types)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
@@ -100,6 +101,15 @@ def read_bytes(path: str | Path) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"The model {shown(path)} cannot be read ({reason}).", "Check the path.") from error
+
+
+def _forget_prose(graph: onnx.GraphProto) -> None:
+    """Drop the free text of the graph and its weights: exporters leave paths of their machine there."""
+    graph.ClearField("doc_string")
+    graph.ClearField("metadata_props")
+    for tensor in graph.initializer:
+        tensor.ClearField("doc_string")
+        tensor.ClearField("metadata_props")
 
 
 def _standard_domain(proto: onnx.ModelProto) -> None:

@@ -20,7 +20,10 @@ def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, in
     """
     declared = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
     shapes, types = _infer(proto, ())
-    unknown = [v for name, v in declared.items() if name not in types or None in shapes.get(name, (None,))]
+    # Inference invents a symbol for a size it cannot tell; a name that the file itself gives it is better.
+    inputs = {dim.dim_param for v in proto.graph.input for dim in v.type.tensor_type.shape.dim}
+    known = {name for name, s in shapes.items() if all(isinstance(dim, int) or dim in inputs for dim in s)}
+    unknown = [v for name, v in declared.items() if name not in types or name not in known]
     if unknown:
         shapes, types = _infer(proto, unknown)
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}

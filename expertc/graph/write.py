@@ -14,7 +14,12 @@ from .shapes import infer_shapes
 
 def to_proto(model: Model) -> onnx.ModelProto:
     """The ONNX protobuf of ``model``, with its opset, IR version and metadata."""
+    empty = _set_aside_empty_lists(model)
     proto = gs.export_onnx(model.graph, do_type_check=False)
+    for at, kept in empty.items():
+        model.nodes[at].attrs.update(kept)
+        for name in kept:
+            proto.graph.node[at].attribute.append(onnx.AttributeProto(name=name, type=onnx.AttributeProto.INTS))
     proto.ir_version = model.ir_version
     proto.producer_name, proto.producer_version = model.producer
     for at, properties in sorted(model.node_metadata.items()):
@@ -22,6 +27,18 @@ def to_proto(model: Model) -> onnx.ModelProto:
     _set(proto.metadata_props, model.metadata)
     del proto.graph.value_info[:]  # whoever needs shapes can infer them
     return proto
+
+
+def _set_aside_empty_lists(model: Model) -> dict[int, dict[str, list[int]]]:
+    """Take empty list attributes off the nodes: the exporter cannot tell their type. In ONNX all of them are INTS."""
+    found = {}
+    for at, node in enumerate(model.nodes):
+        empty = {name: value for name, value in node.attrs.items() if isinstance(value, list) and not value}
+        if empty:
+            found[at] = empty
+            for name in empty:
+                del node.attrs[name]
+    return found
 
 
 def with_batch(model: Model, batch: int) -> Model:

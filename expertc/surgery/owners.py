@@ -66,7 +66,7 @@ def ownership(model: Model, card: Card) -> Ownership:
             _spread(spent, 0, answer.asks[position], tuple(constant.shape), 1)
         total = macs(model, node)
         if total:
-            shape = tuple(dim if isinstance(dim, int) else 1 for dim in model.shapes[node.outputs[0].name])
+            shape = tuple(dim if isinstance(dim, int) else 1 for dim in model.shapes.get(node.outputs[0].name, ()))
             _spread(spent, 1, owner, shape, total // max(1, int(np.prod(shape))))
         for tensor in node.inputs:
             if isinstance(tensor, gs.Constant) and tensor.name not in seen:

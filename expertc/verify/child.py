@@ -21,7 +21,7 @@ from ..card import Card
 from ..errors import ExpertcError
 from ..graph import read_model
 from .inputs import prepare
-from .ladder import BATCH, climb
+from .ladder import climb
 from .limits import Limits
 
 
@@ -47,8 +47,11 @@ def _run(folder: Path) -> dict[str, Any]:
     if not os.read(sys.stdin.fileno(), 1):
         os._exit(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    limits = Limits.of(full, inputs.values.shape, BATCH) if job["limits"] is None else Limits(**job["limits"])
-    limits.impose()
+
+    def limit(batch: int) -> None:
+        given = job["limits"]
+        (Limits.of(full, inputs.values.shape, batch) if given is None else Limits(**given)).impose()
+
     certificate = climb(
         open_session,
         full,
@@ -58,6 +61,7 @@ def _run(folder: Path) -> dict[str, Any]:
         indices=job["indices"],
         inputs=inputs,
         level=job["level"],
+        before_running=limit,
     )
     return certificate.to_mapping()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,6 +49,7 @@ def climb(
     indices: Sequence[int],
     inputs: Inputs,
     level: str = "fast",
+    before_running: Callable[[int], None] = lambda batch: None,
 ) -> Certificate:
     """Compare an expert for the classes ``indices`` with the full model, step by step.
 
@@ -61,6 +62,7 @@ def climb(
         indices: the selected classes, ascending.
         inputs: what to run them on.
         level: "fast" compares with the nodes that the expert has, "full" with the whole model.
+        before_running: is told the most inputs per run, once the structure is found sound and before anything runs.
 
     Returns a certificate, also of a failure. Raises ``ModelError`` or ``UnsupportedError`` if the full model itself
     does not run.
@@ -70,6 +72,7 @@ def climb(
         ladder = _Ladder(open_session, full, _read(cut), _read(final), card, tuple(indices), inputs, level)
         structure, traced = ladder.structure(cut, final)
         steps.append(structure)
+        before_running(max(ladder.batch, _batch(ladder.final)))
         expected, raw, dull = ladder.raw_scores(traced)
         steps.append(raw)
         optimised, scores = ladder.optimised(final, expected)
@@ -190,15 +193,18 @@ class _Ladder:
 
     # -- running -------------------------------------------------------------------------------------------------------
 
+    @property
+    def batch(self) -> int:
+        """Inputs per run of the full model."""
+        return _batch(self.full)
+
     def _reference(self, traced: Trace, tensors: Sequence[str]) -> tuple[dict[str, Array], int]:
         x = self.inputs.values
-        declared = next(iter(self.full.inputs.values()))
-        batch = declared[0] if declared and isinstance(declared[0], int) else BATCH
         poison, model = 0, b""
         if self.level == "full":
             model = whole(self.full, tensors)
         else:
-            made = poisoned(self.full, traced.twins, tensors, (batch, *x.shape[1:]))
+            made = poisoned(self.full, traced.twins, tensors, (self.batch, *x.shape[1:]))
             poison, model = made.poisoned, made.model
         with closing(self.open_session(model, optimise=False)) as session:
             return _run(session, x), poison
@@ -239,6 +245,11 @@ def _read(data: bytes) -> Model:
         return read_model(data)
     except ModelError as error:
         raise Mismatch("structure", f"The expert cannot be read: {error.message}") from error
+
+
+def _batch(model: Model) -> int:
+    shape = next(iter(model.inputs.values()), ())
+    return shape[0] if shape and isinstance(shape[0], int) else BATCH
 
 
 def _check_card(model: Model, own: Card) -> None:

@@ -23,7 +23,7 @@ _BYTES_PER_SECOND = 1e7
 
 @dataclass(frozen=True)
 class Limits:
-    """Address space in bytes, wall-clock seconds from when the models have been read."""
+    """Address space in bytes, wall-clock seconds for everything that runs a model."""
 
     memory_bytes: int
     seconds: float

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx_graphsurgeon as gs
 
-from ..graph import Model
+from ..graph import Model, volume
 from ..text import shown
 from .certificate import Mismatch
 
 Array = np.ndarray[Any, Any]
+Mark = tuple[str, tuple[int, ...], bytes]
 
 _TINY = 8  # elements; a smaller tensor says nothing about where it comes from
 
@@ -70,39 +71,51 @@ def _ascending(part: Array, whole: Array, axis: int) -> list[int] | None:
 
 
 def require_absent(full: Model, kept: Iterable[str], *experts: Model) -> int:
-    """Check that no initializer of ``full`` outside ``kept`` (names) is in an expert, under whatever name.
+    """Check that no weight of ``full`` outside ``kept`` (names) is in an expert, under whatever name.
 
-    Only contents that could be told apart count: not tiny, not one value throughout, not equal to a kept one. Returns
-    how many were looked for. Raises ``Mismatch``.
+    Only contents that could be told apart count: not tiny, not one value throughout, not equal to a kept one; indices
+    and shapes (int32, int64) are no weights. Returns how many were removed. Raises ``Mismatch``.
     """
-    held: defaultdict[tuple[Any, ...], list[Array]] = defaultdict(list)
-    for expert in experts:
-        for constant in expert.constants.values():
-            if np.prod(constant.shape) >= _TINY:
-                held[_mark(values := np.asarray(constant.values))].append(values)
-    own: defaultdict[tuple[Any, ...], list[Array]] = defaultdict(list)
     kept = set(kept)
-    for name in kept & full.constants.keys():
-        if np.prod(full.constants[name].shape) >= _TINY:
-            own[_mark(values := np.asarray(full.constants[name].values))].append(values)
-    gone = [name for name in full.constants if name not in kept]
-    for name in gone:
-        if np.prod(full.constants[name].shape) < _TINY:
-            continue
-        values = np.asarray(full.constants[name].values)
-        if _among(values, held) and not _among(values, own) and not _constant(values):
+    weights = _weights(full)
+    held = _by_mark(constant for expert in experts for constant in _weights(expert).values())
+    own = _by_mark(constant for name, constant in weights.items() if name in kept)
+    gone = {name: constant for name, constant in weights.items() if name not in kept}
+    forms = {_form(constant) for expert in experts for constant in _weights(expert).values()}
+    for name, constant in gone.items():
+        if _form(constant) not in forms or volume(tuple(constant.shape)) < _TINY:
+            continue  # most need not even be read
+        values = np.asarray(constant.values)
+        if _among(values, held) and not _among(values, own) and not _is_uniform(values):
             raise Mismatch("structure", f"The removed weights {shown(name)} are still in the expert.")
     return len(gone)
 
 
-def _mark(values: Array) -> tuple[Any, ...]:
+def _weights(model: Model) -> dict[str, gs.Constant]:
+    kinds = (np.int32, np.int64)
+    return {name: constant for name, constant in model.constants.items() if np.dtype(constant.dtype) not in kinds}
+
+
+def _form(constant: gs.Constant) -> tuple[str, tuple[int, ...]]:
+    return np.dtype(constant.dtype).str, tuple(constant.shape)
+
+
+def _by_mark(constants: Iterable[gs.Constant]) -> dict[Mark, list[Array]]:
+    found: dict[Mark, list[Array]] = {}
+    for constant in constants:
+        values = np.asarray(constant.values)
+        found.setdefault(_mark(values), []).append(values)
+    return found
+
+
+def _mark(values: Array) -> Mark:
     """Equal for equal arrays, and quickly made."""
     return values.dtype.str, values.shape, values.reshape(-1)[:_TINY].tobytes()
 
 
-def _among(values: Array, table: dict[tuple[Any, ...], list[Array]]) -> bool:
+def _among(values: Array, table: Mapping[Mark, list[Array]]) -> bool:
     return any(values.tobytes() == other.tobytes() for other in table.get(_mark(values), ()))
 
 
-def _constant(values: Array) -> bool:
+def _is_uniform(values: Array) -> bool:
     return bool((values == values.reshape(-1)[0]).all())

@@ -51,7 +51,13 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
 
 def test_a_file_that_is_something_else(tmp_path: Path) -> None:
     other = tmp_path / "other.onnx"
-    for content in (b"\x89PNG\r\n\x1a\n" + bytes(100), b"hello, world", b"PK\x03\x04" + bytes(60), bytes(1000), b"\x08\x0a"):
+    for content in (
+        b"\x89PNG\r\n\x1a\n" + bytes(100),
+        b"hello, world",
+        b"PK\x03\x04" + bytes(60),
+        bytes(1000),
+        b"\x08\x0a",
+    ):
         other.write_bytes(content)
         refused(other, "other.onnx")
         refused(content)
@@ -254,7 +260,10 @@ def test_external_data_wherever_it_may_be() -> None:
     refused(changed(lambda p: outside(p.graph.initializer[0])), "another file")
     constant = helper.make_node("Constant", [], ["k"], value=outside(numpy_helper.from_array(np.zeros(4, np.float32))))
     refused(changed(lambda p: p.graph.node.insert(0, constant)), "another file")
-    refused(inside_an_if(linear(), helper.make_node("Constant", [], ["inner"], value=constant.attribute[0].t)), "another file")
+    refused(
+        inside_an_if(linear(), helper.make_node("Constant", [], ["inner"], value=constant.attribute[0].t)),
+        "another file",
+    )
 
 
 def test_sparse_weights() -> None:
@@ -289,7 +298,9 @@ def test_an_input_without_a_shape() -> None:
 def test_functions_of_the_model_are_inlined() -> None:
     def call(proto: onnx.ModelProto) -> None:
         body = [helper.make_node("Tanh", ["a"], ["b"]), helper.make_node("Neg", ["b"], ["c"])]
-        proto.functions.append(helper.make_function("local", "Twice", ["a"], ["c"], body, [helper.make_opsetid("", 20)]))
+        proto.functions.append(
+            helper.make_function("local", "Twice", ["a"], ["c"], body, [helper.make_opsetid("", 20)])
+        )
         proto.opset_import.append(helper.make_opsetid("local", 1))
         proto.graph.node.insert(0, helper.make_node("Twice", ["image"], ["turned"], domain="local"))
         proto.graph.node[1].input[0] = "turned"
@@ -304,7 +315,9 @@ def test_functions_of_the_model_are_inlined() -> None:
 def test_a_function_that_calls_itself() -> None:
     def call(proto: onnx.ModelProto) -> None:
         body = [helper.make_node("Again", ["a"], ["b"], domain="local")]
-        proto.functions.append(helper.make_function("local", "Again", ["a"], ["b"], body, [helper.make_opsetid("local", 1)]))
+        proto.functions.append(
+            helper.make_function("local", "Again", ["a"], ["b"], body, [helper.make_opsetid("local", 1)])
+        )
         proto.opset_import.append(helper.make_opsetid("local", 1))
         proto.graph.node.insert(0, helper.make_node("Again", ["image"], ["turned"], domain="local"))
         proto.graph.node[1].input[0] = "turned"

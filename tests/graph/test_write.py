@@ -80,8 +80,8 @@ def test_metadata_stays_with_its_node_where_constants_are_lifted() -> None:
 def test_paths_and_stack_traces_of_the_exporter_are_not_carried_on() -> None:
     proto = small().model()
     proto.doc_string = proto.graph.doc_string = "made in /home/somebody"
-    for node in proto.graph.node:
-        node.doc_string = "File /home/somebody/train.py, line 3"
+    for part in (*proto.graph.node, *proto.graph.initializer):
+        part.doc_string = "File /home/somebody/train.py, line 3"
     assert b"/home/somebody" not in to_bytes(read_model(proto.SerializeToString()))
 
 
@@ -89,13 +89,29 @@ def test_attributes_of_every_kind_survive() -> None:
     net = Net()
     net.domains["acme"] = 1
     tensor = numpy_helper.from_array(np.arange(3, dtype=np.int64), "t")
-    graph = helper.make_graph([helper.make_node("Neg", ["image"], ["n"])], "g", [], [helper.make_tensor_value_info("n", TensorProto.FLOAT, None)])
-    values = {"i": 3, "f": 0.1, "s": "text ü", "ints": [1, -2], "floats": [0.5, 1e-30], "strings": ["a", ""], "t": tensor, "g": graph}
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["image"], ["n"])],
+        "g",
+        [],
+        [helper.make_tensor_value_info("n", TensorProto.FLOAT, None)],
+    )
+    values = {
+        "i": 3,
+        "f": 0.1,
+        "s": "text ü",
+        "ints": [1, -2],
+        "floats": [0.5, 1e-30],
+        "strings": ["a", ""],
+        "t": tensor,
+        "g": graph,
+    }
     net.node("Everything", net.image(), out="odd", domain="acme", **values)
     net.result(net.head("odd", 3, 4, name="scores"), 4)
     proto = net.model()
     written = onnx.load_from_string(to_bytes(read_model(proto.SerializeToString())))
-    before, after = ({a.name: helper.get_attribute_value(a) for a in p.graph.node[0].attribute} for p in (proto, written))
+    before, after = (
+        {a.name: helper.get_attribute_value(a) for a in p.graph.node[0].attribute} for p in (proto, written)
+    )
     assert before.keys() == after.keys()
     for name in before.keys() - {"t", "g"}:
         assert before[name] == after[name], name

@@ -134,10 +134,14 @@ def _build(net: Net, part: Flat | Branch | Grouped, x: str, width: int, first: i
 
 def _branch(net: Net, part: Branch, x: str, width: int, first: int, rows: _Rows, name: str) -> Pieces:
     places = [first + sum(p.classes for p in part.parts[:k]) for k in range(len(part.parts))]
-    children = [(p, at, f"{name}.{k}") for k, (p, at) in enumerate(zip(part.parts, places, strict=True)) if rows.of(p, at)]
+    children = [
+        (p, at, f"{name}.{k}") for k, (p, at) in enumerate(zip(part.parts, places, strict=True)) if rows.of(p, at)
+    ]
     needed = list(range(part.width))
     if rows.minimal and all(isinstance(child, Reader) for child, _, _ in children):
-        needed = sorted({i % part.width for child, _, _ in children if isinstance(child, Reader) for i in child.indices})
+        needed = sorted(
+            {i % part.width for child, _, _ in children if isinstance(child, Reader) for i in child.indices}
+        )
     for layer in range(part.depth):
         held = needed if layer == part.depth - 1 else list(range(part.width))
         y = net.conv(x, width, len(held), kernel=1 + 2 * (layer % 2), name=f"{name}.conv{layer}")

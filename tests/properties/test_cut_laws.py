@@ -22,7 +22,7 @@ from expertc.graph.cost import cost
 from expertc.surgery.owners import ownership
 
 
-def card_of(spec) -> Card:  # noqa: ANN001
+def card_of(spec) -> Card:
     return card(spec.classes, Output("scores", spec.kind))
 
 

@@ -6,7 +6,15 @@ import numpy as np
 import pytest
 
 from expertc.surgery.demand import (
-    Demand, any_along, covers, demand, full, join, nothing, product, union,
+    Demand,
+    any_along,
+    covers,
+    demand,
+    full,
+    join,
+    nothing,
+    product,
+    union,
 )  # fmt: skip
 
 CLASSES = 70  # more than fit into a machine word

@@ -108,7 +108,16 @@ def test_a_vector_is_the_channel_where_the_channel_is_last() -> None:
 def test_a_constant_of_higher_rank_than_the_tensor() -> None:
     net, _ = branches()
     flat = net.node("Flatten", net.node("GlobalAveragePool", "c"))
-    net.result(net.node("ReduceSum", net.node("Mul", flat, net.weight(2, 1, 5, name="k")), net.constant([0]), keepdims=0, out="scores"), 5)
+    net.result(
+        net.node(
+            "ReduceSum",
+            net.node("Mul", flat, net.weight(2, 1, 5, name="k")),
+            net.constant([0]),
+            keepdims=0,
+            out="scores",
+        ),
+        5,
+    )
     assert check(net, card(5), [0, 4]).shapes["k"] == (2, 1, 2)
 
 
@@ -120,7 +129,9 @@ def test_more_than_two_operands() -> None:
 
 def test_prelu_slope_per_channel_and_shared() -> None:
     net, tensor = branches()
-    expert = check(pooled(net, net.node("PRelu", tensor, net.weight(5, 1, 1, name="slope"))), card(5), [0, 4], alive=False)
+    expert = check(
+        pooled(net, net.node("PRelu", tensor, net.weight(5, 1, 1, name="slope"))), card(5), [0, 4], alive=False
+    )
     assert expert.shapes["slope"] == (2, 1, 1)
     net, tensor = branches()
     expert = check(pooled(net, net.node("PRelu", tensor, net.weight(1, name="slope"))), card(5), [0, 4], alive=False)

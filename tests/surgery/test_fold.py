@@ -66,7 +66,9 @@ def test_a_batch_norm_without_a_convolution_or_with_computed_vectors_stays() -> 
     assert "BatchNormalization" in operators(folded(net))
     net = Net()
     conv = net.conv(net.image(), 3, 4, name="c")
-    computed = net.node("ReduceMean", net.node("Conv", "image", net.weight(4, 3, 1, 1)), net.constant([0, 2, 3]), keepdims=0)
+    computed = net.node(
+        "ReduceMean", net.node("Conv", "image", net.weight(4, 3, 1, 1)), net.constant([0, 2, 3]), keepdims=0
+    )
     vectors = [computed, *(net.weight(4, positive=True) for _ in range(3))]
     net.result(net.head(net.node("BatchNormalization", conv, *vectors), 4, 4, name="scores"), 4)
     assert "BatchNormalization" in operators(folded(net))
@@ -203,7 +205,9 @@ def test_the_model_that_is_folded_does_not_change_and_metadata_stays() -> None:
     after, _ = Fold().run(model)
     assert to_bytes(model) == before
     assert after.metadata == {"kept": "yes"}
-    assert [n.metadata_props[0].value for n in onnx.load_from_string(to_bytes(after)).graph.node] == operators(to_bytes(after))
+    assert [n.metadata_props[0].value for n in onnx.load_from_string(to_bytes(after)).graph.node] == operators(
+        to_bytes(after)
+    )
 
 
 def test_folding_and_cutting_in_either_order_give_the_same_numbers() -> None:

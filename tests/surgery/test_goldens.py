@@ -54,7 +54,9 @@ def expert(name: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_the_expert_is_the_golden(name: str) -> None:
     # Read and written again, so that another protobuf may set its text out otherwise.
-    wanted = as_text(text_format.Parse((FOLDER / f"{name}.expert.textproto").read_text(), onnx.ModelProto())).splitlines()
+    wanted = as_text(
+        text_format.Parse((FOLDER / f"{name}.expert.textproto").read_text(), onnx.ModelProto())
+    ).splitlines()
     got = as_text(expert(name)).splitlines()
     assert got == wanted, "\n" + "\n".join(difflib.unified_diff(wanted, got, "golden", "now", lineterm=""))
 

@@ -107,7 +107,9 @@ def test_a_number_computed_from_a_channel_count_does_not_change_with_it() -> Non
     net = Net()
     tensor = net.conv(net.image(), 3, 5, name="c")
     count = net.node("Cast", net.node("Gather", net.node("Shape", tensor), net.constant(1)), to=TensorProto.FLOAT)
-    net.result(net.node("Div", net.node("ReduceMean", tensor, net.constant([2, 3]), keepdims=0), count, out="scores"), 5)
+    net.result(
+        net.node("Div", net.node("ReduceMean", tensor, net.constant([2, 3]), keepdims=0), count, out="scores"), 5
+    )
     check(net, card(5), [0, 2])
 
 
@@ -189,9 +191,7 @@ def test_flatten_across_a_cut_channel_and_space() -> None:
     net = Net()
     tensor = net.node("Tanh", net.conv(net.image(), 3, 2, name="c"))
     split = net.node("Split", tensor, out=["a", "b"], axis=1, num_outputs=2)
-    heads = [
-        net.node("MatMul", net.node("Flatten", part), net.weight(16, 2, name=f"{part}.w")) for part in split
-    ]
+    heads = [net.node("MatMul", net.node("Flatten", part), net.weight(16, 2, name=f"{part}.w")) for part in split]
     net.result(net.node("Concat", *heads, axis=1, out="scores"), 4)
     expert = check(net, card(4), [2, 3], exact=False)
     assert expert.shapes == {"c.w": (1, 3, 1, 1), "c.b": (1,), "b.w": (16, 2)}

@@ -92,7 +92,9 @@ def test_groups_hit_unequally_are_closed_to_groups_times_positions() -> None:
 def transposed(groups: int, cin: int, cout: int, *, bias: bool = True) -> Net:
     net = Net()
     hidden = net.node("Sigmoid", net.conv(net.image(), 3, cin, name="expand"))
-    inputs = [hidden, net.weight(cin, cout // groups, 2, 2, name="t.w")] + ([net.weight(cout, name="t.b")] if bias else [])
+    inputs = [hidden, net.weight(cin, cout // groups, 2, 2, name="t.w")] + (
+        [net.weight(cout, name="t.b")] if bias else []
+    )
     return scores(net, net.node("ConvTranspose", *inputs, strides=[2, 2], group=groups), cout)
 
 

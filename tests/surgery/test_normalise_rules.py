@@ -167,7 +167,9 @@ def test_a_reduction_over_the_channels_needs_them_all(axes: list[int] | None) ->
     tensor = net.conv(net.image(), 3, 5, name="c")
     inputs = [tensor] if axes is None else [tensor, net.constant(axes)]
     total = net.node("ReduceMean", *inputs, keepdims=1)
-    net.result(net.node("ReduceMean", net.node("Mul", total, tensor), net.constant([2, 3]), keepdims=0, out="scores"), 5)
+    net.result(
+        net.node("ReduceMean", net.node("Mul", total, tensor), net.constant([2, 3]), keepdims=0, out="scores"), 5
+    )
     expert = check(net, card(5), [1, 4], alive=False)
     assert expert.shapes["c.w"] == (5, 3, 1, 1)
 

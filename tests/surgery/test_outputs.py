@@ -52,7 +52,11 @@ def test_a_softmax_with_other_rows_between_it_and_the_output() -> None:
 def test_log_softmax_and_log_of_softmax_are_conditioned_too() -> None:
     for form in ("LogSoftmax", "Log"):
         net, logits = linear()
-        inner = net.node("LogSoftmax", logits, axis=1) if form == "LogSoftmax" else net.node("Log", net.node("Softmax", logits))
+        inner = (
+            net.node("LogSoftmax", logits, axis=1)
+            if form == "LogSoftmax"
+            else net.node("Log", net.node("Softmax", logits))
+        )
         net.result(net.node("Identity", inner, out="scores"), 5)
         data = net.bytes()
         expert, done = cut(data, card(5), [1, 4])
@@ -260,7 +264,9 @@ def test_scores_that_are_the_input() -> None:
     net.result(net.node("Identity", net.image(5), out="scores"), 5)
     expert = check(net, card(5), [0, 3])
     assert expert.shapes == {"image@1.indices": (2,)} or list(expert.shapes.values()) == [(2,)]
-    assert [dim.dim_value for dim in onnx.load_from_string(expert.data).graph.input[0].type.tensor_type.shape.dim][1] == 5
+    assert [dim.dim_value for dim in onnx.load_from_string(expert.data).graph.input[0].type.tensor_type.shape.dim][
+        1
+    ] == 5
 
 
 def test_scores_on_axis_0() -> None:
@@ -291,7 +297,13 @@ def test_kinds_are_told_by_the_graph() -> None:
     pair = [net.node("Softmax", net.head("image", 3, 2), axis=1) for _ in range(2)]
     net.result(net.node("Concat", *pair, axis=1, out="joint"), 4)
     model = read_model(net.bytes())
-    for name, kind in {"probabilities": "probabilities", "log": "logits", "scores": "scores", "logits": "logits", "joint": "joint"}.items():
+    for name, kind in {
+        "probabilities": "probabilities",
+        "log": "logits",
+        "scores": "scores",
+        "logits": "logits",
+        "joint": "joint",
+    }.items():
         assert kind_of(model, name, 1) == kind, name
 
 
@@ -345,7 +357,12 @@ def test_a_card_that_contradicts_the_graph() -> None:
     net, logits = linear()
     net.result(logits, 5)
     model = read_model(net.bytes())
-    for wrong in (card(4, Output("h")), card(5, Output("scores")), card(5, Output("h"), image="picture"), card(5, Output("h", axis=2))):
+    for wrong in (
+        card(4, Output("h")),
+        card(5, Output("scores")),
+        card(5, Output("h"), image="picture"),
+        card(5, Output("h", axis=2)),
+    ):
         with pytest.raises(CardError):
             plan_outputs(model, wrong, [0])
 

@@ -37,7 +37,7 @@ def nested() -> tuple[Net, Card]:
     trunk = net.conv(net.image(), 3, 4, name="trunk")
     logits: dict[int, str] = {}
 
-    def grow(node, above: str) -> None:  # noqa: ANN001
+    def grow(node, above: str) -> None:
         own = net.conv(net.node("Tanh", above), 4, 4, name=node.name)
         for child in node.children:
             grow(child, own)
@@ -153,7 +153,12 @@ def test_a_weight_that_two_branches_share_is_counted_per_consumer_and_stored_onc
     net = Net()
     x = net.node("Flatten", net.node("GlobalAveragePool", net.image()))
     shared = net.weight(3, 2, name="shared")
-    net.result(net.node("Concat", *(net.node("MatMul", net.node(op, x), shared) for op in ("Tanh", "Neg")), axis=1, out="scores"), 4)
+    net.result(
+        net.node(
+            "Concat", *(net.node("MatMul", net.node(op, x), shared) for op in ("Tanh", "Neg")), axis=1, out="scores"
+        ),
+        4,
+    )
     owned = check_sums(net, card(4))
     assert owned.trunk.cost.parameters + sum(b.cost.parameters for b in owned.branches) == 12
     assert owned.trunk.cost.weight_bytes + sum(b.cost.weight_bytes for b in owned.branches) == 24
@@ -192,3 +197,15 @@ def test_an_output_the_card_does_not_name_belongs_to_everyone(kind: str) -> None
         other = net.head(hidden, 4, 7, name="other")
         net.result(net.node("ArgMax", other, axis=1, keepdims=0, out="label"), dtype=TensorProto.INT64)
     check_sums(net, card(3))
+
+
+def test_a_product_behind_an_operator_that_nobody_knows() -> None:
+    """Its shape is not known, so its MACs are not either; its weights are."""
+    net = Net()
+    net.domains["acme"] = 1
+    strange = net.node("Strange", net.node("Flatten", net.node("GlobalAveragePool", net.image())), domain="acme")
+    net.result(net.node("MatMul", strange, net.weight(3, 4), out="scores"), 4)
+    hidden = net.node("MatMul", strange, net.weight(3, 2, name="inner"))
+    net.result(net.node("MatMul", hidden, net.weight(2, 4, name="outer"), out="other"), 4)
+    owned = ownership(read_model(net.model().SerializeToString()), card(4, Output("scores"), Output("other")))
+    assert owned.trunk.cost.parameters + sum(branch.cost.parameters for branch in owned.branches) == 12 + 6 + 8

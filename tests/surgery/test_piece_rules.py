@@ -107,7 +107,10 @@ def test_split_into_branches(opset: int, sizes: list[int] | None) -> None:
     """Each piece has a score of its own, two channels of which one is dead for the class next to it."""
     net, tensor = branches(opset)
     pieces = split(net, tensor, sizes, number=3)
-    heads = [net.head(piece, size, 1, name=f"h{k}") for k, (piece, size) in enumerate(zip(pieces, sizes or [2] * 3, strict=True))]
+    heads = [
+        net.head(piece, size, 1, name=f"h{k}")
+        for k, (piece, size) in enumerate(zip(pieces, sizes or [2] * 3, strict=True))
+    ]
     net.result(net.node("Concat", *heads, axis=1, out="scores"), 3)
     two = check(net, card(3), [0, 2], exact=False)
     assert two.shapes["c.w"][0] == sum((sizes or [2] * 3)[k] for k in (0, 2))
@@ -234,7 +237,13 @@ def test_a_reduction_over_an_empty_slice_is_a_constant() -> None:
 
 def test_slice_with_computed_bounds_stops_the_demand() -> None:
     net, tensor = branches()
-    end = net.node("Cast", net.node("Add", net.node("ReduceSum", net.node("Mul", "image", net.constant(0.0)), keepdims=0), net.constant(4.0)), to=7)
+    end = net.node(
+        "Cast",
+        net.node(
+            "Add", net.node("ReduceSum", net.node("Mul", "image", net.constant(0.0)), keepdims=0), net.constant(4.0)
+        ),
+        to=7,
+    )
     cut = net.node("Slice", tensor, net.constant([0]), net.node("Reshape", end, net.constant([1])), net.constant([1]))
     linear = net.node("Flatten", net.node("GlobalAveragePool", cut))
     net.result(net.node("Gemm", linear, net.weight(4, 3, name="k"), out="scores"), 3)
@@ -248,7 +257,11 @@ def test_slice_with_computed_bounds_stops_the_demand() -> None:
 @pytest.mark.parametrize("index", [[0, 2, 4], [5, 1, 3, 0], [2, 2, 1], [-1, -6, 3]])
 def test_gather_of_the_classes_with_an_index_vector(index: list[int]) -> None:
     net, tensor = branches()
-    expert = check(pooled(net, net.node("Gather", tensor, net.constant(index, "index"), axis=1), len(index)), card(len(index)), [0, 2])
+    expert = check(
+        pooled(net, net.node("Gather", tensor, net.constant(index, "index"), axis=1), len(index)),
+        card(len(index)),
+        [0, 2],
+    )
     rows = sorted({index[0] % 6, index[2] % 6})
     assert np.array_equal(weights(expert.data)["c.b"], net.initializers["c.b"][rows])
     assert expert.stopped == []
@@ -284,7 +297,13 @@ def test_gather_on_another_axis() -> None:
 def test_gather_of_constant_rows_by_a_computed_index_keeps_the_table() -> None:
     """An embedding: any row may be asked for at run time, but its columns are the classes."""
     net = Net()
-    token = net.node("Cast", net.node("Greater", net.node("ReduceMean", net.image(), net.constant([1, 2, 3]), keepdims=0), net.constant(0.0)), to=7)
+    token = net.node(
+        "Cast",
+        net.node(
+            "Greater", net.node("ReduceMean", net.image(), net.constant([1, 2, 3]), keepdims=0), net.constant(0.0)
+        ),
+        to=7,
+    )
     net.result(net.node("Gather", net.weight(2, 5, name="table"), token, axis=0, out="scores"), 5)
     assert check(net, card(5), [0, 3], alive=False).shapes["table"] == (2, 2)
 

@@ -18,7 +18,9 @@ def branched(classes: int = 4) -> Net:
     """A trunk and a branch per class."""
     net = Net()
     trunk = net.node("Tanh", net.conv(net.image(), 3, 4, kernel=3, name="trunk"))
-    heads = [net.head(net.node("Tanh", net.conv(trunk, 4, 2, name=f"b{c}")), 2, 1, name=f"h{c}") for c in range(classes)]
+    heads = [
+        net.head(net.node("Tanh", net.conv(trunk, 4, 2, name=f"b{c}")), 2, 1, name=f"h{c}") for c in range(classes)
+    ]
     net.result(net.node("Concat", *heads, axis=1, out="scores"), classes)
     return net
 
@@ -50,6 +52,18 @@ def test_nothing_that_was_removed_is_in_the_file() -> None:
         assert gone not in data
     for name in ("b1.w", "b2.w", "h1.w"):
         assert net.initializers[name].tobytes() not in data
+
+
+def test_what_exporters_note_down_is_not_in_the_file() -> None:
+    """Stack traces and paths: of the model, the graph, nodes, weights, inputs and outputs."""
+    proto = branched().model()
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.initializer, *graph.input, *graph.output):
+        part.doc_string = "File /home/somebody/train.py, line 3"
+    for part in (graph, *graph.initializer, *graph.input, *graph.output):
+        entry = part.metadata_props.add()
+        entry.key, entry.value = "trace", "/home/somebody/model.py"
+    assert b"/home/somebody" not in cut(proto, card(4), [0, 3])[0]
 
 
 def test_removed_rows_are_not_in_the_file() -> None:
@@ -245,7 +259,9 @@ def test_half_precision_weights_stay_half_precision() -> None:
     net = Net()
     flat = net.node("Flatten", net.node("GlobalAveragePool", net.image(dtype=TensorProto.FLOAT16)))
     product = net.node("MatMul", flat, net.weight(3, 6, name="w", dtype=np.float16))
-    net.result(net.node("Add", product, net.weight(6, name="b", dtype=np.float16), out="scores"), 6, dtype=TensorProto.FLOAT16)
+    net.result(
+        net.node("Add", product, net.weight(6, name="b", dtype=np.float16), out="scores"), 6, dtype=TensorProto.FLOAT16
+    )
     data = net.bytes()
     expert, _ = cut(data, card(6), [1, 2, 5])
     inputs = feeds(data)
@@ -257,7 +273,11 @@ def test_bfloat16_weights_are_cut_without_a_detour() -> None:
     ml_dtypes = pytest.importorskip("ml_dtypes")
     net = Net()
     net.image(6, dtype=TensorProto.BFLOAT16)
-    net.result(net.node("Mul", "image", net.weight(6, name="w", dtype=ml_dtypes.bfloat16), out="scores"), 6, dtype=TensorProto.BFLOAT16)
+    net.result(
+        net.node("Mul", "image", net.weight(6, name="w", dtype=ml_dtypes.bfloat16), out="scores"),
+        6,
+        dtype=TensorProto.BFLOAT16,
+    )
     expert, _ = cut(net.model(), card(6), [1, 4])
     values = weights(expert)["w"]
     assert values.dtype == ml_dtypes.bfloat16

@@ -170,6 +170,21 @@ def shuffled(indices: tuple[int, ...] = (0, 1)) -> Case:
 
 
 @cache
+def several(indices: tuple[int, ...] = (1, 4)) -> Case:
+    """Logits, their softmax, the index of the best, and a picture that has nothing to do with classes."""
+    net = Net(17, seed=10)
+    x = _trunk(net)
+    logits = net.head(x, 8, 5, name="fc")
+    net.result(net.node("Softmax", logits, out="likely", axis=1), 5)
+    net.result(logits, 5)
+    best = net.node("ArgMax", logits, out="best", axis=1, keepdims=1)
+    net.outputs.append(helper.make_tensor_value_info(best, onnx.TensorProto.INT64, ["batch", 1]))
+    net.result(net.node("ReduceMean", x, axes=[1], out="picture"), 1, 8, 8)
+    outputs = (Output("likely", "probabilities"), Output("fc"), Output("best"))
+    return case(net.bytes(), card(5, *outputs), indices)
+
+
+@cache
 def captured(indices: tuple[int, ...] = (0,)) -> Case:
     """Two branches; an If node reads the first one's part of a Split by its name, from inside."""
     net = Net(17, seed=7)

@@ -31,6 +31,7 @@ CASES: dict[str, Case] = {
     "normalised over all classes": branched.normalised(),
     "normalised, scattered": branched.normalised((0, 2, 4)),
     "index of the best class": branched.indexed(),
+    "four outputs": branched.several(),
     "a subgraph that reads from outside": branched.captured(),
     "split and concatenated": branched.shuffled(),
     "split and concatenated, one class": branched.shuffled((3,)),
@@ -41,6 +42,7 @@ CASES: dict[str, Case] = {
 @pytest.mark.parametrize("name", CASES)
 def test_an_expert_is_verified(name: str, level: str) -> None:
     certificate = CASES[name].climb(level)
+    assert certificate.failure is None
     assert [(step.name, step.passed) for step in certificate.steps] == [
         ("structure", True), ("raw scores", True), ("optimised", True),
     ]  # fmt: skip
@@ -75,6 +77,12 @@ def test_a_final_model_for_one_image_is_run_image_by_image() -> None:
     case = branched.grouped()
     single = to_bytes(with_batch(read_model(case.final), 1))
     assert replace(case, final=single).climb().verdict == "verified"
+
+
+def test_a_final_model_for_many_images_is_filled_up() -> None:
+    case = branched.grouped()
+    many = to_bytes(with_batch(read_model(case.final), 30))
+    assert replace(case, final=many).climb().verdict == "verified"
 
 
 def test_an_expert_of_an_expert_is_verified_against_it() -> None:

@@ -177,6 +177,11 @@ def shift_slice(proto: Proto) -> None:
     put(proto, "scores@1.ends", weight(proto, "scores@1.ends") + 1)
 
 
+def exchange_bodies(proto: Proto) -> None:
+    bodies = node(proto, "first").attribute
+    bodies[0].name, bodies[1].name = bodies[1].name, bodies[0].name
+
+
 def carry_class_names(proto: Proto) -> None:
     proto.metadata_props.add(key="classes", value="sharks, rays, whales")
 
@@ -190,6 +195,7 @@ def doc_string(proto: Proto) -> None:
 
 
 SEPARATE, GROUPED, NESTED = branched.separate(), branched.grouped(), branched.nested()
+CAPTURED = branched.captured()
 SOFTMAX, NORMALISED, SHUFFLED = branched.softmax(), branched.normalised(), branched.shuffled()
 
 CUT: dict[str, Mutant] = {
@@ -280,6 +286,7 @@ CUT: dict[str, Mutant] = {
         lambda p: [rows_of_full(NORMALISED, name, [0, 1, 2])(p) for name in ("fc.w", "fc.b", "ln.g", "ln.b")],
         "raw scores",
     ),
+    "the branches of an If exchanged": Mutant(CAPTURED, exchange_bodies, "structure"),
     "a branch reads the neighbour's part": Mutant(SHUFFLED, swap_inputs("pair0", 0, 1), "structure"),
 }  # fmt: skip
 

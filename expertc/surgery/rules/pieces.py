@@ -142,7 +142,7 @@ def _slice(site: Site, wanted: Wanted) -> Answer:
 
 def _slice_write(site: Site, answer: Answer, draft: Draft) -> None:
     taken = _slice_indices(site)
-    if taken is None or answer.stopped or answer.asks[0] is None:
+    if taken is None or answer.asks[0] is None or not all(len(rows) for rows in taken.values()):
         return
     back = sorted(axis for axis, rows in taken.items() if len(rows) > 1 and rows[0] > rows[-1])
     if not back:
