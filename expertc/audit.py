@@ -1,4 +1,4 @@
-"""Checking an expert against its full model: the one that is being built, or one in a bundle."""
+"""Whether a model can be cut for a device, and whether an expert, new or in a bundle, says what its full model says."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 
 from . import manifest
 from .bundle import MODEL, Bundle
-from .errors import BundleError, UsageError, VerificationError
-from .graph import to_bytes
+from .errors import BundleError, ModelError, UnsupportedError, UsageError, VerificationError
+from .graph import Model, to_bytes
 from .source import Source
 from .surgery.prune import Cut, prune
+from .targets import Target
 from .text import shown
 from .verify import Certificate, verifier
 
@@ -74,3 +75,24 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
                     f"The {what} of {shown(bundle.path)} are not those of its full model.", "Build the bundle again."
                 )
         return finish(cut, bundle.file(MODEL).read_bytes())
+
+
+def refuse_unfit(source: Source, device: Target) -> None:
+    """Raise ``UnsupportedError`` for what the device or the runtime cannot take."""
+    model = source.model
+    for what, has, limit in (("opset", model.opset, device.max_opset), ("IR version", model.ir_version, device.max_ir)):
+        if limit is not None and has > limit:
+            raise UnsupportedError(
+                f"The model uses ONNX {what} {has}, but '{device.name}' reads up to {limit}.",
+                "Export it again for an older one.",
+            )
+    if source.card.outputs[0].axis != 1:
+        raise UnsupportedError("The scores do not have one row per image.", "Export the model with classes on axis 1.")
+
+
+def refuse_nan(model: Model) -> None:
+    """Raise ``ModelError`` if a weight that an expert keeps is NaN; the others are never looked at."""
+    for name, constant in model.constants.items():
+        values = np.asarray(constant.values)
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            raise ModelError(f"The weights {shown(name)} hold NaN.", "Train or export the model again.")

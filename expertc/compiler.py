@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from . import manifest
-from .audit import LEVELS, verifying
+from .audit import LEVELS, refuse_nan, refuse_unfit, verifying
 from .backends import cpu
 from .bundle import MODEL, default_name, reserve
-from .errors import ModelError, UnsupportedError, UsageError
-from .graph import Model, to_bytes, with_batch
+from .errors import UnsupportedError, UsageError
+from .graph import to_bytes, with_batch
 from .graph.cost import Cost, cost
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
@@ -26,7 +26,7 @@ from .surgery.fold import Fold
 from .surgery.owners import ownership
 from .surgery.passes import run_all
 from .surgery.prune import Cut, prune
-from .targets import Target, load_target
+from .targets import load_target
 from .text import shown
 from .verify import Certificate
 
@@ -128,14 +128,14 @@ def build(
         )
     with clock.stage("read"):
         source = model if isinstance(model, Source) else open_source(model, foreign)
-        _refuse(source, device)
+        refuse_unfit(source, device)
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
     path = Path(output) if output is not None else Path(_name(selection))
     with reserve(path, force=force) as place:
         with verifying(source, selection.indices, verification, images) as finish:
             with clock.stage("cut"):
                 cut = prune(source.model, source.card, selection.indices)
-                _refuse_nan(cut.model)
+                refuse_nan(cut.model)
                 owners = ownership(source.model, source.card)
             with clock.stage("fold"):
                 final, passes = run_all(cut.model if batch is None else with_batch(cut.model, batch), PIPELINE)
@@ -154,33 +154,13 @@ def build(
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, passes)
             times = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
-            place.write({MODEL: expert, **engine, **manifest.texts(cut.card, manifest.fixed_batch(final, cut.card))}, about, times)
+            place.write({MODEL: expert, **engine, **manifest.texts(cut.card, final)}, about, times)
     return Built(path, selection, full, small, certificate, timing, tuple(_notes(selection, cut)), clock.seconds)
 
 
 def _name(selection: Selection) -> str:
     """The default name: up to three classes as they were asked for, more by a hash that no order changes."""
     return default_name(selection.asked if len(selection.asked) <= 3 else selection.classes)
-
-
-def _refuse(source: Source, device: Target) -> None:
-    """Raise ``UnsupportedError`` for what the device or the runtime cannot take."""
-    model = source.model
-    for what, has, limit in (("opset", model.opset, device.max_opset), ("IR version", model.ir_version, device.max_ir)):
-        if limit is not None and has > limit:
-            raise UnsupportedError(
-                f"The model uses ONNX {what} {has}, but '{device.name}' reads up to {limit}.",
-                "Export it again for an older one.",
-            )
-    if source.card.outputs[0].axis != 1:
-        raise UnsupportedError("The scores do not have one row per image.", "Export the model with classes on axis 1.")
-
-
-def _refuse_nan(model: Model) -> None:
-    for name, constant in model.constants.items():
-        values = np.asarray(constant.values)
-        if values.dtype.kind == "f" and np.isnan(values).any():
-            raise ModelError(f"The weights {shown(name)} hold NaN.", "Train or export the model again.")
 
 
 def _measure(source: Source, expert: bytes, seconds: float, threads: int | None) -> Timing:

@@ -55,7 +55,7 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int) -> str:
         f'pixels = numpy.asarray(image, "float32"){reverse} / 255',
         f'x = ((pixels - {list(spec.mean)}) / {list(spec.std)}){order}[None]{repeat}.astype("{spec.dtype}")',
         'session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
-        f"scores = session.run([{ascii(card.outputs[0].name)}], {{{ascii(card.input)}: x}})[0][0]",
+        f"scores = session.run([{card.outputs[0].name!a}], {{{card.input!a}: x}})[0][0]",
         'labels = pathlib.Path("labels.txt").read_text(encoding="utf-8").splitlines()',
         "print(labels[scores.argmax()])",
     ]

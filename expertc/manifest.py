@@ -44,7 +44,7 @@ def describe(
 
     ``costs`` are those of the "full" model and of the "expert"; ``passes`` the names of those that changed something.
     """
-    batch = fixed_batch(final, cut.card)
+    batch = _batch(final, cut.card)
     tensors = {
         name: sha256(np.asarray(constant.values).tobytes()).hexdigest()
         for name, constant in sorted(cut.model.constants.items())
@@ -76,7 +76,7 @@ def describe(
     }
 
 
-def fixed_batch(model: Model, card: Card) -> int | None:
+def _batch(model: Model, card: Card) -> int | None:
     """How many images the model takes in one call, None for any number."""
     shape = model.inputs[card.input]
     return shape[0] if shape and isinstance(shape[0], int) else None
@@ -93,8 +93,9 @@ def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, An
     }
 
 
-def texts(card: Card, batch: int | None) -> dict[str, bytes]:
+def texts(card: Card, final: Model) -> dict[str, bytes]:
     """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
+    batch = _batch(final, card)
     files = {LABELS: "".join(f"{label}\n" for label in card.classes), README: instructions(card, batch)}
     if card.preprocess is not None:
         files[PREPROCESS] = json.dumps(card.preprocess.to_mapping(), indent=2) + "\n"

@@ -44,7 +44,7 @@ def check(
 
     ``exact``: bit-equal, not only within rounding. ``alive``: every weight kept matters (not so where groups had to be
     closed, or an operator such as Relu hides one); ``sample`` of them are tried. ``judge``: ask ONNX's reference
-    evaluator too (it has no grouped ConvTranspose, for one). ``composable``: the same bytes by way of larger selections.
+    evaluator too (it has no grouped ConvTranspose, for one). ``composable``: the same bytes by way of others.
     """
     data = full if isinstance(full, bytes) else full.bytes()
     expert, done = cut(data, card, keep)

@@ -43,7 +43,8 @@ def rainbow(*, batch: int | str = "batch", spec: Preprocess | None = SPEC, taxon
     """The network; ``described`` is whether it carries its card, ``end`` an operator over the scores."""
     net = Net(17, batch=batch)
     x = net.image(3, SIDE, SIDE)
-    trunk = net.node("Conv", x, _constant(net, "trunk.w", np.eye(3).reshape(3, 3, 1, 1)), out="trunk", kernel_shape=[1, 1])
+    weight = _constant(net, "trunk.w", np.eye(3).reshape(3, 3, 1, 1))
+    trunk = net.node("Conv", x, weight, out="trunk", kernel_shape=[1, 1])
     branches = {}
     for name, rows in _BRANCHES.items():
         weight = _constant(net, f"{name}.w", np.reshape(rows, (2, 3, 1, 1)))

@@ -117,8 +117,6 @@ def _short(value: Any) -> str:
 
 def explain(stopped: Mapping[str, int]) -> None:
     """What stopped the demand analysis, and how often."""
+    reasons = [f"{show.times(number)}: {reason}" for reason, number in stopped.items()]
     show.line()
-    if not stopped:
-        show.line("Nothing stopped the demand analysis: every branch can be cut to its last channel.")
-    for reason, number in stopped.items():
-        show.line(f"kept whole, {show.times(number)}: {reason}")
+    show.facts({"kept whole": "\n".join(reasons) or "nothing: every branch can be cut to its last channel"})

@@ -70,7 +70,7 @@ def _print(found: Evaluation, agreed: Agreement | None) -> None:
         for r in (*found.per_class, found.overall)
     ]
     show.table(("class", "photos", "right", "accuracy", "95 % interval"), rows)
-    remarks = [f"left out: {name}: {reason}" for name, reason in found.unreadable[:LISTED]]
+    remarks = [f"left out: {reason}" for _, reason in found.unreadable[:LISTED]]  # which names the photo
     if len(found.unreadable) > LISTED:
         remarks.append(f"left out: {len(found.unreadable) - LISTED:,} more that cannot be read")
     if found.left_out:

@@ -21,7 +21,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
     for position, name in enumerate(columns):
         made.add_column(_text(name), justify="left" if position < left else "right", overflow="fold")
     for row in rows:

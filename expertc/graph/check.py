@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import onnx
 
 from ..errors import ModelError
 from ..text import clean_text, shown
+from .model import Shape
 
 MAX_ELEMENTS = 2**40  # of one tensor: beyond, a product of dimensions is a lie or an attack
+MAX_AXIS = 2**24  # of one axis: the demand analysis holds a mark per index
+MAX_NODES = 2**20  # after inlining: functions that call functions twice grow like powers of two
 
 # graphsurgeon would skip other kinds with a warning and so change the model.
 _KNOWN_ATTRIBUTES = {
@@ -48,6 +51,39 @@ def check(proto: onnx.ModelProto, name: str) -> None:
         _check_graph(inner, name)
 
 
+def check_functions(proto: onnx.ModelProto, name: str) -> None:
+    """Raise ``ModelError`` if a function calls itself, or if inlining would make more than ``MAX_NODES`` nodes."""
+    bodies = {(f.domain, f.name): [(n.domain, n.op_type) for n in f.node] for f in proto.functions}
+    size: dict[tuple[str, str], int] = {}
+    open_calls: set[tuple[str, str]] = set()
+    stack = [(n.domain, n.op_type) for g in _graphs(proto.graph) for n in g.node if (n.domain, n.op_type) in bodies]
+    while stack:
+        function = stack[-1]
+        inner = [call for call in bodies[function] if call in bodies]
+        waiting = [call for call in inner if call not in size]
+        if function in size or not waiting:
+            size.setdefault(function, len(bodies[function]) + sum(size[call] for call in inner))
+            open_calls.discard(stack.pop())
+            continue
+        if function in open_calls:
+            raise ModelError(f"{name}: the function {shown(function[1])} calls itself.", _AGAIN)
+        open_calls.add(function)
+        stack += waiting
+    calls = [(n.domain, n.op_type) for g in _graphs(proto.graph) for n in g.node]
+    if sum(size.get(call, 1) for call in calls) > MAX_NODES:
+        raise ModelError(f"{name} has functions that unfold into more than {MAX_NODES:,} nodes.", _AGAIN)
+
+
+def check_sizes(shapes: Mapping[str, Shape], name: str) -> None:
+    """Raise ``ModelError`` if a tensor that the graph asks for is beyond all reason."""
+    for tensor, shape in shapes.items():
+        count = 1
+        for dim in shape:
+            count *= dim if isinstance(dim, int) else 1
+            if count > MAX_ELEMENTS or (isinstance(dim, int) and not 0 <= dim <= MAX_AXIS):
+                raise ModelError(f"{name} asks for a tensor of impossible size ({shown(tensor)}).", _AGAIN)
+
+
 def _check_opset(proto: onnx.ModelProto, name: str) -> None:
     versions = [opset.version for opset in proto.opset_import if opset.domain == ""]
     if len(versions) != 1:
@@ -76,6 +112,8 @@ def _check_graph(graph: onnx.GraphProto, name: str) -> None:
     for tensor in graph.initializer:
         _check_tensor(tensor, name)
     for node in graph.node:
+        if not all(isinstance(text, str) for text in (node.name, node.op_type, node.domain, *node.input, *node.output)):
+            raise ModelError(f"{name} has a name that is not UTF-8 text.", _AGAIN)  # protobuf hands it on as bytes
         for attribute in node.attribute:
             if attribute.type not in _KNOWN_ATTRIBUTES:
                 raise ModelError(f"{name}: {_where(node)} has an attribute of an unknown kind.", "Update onnx.")

@@ -117,7 +117,7 @@ def _einsum_inner(model: Model, node: gs.Node) -> int:
 
 
 def _size(shape: Shape, axis: int) -> int:
-    dim = shape[axis] if shape else 1
+    dim = shape[axis] if -len(shape) <= axis < len(shape) else 1
     return dim if isinstance(dim, int) else 1
 
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from ..errors import ModelError
 from ..text import clean_text, shown
-from .check import check
+from .check import check, check_functions, check_sizes
 from .model import Model
 from .shapes import infer_shapes, skeleton
 from .sizes import fold_sizes
@@ -43,7 +43,7 @@ def parse(data: bytes, name: str = "The model") -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError as error:
+    except (DecodeError, UnicodeDecodeError) as error:
         raise ModelError(
             f"{name} is not an ONNX file.", "Give the .onnx file that the full model was exported to."
         ) from error
@@ -54,23 +54,28 @@ def parse(data: bytes, name: str = "The model") -> onnx.ModelProto:
 
 def from_proto(proto: onnx.ModelProto, name: str = "The model") -> Model:
     """Turn a parsed protobuf into a ``Model``, checked, functions inlined, constants lifted, shapes inferred."""
-    _standard_domain(proto)
     try:
-        if proto.functions:
-            proto = onnx.inliner.inline_local_functions(proto)
-            _standard_domain(proto)
-        check(proto, name)
-        onnx.checker.check_model(skeleton(proto))
-        _lift_constants(proto.graph)
-        _forget_prose(proto.graph)
-        shapes, types = infer_shapes(proto)
-        fold_sizes(proto.graph, shapes, types)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, RuntimeError, ValueError) as error:
+        return _convert(proto, name)
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:  # ValueError: names that are not UTF-8
         reason = clean_text(str(error).strip().partition("\n")[0])[:200].rstrip(".")
         raise ModelError(f"{name} is not a valid ONNX model: {reason}.", "Export the model again.") from error
-    graph = gs.import_onnx(proto)
+
+
+def _convert(proto: onnx.ModelProto, name: str) -> Model:
+    _standard_domain(proto)
+    if proto.functions:
+        check_functions(proto, name)
+        proto = onnx.inliner.inline_local_functions(proto)
+        _standard_domain(proto)
+    check(proto, name)
+    onnx.checker.check_model(skeleton(proto))
+    _lift_constants(proto.graph)
+    _forget_prose(proto.graph)
+    shapes, types = infer_shapes(proto)
+    check_sizes(shapes, name)
+    fold_sizes(proto.graph, shapes, types)
     return Model(
-        graph,
+        gs.import_onnx(proto),
         shapes,
         types,
         max(OLDEST_IR, proto.ir_version),

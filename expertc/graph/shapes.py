@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import onnx
 
+from ..errors import ModelError
+from ..text import clean_text
 from .model import Dim, Shape
 
 # Weights are of no use to shape inference and may be gigabytes; shapes, axes and indices are small.
@@ -39,7 +41,11 @@ def _infer(proto: onnx.ModelProto, declared: Sequence[onnx.ValueInfoProto]) -> t
         if value.name not in believed:
             value.ClearField("type")
     bare.graph.value_info.extend(value for value in declared if value.name not in outputs)
-    inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=False, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=False, data_prop=True).graph
+    except onnx.shape_inference.InferenceError as error:
+        reason = clean_text(str(error).strip().partition("\n")[0])[:200].rstrip(".")
+        raise ModelError(f"The shapes of the model contradict each other: {reason}.", "Export it again.") from error
     shapes: dict[str, Shape] = {}
     types: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):

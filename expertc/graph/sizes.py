@@ -84,7 +84,7 @@ def _rearranged(
         index = known[1].astype(np.int64)
         fits = bool(((index < len(first)) & (index >= -len(first))).all())
         return np.array(first[index], dtype=object) if fits else None
-    if op == "Concat" and all(value.ndim == 1 for value in known):
+    if op == "Concat" and all(value.ndim == 1 for value in known) and sum(map(len, known)) <= _SMALL:
         return np.concatenate(known)
     if op == "Slice" and first.ndim == 1 and all(value.size == 1 for value in known[1:]):
         start, end, *rest = (int(value.reshape(-1)[0]) for value in known[1:])

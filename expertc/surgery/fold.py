@@ -19,7 +19,7 @@ _FOLDABLE = frozenset(
     "Add Cast Concat ConstantOfShape Div Expand Gather Identity Mul Neg Pow Range Reciprocal Reshape Shape Slice Sqrt "
     "Squeeze Sub Transpose Unsqueeze".split()
 )
-_MAX_ELEMENTS = 2**24  # folding must not blow a constant up
+_SMALL = 2**16  # elements; folding must not blow a larger constant up
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,8 @@ class _Folder:
         shape = self.model.shapes.get(name)
         inputs = [self._tensor(tensor) for tensor in node.inputs if tensor.name]
         constant = all(isinstance(tensor, gs.Constant) for tensor in inputs)
-        known = shape is not None and all(isinstance(dim, int) for dim in shape) and volume(shape) <= _MAX_ELEMENTS
+        largest = max([_SMALL, *(volume(tuple(tensor.shape)) for tensor in inputs if isinstance(tensor, gs.Constant))])
+        known = shape is not None and all(isinstance(dim, int) for dim in shape) and volume(shape) <= largest
         if not constant or not known or name in self.outputs | self.pinned:
             return False
         values = [np.asarray(tensor.values) for tensor in inputs]

@@ -194,8 +194,12 @@ def plan_outputs(model: Model, card: Card, indices: Sequence[int]) -> OutputPlan
         softmax = class_softmax(model, below, output.axis)
         if softmax is not None:
             through.add(softmax)
-        size = model.shapes[below][output.axis]
-        marks = full(False, int(size) if isinstance(size, int) else len(card.classes))
+        size = model.shapes.get(below, (None,) * 8)[output.axis]
+        if isinstance(size, int) and size != len(card.classes):
+            raise CardError(
+                f"The output {shown(name)} has {size} classes, the card {len(card.classes)}.", "Correct it."
+            )
+        marks = full(False, len(card.classes))
         marks[np.asarray(indices, dtype=np.int64)] = True
         results.append(Result(name, below, demand(True, {output.axis: marks}) or Demand(True)))
     for result in results:

@@ -60,7 +60,9 @@ def ownership(model: Model, card: Card) -> Ownership:
     for node, answer in zip(model.nodes, flow.answers, strict=True):
         if answer is None:
             continue
-        owner = next(item for item in answer.kept if item is not None)
+        owner = next((item for item in answer.kept if item is not None), None)
+        if owner is None:
+            continue
         spent[owner.who][3] += 1
         for position, constant in trained(node):
             _spread(spent, 0, answer.asks[position], tuple(constant.shape), 1)

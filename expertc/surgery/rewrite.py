@@ -54,12 +54,13 @@ class _Writer:
         self.selections = {
             tensor.name: at
             for at, node in enumerate(model.nodes)
-            if is_selection(Site(model, at, node))
+            if flow.answers[at] is not None and is_selection(Site(model, at, node))
             for tensor in node.outputs
             if tensor.name not in self.pinned
         }
-        names = {t.name for node in model.nodes for t in (*node.inputs, *node.outputs)}
-        self.taken = names - self.selections.keys()
+        # Only of nodes that stay: names of what goes would differ between a cut and a cut of a cut.
+        live = [node for node, answer in zip(model.nodes, flow.answers, strict=True) if answer is not None]
+        self.taken = {t.name for node in live for t in (*node.inputs, *node.outputs)} - self.selections.keys()
 
     def write(self, results: Sequence[Result]) -> Model:
         for at, answer in enumerate(self.flow.answers):

@@ -57,8 +57,8 @@ class Site:
         return self.node.attrs.get(name, default)
 
     def axis(self, value: int, rank: int) -> int:
-        """A possibly negative axis as a position."""
-        return value + rank if value < 0 else value
+        """A possibly negative axis as a position. Raises ``IndexError`` for one that the tensor does not have."""
+        return range(rank)[value]
 
 
 @dataclass(frozen=True)

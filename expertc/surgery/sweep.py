@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from ..errors import ModelError
 from ..graph import Model, captured
+from ..text import shown
 from .demand import Demand, join
 from .rules import rule_of
 from .rules.elementwise import first_only
-from .site import Answer, Rule, Site, everyone
+from .site import Answer, Rule, Site, Wanted, everyone
 
 CUT_THROUGH = Rule(first_only)
 """The rule of a class softmax: the expert normalises over the classes it keeps (RULES, outputs)."""
@@ -51,7 +53,7 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
         if all(item is None for item in wanted):
             continue
         site = Site(model, at, node)
-        answer = answers[at] = _padded(rule_at(site, through).ask(site, wanted), len(node.inputs))
+        answer = answers[at] = _asked(site, rule_at(site, through), wanted)
         for tensor, ask in zip(node.inputs, answer.asks, strict=True):
             if ask is not None and tensor.name:
                 _add(demands, tensor.name, ask)
@@ -60,9 +62,19 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
     return Flow(tuple(answers), demands, through)
 
 
-def _padded(answer: Answer, inputs: int) -> Answer:
-    """The answer with one ask per input: a rule need not mention optional inputs that are left out."""
-    missing = inputs - len(answer.asks)
+def _asked(site: Site, rule: Rule, wanted: Wanted) -> Answer:
+    """The rule's answer, with one ask per input: a rule need not mention optional inputs that are left out.
+
+    A rule takes its operator's specification for granted; a stranger's node that breaks it ends here.
+    """
+    try:
+        answer = rule.ask(site, wanted)
+    except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
+        raise ModelError(
+            f"The {site.op} {shown(site.node.name)} is malformed: its attributes or inputs do not fit each other.",
+            "Export the model again.",
+        ) from error
+    missing = len(site.node.inputs) - len(answer.asks)
     return replace(answer, asks=(*answer.asks, *(None,) * missing)) if missing > 0 else answer
 
 

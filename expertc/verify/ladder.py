@@ -114,9 +114,8 @@ class _Ladder:
             "sliced_weights": traced.sliced,
             "removed_weights": gone,
         }
-        return Step(
-            "structure", True, "Every node and weight is the full model's; nothing else is in it.", numbers
-        ), traced
+        detail = "Every node and weight is the full model's; nothing else is in it."
+        return Step("structure", True, detail, numbers), traced
 
     def raw_scores(self, traced: Trace) -> tuple[Mapping[str, Array], Step, bool]:
         """(b) The cut's scores are the full model's, the runtime optimising neither.
@@ -129,26 +128,31 @@ class _Ladder:
                 raise Mismatch("raw scores", f"The expert does not normalise {shown(here.output)} over its classes.")
         reference, poison = self._reference(traced, [view.tensor for view in seen])
         found = self._scores(whole(self.cut, [name for view in own for name in (view.tensor, view.output)]), False)
+        rows = {view.output: view.rows(reference[view.tensor], self.indices) for view in seen}
+        expected = {view.output: view.finish(rows[view.output]) for view in seen}
+        for view in own:
+            self._require_finite(rows[view.output], found[view.tensor])
+        differences = [_distance("raw scores", v.output, found[v.tensor], rows[v.output]) for v in own]
+        renormalised = [
+            _distance("raw scores", v.output, found[v.output], expected[v.output]) - _rounding(found[v.output])
+            for v in own
+            if v.tail
+        ]
+        largest, conditioned = max(differences), max(renormalised, default=0.0)
         allowed = RAW if traced.reshaped else 0.0
-        numbers: dict[str, Number] = {"inputs": len(self.inputs.values), "poisoned_tensors": poison, "allowed": allowed}
-        largest, conditioned = 0.0, 0.0
-        expected, dull = {}, []
-        for there, here in zip(seen, own, strict=True):
-            rows = there.rows(reference[there.tensor], self.indices)
-            self._require_finite(rows, found[here.tensor])
-            largest = max(largest, _distance("raw scores", here.output, found[here.tensor], rows))
-            expected[there.output] = there.finish(rows)
-            if there.tail:
-                shown_now = found[here.output]
-                step = _distance("raw scores", here.output, shown_now, expected[there.output])
-                conditioned = max(conditioned, step - _rounding(shown_now))
-            dull += [sentence] if (sentence := self._monotony(there, rows)) else []
-        numbers["largest_difference"] = _short(max(largest, conditioned))
+        numbers: dict[str, Number] = {
+            "inputs": len(self.inputs.values),
+            "poisoned_tensors": poison,
+            "allowed": allowed,
+            "largest_difference": _short(largest),
+        }
+        numbers |= {"after_softmax": _short(conditioned)} if renormalised else {}
         if largest > allowed or conditioned > RAW:
             far = f"differ by {max(largest, conditioned):.2g} of the largest"
             raise Mismatch("raw scores", f"The expert's scores and the full model's {far}.", numbers)
         equal = "are equal to the full model's, bit for bit" if not largest else "are the full model's but for rounding"
-        detail = f"The scores {equal}{''.join(f'; but {sentence}' for sentence in dull)}."
+        dull = [sentence for view in seen if (sentence := self._monotony(view, rows[view.output]))]
+        detail = f"The scores {equal}{''.join(f'; but {sentence}' for sentence in dict.fromkeys(dull))}."
         return expected, Step("raw scores", True, detail, numbers), bool(dull)
 
     def optimised(self, final: bytes, expected: Mapping[str, Array]) -> tuple[Step, Mapping[str, Array]]:
@@ -174,9 +178,7 @@ class _Ladder:
             raise Mismatch("optimised", detail, numbers)
         if turned:
             raise Mismatch("optimised", f"The final model ranks the classes of {turned} inputs otherwise.", numbers)
-        detail = (
-            "The folded model, optimised by the runtime, gives the same scores but for rounding, in the same order."
-        )
+        detail = "The final model, optimised by the runtime, gives the same scores but for rounding, in the same order."
         return Step("optimised", True, detail, numbers), found
 
     def decisions(self, expected: Mapping[str, Array], found: Mapping[str, Array]) -> Step:

@@ -10,6 +10,8 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
 
 from networks import Net, card
 from onnx import helper
@@ -43,7 +45,7 @@ def functions() -> bytes:
     for level in range(9):
         names = ["a", *(f"t{k}" for k in range(9)), "b"]
         call = ("Tanh", "") if level == 0 else (f"F{level - 1}", "f")
-        body = [helper.make_node(call[0], [x], [y], domain=call[1]) for x, y in zip(names, names[1:], strict=False)]
+        body = [helper.make_node(call[0], [x], [y], domain=call[1]) for x, y in pairwise(names)]
         proto.functions.append(helper.make_function("f", f"F{level}", ["a"], ["b"], body, imports))
     return bytes(proto.SerializeToString())
 
@@ -111,7 +113,7 @@ def in_a_process_of_its_own(bomb: Callable[[], bytes]) -> str:
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
-        status = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        status = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (status + GIGABYTE,) * 2)
         resource.setrlimit(resource.RLIMIT_CPU, (SECONDS,) * 2)
         try:

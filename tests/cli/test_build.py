@@ -218,6 +218,7 @@ def test_progress_is_told(full, tmp_path):
     from expertc import build
 
     heard: list[str] = []
-    build(full, classes="reds", output=tmp_path / "a.expert", verification="off", measure_seconds=0, progress=heard.append)
+    options = {"output": tmp_path / "a.expert", "verification": "off", "measure_seconds": 0}
+    build(full, classes=["reds", "blues"], progress=heard.append, **options)
     assert heard == ["read", "cut", "fold", "verify", "compile", "write"]
     assert set(tree(tmp_path / "a.expert")) >= {"expert.onnx", "manifest.json"}

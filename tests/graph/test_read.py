@@ -208,10 +208,11 @@ def inside_an_if(net: Net, inner: onnx.NodeProto) -> bytes:
     """The node in the first branch of an If at the end of ``net``."""
     value = helper.make_tensor_value_info("inner", TensorProto.FLOAT, None)
     other = helper.make_node("Identity", ["image"], ["other"])
+    declared = helper.make_tensor_value_info("other", TensorProto.FLOAT, None)
     net.node(
         "If", net.constant(np.array(True)), out="chosen",
         then_branch=helper.make_graph([inner], "then", [], [value]),
-        else_branch=helper.make_graph([other], "else", [], [helper.make_tensor_value_info("other", TensorProto.FLOAT, None)]),
+        else_branch=helper.make_graph([other], "else", [], [declared]),
     )  # fmt: skip
     return bytes(net.model(check=False).SerializeToString())
 

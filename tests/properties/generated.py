@@ -224,10 +224,8 @@ def specs(draw: st.DrawFn, endings: tuple[str, ...] = ("logits",)) -> Spec:
     inner = _readers(_flats | _groupeds | _branches(leaf | _branches(_flats, 2), 3))
     root = draw(_branches(inner, 4).filter(lambda part: 2 <= part.classes <= 20))
     order = draw(st.permutations(range(root.classes)) | st.just(list(range(root.classes))))
-    return Spec(
-        draw(st.sampled_from((13, 17, 20))), draw(st.integers(2, 4)), root, tuple(order), draw(st.sampled_from(endings)),
-        draw(st.integers(0, 2**16)),
-    )  # fmt: skip
+    opset, trunk, seed = draw(st.sampled_from((13, 17, 20))), draw(st.integers(2, 4)), draw(st.integers(0, 2**16))
+    return Spec(opset, trunk, root, tuple(order), draw(st.sampled_from(endings)), seed)
 
 
 @st.composite

@@ -96,7 +96,8 @@ PROGRAM = """
 import hashlib
 from generated import Branch, Flat, Grouped, Reader, Spec, build
 from networks import card, cut
-root = Branch(3, 2, True, True, (Flat(2), Grouped(3, 2, 2, True), Reader((2, 0), Branch(2, 1, False, False, (Flat(1), Flat(2))))))
+inner = Reader((2, 0), Branch(2, 1, False, False, (Flat(1), Flat(2))))
+root = Branch(3, 2, True, True, (Flat(2), Grouped(3, 2, 2, True), inner))
 spec = Spec(20, 3, root, (4, 3, 10, 1, 0, 2, 9, 8, 7, 6, 5), "joint", 7)
 found = hashlib.sha256()
 for keep in ([0, 2, 5], [1], [3, 4, 9, 10]):

@@ -146,7 +146,7 @@ def test_a_class_set_that_the_taxonomy_does_not_name_is_a_branch_without_a_name(
     heads = [net.head(shared, 4, 1), net.head("image", 3, 1), net.head(shared, 4, 1)]
     net.result(net.node("Concat", *heads, axis=1, out="scores"), 3)
     owned = check_sums(net, card(3))
-    assert [(branch.name, branch.indices) for branch in owned.branches][0] == ("", (0, 2))
+    assert (owned.branches[0].name, owned.branches[0].indices) == ("", (0, 2))
 
 
 def test_a_weight_that_two_branches_share_is_counted_per_consumer_and_stored_once() -> None:

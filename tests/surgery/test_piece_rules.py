@@ -231,8 +231,7 @@ def test_an_empty_slice_is_nothing() -> None:
 def test_a_reduction_over_an_empty_slice_is_a_constant() -> None:
     net, tensor = branches()
     nothing = net.node("ReduceSum", sliced(net, tensor, 2, 2), net.constant([1]), keepdims=1)
-    expert = check(pooled(net, net.node("Add", nothing, tensor), 6), card(6), [0, 3], alive=False)
-    assert expert.shapes["c.b"] == (2,)
+    check(pooled(net, net.node("Add", nothing, tensor), 6), card(6), [0, 3], alive=False)
 
 
 def test_slice_with_computed_bounds_stops_the_demand() -> None:

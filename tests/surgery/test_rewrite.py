@@ -247,7 +247,7 @@ def test_an_operator_of_another_domain_is_opaque_and_keeps_its_domain() -> None:
     blurred = net.node("Relu", net.conv(net.image(), 3, 4, name="c"), domain="acme.vision", strength=0.5)
     net.result(net.node("ReduceMean", blurred, net.constant([2, 3]), keepdims=0, out="scores"), 4)
     net.outputs[0].CopyFrom(helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 4]))
-    data, done = cut(net.model(), card(4), [1])
+    data, _ = cut(net.model(), card(4), [1])
     expert = onnx.load_from_string(data)
     assert {(opset.domain, opset.version) for opset in expert.opset_import} == {("", 20), ("acme.vision", 3)}
     assert weights(expert)["c.w"].shape == (4, 3, 1, 1)

@@ -117,7 +117,8 @@ def reshaped(site: Site) -> Shape | None:
     if before is None:
         return site.out_shape()
     if site.op == "Flatten":
-        axis = site.axis(int(site.attribute("axis", 1)), len(before))
+        axis = range(len(before) + 1)[int(site.attribute("axis", 1))]  # behind the last one is allowed, -1 is not that
+        axis -= int(site.attribute("axis", 1)) < 0
         first, second = _fold(before[:axis]), _fold(before[axis:])
         return (first, second)
     target = site.constant(1)
