@@ -69,8 +69,8 @@ def exclusive(target: Path) -> Iterator[Path]:
         raise FileSystemError(f"'{target}' does not name a new directory.", "Give the name of a directory to create.")
     with reported(target):
         if not target.parent.is_dir():
-            problem = f"The folder '{target.parent}' does not exist."
-            raise FileSystemError(problem, "Create it first, or choose another.")
+            what = "is not a folder" if target.parent.exists() else "does not exist"
+            raise FileSystemError(f"'{target.parent}' {what}.", "Create the folder first, or choose another.")
         place = target.parent.resolve() / target.name
         name = place.with_name(f".{place.name}.lock")
         lock = _lock(name, target)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import onnx
 
@@ -20,20 +20,35 @@ def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, in
     What the file itself declares of inner tensors and outputs is believed only where nothing can be inferred: tools
     that change a graph leave stale declarations behind, and runtimes ignore them.
     """
-    declared = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
     shapes, types = _infer(proto, ())
-    # Inference invents a symbol for a size it cannot tell; a name that the file itself gives it is better.
     inputs = {dim.dim_param for v in proto.graph.input for dim in v.type.tensor_type.shape.dim}
-    known = {name for name, s in shapes.items() if all(isinstance(dim, int) or dim in inputs for dim in s)}
-    unknown = [v for name, v in declared.items() if name not in types or name not in known]
-    if unknown:
-        shapes, types = _infer(proto, unknown)
+    if _unknown(proto, shapes, inputs) and _is_small(proto, shapes):
+        shapes, types = _infer(proto, (), propagate=True)
+    # Inference invents a symbol for a size it cannot tell; a name that the file itself gives it is better.
+    declared = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
+    believed = [declared[name] for name in _unknown(proto, shapes, inputs) if name in declared]
+    if believed:
+        shapes, types = _infer(proto, believed, propagate=_is_small(proto, shapes))
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
     types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     return shapes, types
 
 
-def _infer(proto: onnx.ModelProto, declared: Sequence[onnx.ValueInfoProto]) -> tuple[dict[str, Shape], dict[str, int]]:
+def _unknown(proto: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: Container[str]) -> list[str]:
+    """Names of tensors that nodes make and whose shape is not known in numbers and symbols of the inputs."""
+    made = [name for node in proto.graph.node for name in node.output if name]
+    return [n for n in made if not all(isinstance(dim, int) or dim in inputs for dim in shapes.get(n, (None,)))]
+
+
+def _is_small(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
+    """Whether values may be followed through the graph: ONNX holds an object per element of every list it follows."""
+    lists = (shapes.get(name, ()) for node in proto.graph.node for name in node.output)
+    return sum(volume(shape) for shape in lists if len(shape) < 2) <= _SMALL * max(64, len(proto.graph.node))
+
+
+def _infer(
+    proto: onnx.ModelProto, declared: Sequence[onnx.ValueInfoProto], *, propagate: bool = False
+) -> tuple[dict[str, Shape], dict[str, int]]:
     bare = skeleton(proto)
     outputs = {value.name for value in bare.graph.output}
     believed = {value.name for value in declared}
@@ -42,7 +57,7 @@ def _infer(proto: onnx.ModelProto, declared: Sequence[onnx.ValueInfoProto]) -> t
             value.ClearField("type")
     bare.graph.value_info.extend(value for value in declared if value.name not in outputs)
     try:
-        inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=False, data_prop=True).graph
+        inferred = onnx.shape_inference.infer_shapes(bare, strict_mode=False, data_prop=propagate).graph
     except onnx.shape_inference.InferenceError as error:
         reason = clean_text(str(error).strip().partition("\n")[0])[:200].rstrip(".")
         raise ModelError(f"The shapes of the model contradict each other: {reason}.", "Export it again.") from error
