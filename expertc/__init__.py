@@ -10,7 +10,11 @@ Names are loaded when they are first used: ``import expertc`` alone is quick.
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# ONNX Runtime's Linux wheels report to their maker from the import on, before disable_telemetry_events() can be called.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 if TYPE_CHECKING:
     from .compiler import build as build

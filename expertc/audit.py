@@ -56,8 +56,8 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
     about = manifest.read(bundle)
     if about["source"]["sha256"] != source.sha256:
         raise BundleError(
-            f"The bundle {shown(bundle.path)} was built from another model, {shown(about['source']['name'])} "
-            f"(SHA-256 {shown(about['source']['sha256'][:12])}…).",
+            f"The bundle {shown(bundle.path)} was built from another model, {shown(about['source']['name'])}, "
+            f"SHA-256 {shown(about['source']['sha256'][:12] + '…')}.",
             "Give the full model it was built from with --against.",
         )
     indices = about["selection"]["indices"]
@@ -67,12 +67,12 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
             "classes": (tuple(about["selection"]["classes"]), cut.card.classes),
             "labels": (bundle.labels, cut.card.classes),
             "preprocessing": (bundle.preprocess, cut.card.preprocess),
-            "description of its output": (about["output"], asdict(cut.card.outputs[0])),
+            "output": (about["output"], asdict(cut.card.outputs[0])),
         }
         for what, (found, wanted) in kept.items():
             if found != wanted:
                 raise VerificationError(
-                    f"The {what} of {shown(bundle.path)} are not those of its full model.", "Build the bundle again."
+                    f"The bundle {shown(bundle.path)} differs from its full model in its {what}.", "Build it again."
                 )
         return finish(cut, bundle.file(MODEL).read_bytes())
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 
 from . import __version__
+from .backends import cpu
 from .bundle import LABELS, MANIFEST, PREPROCESS, README, Bundle
 from .card import KINDS, Card
 from .errors import BundleError
@@ -68,7 +68,7 @@ def describe(
         "versions": {
             "expertc": __version__,
             "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
+            "onnxruntime": cpu.describe()["version"],
             "numpy": np.__version__,
         },
         "weights_licence": cut.card.weights_licence,

@@ -235,7 +235,8 @@ def test_many_threads_never_hold_it_together(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    with pytest.raises(FileSystemError, match=r"does not exist|is not a folder|does not name"), atomic.exclusive(Path(target)):
+    words = r"does not exist|is not a folder|does not name"
+    with pytest.raises(FileSystemError, match=words), atomic.exclusive(Path(target)):
         pytest.fail("it was accepted")
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 

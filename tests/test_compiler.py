@@ -168,7 +168,7 @@ def test_a_malformed_manifest_is_named(bundle, tmp_path, keys, value):
 
 def test_verify_bundle_wants_the_same_selection(bundle, full, tmp_path):
     other = edited(bundle, tmp_path / "a.expert", "selection", "indices", value=[0, 1])
-    with pytest.raises(VerificationError, match="are not those of its full model"):
+    with pytest.raises(VerificationError, match="differs from its full model in its classes"):
         verify_bundle(open_bundle(other), open_source(full))
 
 

@@ -119,8 +119,8 @@ def test_what_only_a_card_can_say(full, foreign):
         open_source(foreign / "their.onnx", Foreign(preprocess="imagenet"))
     with pytest.raises(UsageError, match="a model card of its own"):
         open_source(full, Foreign(preprocess="imagenet"))
+    (foreign / "labels.txt").write_text("a\nb\nc\n")
     with pytest.raises(ModelError, match="No output holds the scores of 3 classes"):
-        (foreign / "labels.txt").write_text("a\nb\nc\n")
         open_source(foreign / "their.onnx", Foreign(foreign / "labels.txt"))
 
 

@@ -65,7 +65,7 @@ def command(
     if as_json:
         show.json_out(_mapping(built))
     elif quiet:
-        show.line(str(built.path))
+        click.echo(built.path)
     else:
         _print(built)
 
@@ -104,8 +104,8 @@ def _print(built: Built) -> None:
     told["verification"] = summary(built.certificate)
     show.facts(told | ({"note": "\n".join(built.notes)} if built.notes else {}))
     show.line()
-    show.line(f"bundle: {built.path}")
-    show.line(f"next: expertc predict {shlex.quote(str(built.path))} photo.jpg")
+    click.echo(f"bundle: {built.path}")
+    click.echo(f"next:   expertc predict {shlex.quote(str(built.path))} photo.jpg")
 
 
 def _latency(timing: Timing) -> tuple[str, str, str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import click
@@ -46,7 +47,12 @@ def command(
 
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     images = open_dataset(data, split)
-    with open_judge(path, classes=classes, foreign=foreign, threads=threads) as judge:
+    with ExitStack() as opened:
+        judge = opened.enter_context(open_judge(path, classes=classes, foreign=foreign, threads=threads))
+        other = None
+        if against is not None:
+            restricted = open_judge(against, classes=judge.labels, foreign=foreign, threads=threads)
+            other = opened.enter_context(restricted)
         spec = judge.preprocess
         if spec is None:
             raise CardError("The model does not say how images become its input.", "Give --preprocess.")
@@ -54,9 +60,8 @@ def command(
         with options.bar("evaluating", quiet) as progress:
             found = evaluate(judge.scores, spec, judge.labels, images, match=match, progress=progress)
         agreed = None
-        if against is not None:
-            restricted = open_judge(against, classes=judge.labels, foreign=foreign, threads=threads)
-            with restricted as other, options.bar("comparing", quiet) as progress:
+        if other is not None:
+            with options.bar("comparing", quiet) as progress:
                 agreed = compare(judge.scores, other.scores, spec, images, only=match, progress=progress)
     if as_json:
         show.json_out(found.to_mapping() | ({} if agreed is None else {"agreement": agreed.to_mapping()}))

@@ -6,8 +6,9 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from types import FrameType
 
@@ -84,29 +85,44 @@ def main() -> None:
 
 def run(args: Sequence[str]) -> int:
     """Run a command line and return its exit code; everything has been printed."""
+    code, tell = _attempt(args)
+    try:
+        tell()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    except OSError:
+        # The reader has gone or its disk is full, which has been reported. Python would complain again at exit.
+        for descriptor in (1, 2):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
+    return code
+
+
+def _attempt(args: Sequence[str]) -> tuple[int, Callable[[], None]]:
+    """Run a command line; returns its exit code and what says why it failed."""
     try:
         with _terminate_like_interrupt(), group.make_context("expertc", list(args)) as context:
             outcome = group.invoke(context)
         if sys.stdout is not None:
             sys.stdout.flush()
-        return outcome if isinstance(outcome, int) else ExitCode.OK
+        return outcome if isinstance(outcome, int) else ExitCode.OK, _nothing
     except click.exceptions.Exit as stop:
-        return stop.exit_code
+        return stop.exit_code, _nothing
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return error.exit_code, error.show
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrupted; nothing half-written was left behind.", err=True)
-        return ExitCode.INTERRUPTED
-    except BrokenPipeError:
-        # The reader has closed: that is no error. Python would complain again when it flushes at exit.
-        for descriptor in (1, 2):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
-        return ExitCode.OK
+        return ExitCode.INTERRUPTED, partial(click.echo, "\nInterrupted; nothing half-written was left.", err=True)
+    except BrokenPipeError:  # a reader that has seen enough is no error
+        return ExitCode.OK, _nothing
     except Exception as error:
         if "--debug" in args:
             raise
-        return _say(_known(error))
+        known = _known(error)
+        return known.exit_code, partial(_say, known)
+
+
+def _nothing() -> None:
+    """Say nothing."""
 
 
 def _known(error: Exception) -> ExpertcError:
@@ -128,14 +144,13 @@ def _known(error: Exception) -> ExpertcError:
     )
 
 
-def _say(error: ExpertcError) -> int:
+def _say(error: ExpertcError) -> None:
     from ..text import clean_text
 
     plain = False if os.environ.get("NO_COLOR") else None  # None: click looks whether there is a terminal
     click.echo(f"{click.style('Error:', fg='red', bold=True)} {clean_text(error.message)}", err=True, color=plain)
     if error.hint:
         click.echo(clean_text(error.hint), err=True)
-    return int(error.exit_code)
 
 
 @contextmanager

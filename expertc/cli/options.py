@@ -90,11 +90,11 @@ def photos(source: Source, data: str | None) -> Any:
 
     Raises ``CardError`` if the model does not say how images become its input, ``DataError`` if none can be read.
     """
+    if data is None:
+        return None
     from ..errors import CardError
     from ..evaluate import sample
 
-    if data is None:
-        return None
     if source.card.preprocess is None:
         raise CardError(
             "The model does not say how images become its input.", "Give --preprocess, or leave out --data."

@@ -67,7 +67,7 @@ def command(
     show.line(
         f"held out: {held['hits']} of {held['images']} right, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
-    show.line(f"next: expertc export {shlex.quote(output)} -o full.onnx")
+    click.echo(f"next: expertc export {shlex.quote(output)} -o full.onnx")
 
 
 def _check_device(name: str) -> None:
@@ -91,12 +91,11 @@ def _display(quiet: bool) -> Iterator[Callable[[Progress], None]]:
     elif not sys.stderr.isatty():
         yield _per_epoch
     else:
-        from rich.console import Console
         from rich.progress import BarColumn, TextColumn
         from rich.progress import Progress as Bar
 
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[line]}"))
-        with Bar(*columns, console=Console(stderr=True)) as bar:
+        with Bar(*columns, console=show.console(stderr=True)) as bar:
             task = bar.add_task("starting", total=1.0, line="")
             best = [""]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UsageError
 from ..text import shown
@@ -15,7 +15,7 @@ from ._timm import import_timm
 def count_arch(name: str, classes: int, size: int | None = None) -> dict[str, Any]:
     """Count the architecture ``name`` for ``classes`` classes at ``size`` pixels (default: its own, or 224).
 
-    Parameters are trainable values; MACs those of convolutions and linear layers for one image. Raises ``UsageError``
+    Parameters are trainable values; MACs those of convolutions and matrix products for one image. Raises ``UsageError``
     for a name that timm does not know.
     """
     timm = import_timm()
@@ -23,20 +23,10 @@ def count_arch(name: str, classes: int, size: int | None = None) -> dict[str, An
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
         hint = f"Try {near}." if near else "See timm.list_models()."
         raise UsageError(f"There is no architecture {shown(name)}.", hint)
-    with torch.device("meta"):
-        network: nn.Module = timm.create_model(name, num_classes=classes).eval()
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network = timm.create_model(name, num_classes=classes).eval()
         side = size or timm.data.resolve_model_data_config(network)["input_size"][-1]
-        total = 0
-
-        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            nonlocal total
-            weight: Any = module.weight
-            total += output.numel() * weight[0].numel()
-
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                module.register_forward_hook(add)
-        with torch.inference_mode():
-            network(torch.empty(1, 3, side, side))
+        network(torch.empty(1, 3, side, side))
     parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return {"arch": name, "classes": classes, "size": side, "parameters": parameters, "macs": total}
+    macs = counter.get_total_flops() // 2  # torch counts a multiplication and an addition
+    return {"arch": name, "classes": classes, "size": side, "parameters": parameters, "macs": macs}

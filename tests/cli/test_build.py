@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -31,7 +32,7 @@ def test_the_table_and_the_next_command(cli, full, tmp_path):
     assert rows["latency"].split()[-1] in ("faster", "slower")
     assert "verification  passed; 3 of 3 steps on 8 noise images (fast)" in lines
     assert f"bundle: {out}" in lines
-    assert lines[-1] == f"next: expertc predict {out} photo.jpg"
+    assert lines[-1] == f"next:   expertc predict {out} photo.jpg"
     assert max(len(line) for line in lines if str(out) not in line) <= 80
 
 
@@ -53,6 +54,15 @@ def test_quiet_prints_the_bundle_alone(cli, full, tmp_path):
         f"{tmp_path / 'a.expert'}\n",
         "",
     )
+
+
+def test_an_odd_path_is_printed_as_it_is(cli, full, tmp_path):
+    """A script takes it from there, or somebody copies the next command."""
+    out = tmp_path / "two  spaces; [/].expert"
+    (tmp_path / "two  spaces; [").mkdir()
+    assert cli("build", full, "--classes", "reds", "-o", out, *QUICK, "-q").out == f"{out}\n"
+    text = cli("build", full, "--classes", "reds", "-o", out, *QUICK, "--force").out
+    assert shlex.split(text.splitlines()[-1])[1:] == ["expertc", "predict", str(out), "photo.jpg"]
 
 
 def test_the_default_name_is_the_classes_as_asked(cli, full, tmp_path, monkeypatch):

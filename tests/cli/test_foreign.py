@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from networks import Net
-from rainbow import CLASSES, SPEC, photos, rainbow
+from rainbow import CLASSES, SPEC, photos, picture, rainbow
 
 QUICK = ("--verify", "off", "--measure", "0")
 
@@ -38,8 +38,6 @@ def test_build_and_predict(cli, their, monkeypatch):
     assert found["verification"]["verdict"] == "verified"
     assert found["bundle"] == "tiger-cat-no-tabby.expert"
     assert any("'logits' is not a class score" in note for note in found["notes"])
-    from rainbow import picture
-
     code, out, _ = cli("predict", found["bundle"], picture(their / "a.png", "reds"), "--json")
     predictions = json.loads(out)[0]["predictions"]
     assert code == 0
@@ -59,15 +57,10 @@ def test_classes_and_inspect(cli, their):
     described = ("--labels", their / "labels.txt", "--scores", "logits:1")
     code, out, err = cli("classes", their / "their.onnx", *described)
     assert (code, err) == (0, "")
-    assert [line.split("  ")[0] for line in out.splitlines()[3:8]] == [
-        "tabby",
-        "tiger cat",
-        '"crane, bird"',
-        "no",
-        "007",
-    ]
+    names = ["tabby", "tiger cat", '"crane, bird"', "no", "007"]
+    assert [line.split("  ")[0] for line in out.splitlines()[3:8]] == names
     found = json.loads(cli("inspect", their / "their.onnx", *described, "--json").out)
-    assert found["classes"] == ["tabby", "tiger cat", '"crane, bird"', "no", "007"]
+    assert found["classes"] == names
     assert found["preprocess"] is None
 
 

@@ -91,7 +91,7 @@ def build(spec: Spec, keep: Collection[int] | None = None) -> Net:
     net = Net(spec.opset, seed=spec.seed)
     chosen = range(spec.classes) if keep is None else sorted(keep)
     rows = _Rows({spec.order[c] for c in chosen}, keep is not None)
-    trunk = net.node("Tanh", net.conv(net.image(), 3, spec.trunk, kernel=3, name="trunk"))
+    trunk = net.node("LeakyRelu", net.conv(net.image(), 3, spec.trunk, kernel=3, name="trunk"))
     pieces = list(_branch(net, spec.root, trunk, spec.trunk, 0, rows, "b"))
     together = net.node("Concat", *(tensor for _, tensor in pieces), axis=1) if len(pieces) > 1 else pieces[0][1]
     places = [row for held, _ in pieces for row in held]
@@ -147,7 +147,7 @@ def _branch(net: Net, part: Branch, x: str, width: int, first: int, rows: _Rows,
         y = net.conv(x, width, len(held), kernel=1 + 2 * (layer % 2), name=f"{name}.conv{layer}")
         if part.norm:
             y = net.norm(y, len(held), name=f"{name}.norm{layer}")
-        y = net.node("Tanh", y)
+        y = net.node("LeakyRelu", y)
         x = net.node("Add", _take(net, x, held, width), y) if part.residual and width == part.width else y
         width = part.width
     for child, at, own in children:
@@ -172,10 +172,10 @@ def _grouped(net: Net, part: Grouped, x: str, width: int, first: int, rows: _Row
     touched = [divmod(row - first, part.each) for row in rows.of(part, first)]
     groups, positions = sorted({g for g, _ in touched}), sorted({p for _, p in touched})
     channels = len(groups) * part.width
-    y = net.node("Tanh", net.conv(x, width, channels, name=f"{name}.expand"))
+    y = net.node("LeakyRelu", net.conv(x, width, channels, name=f"{name}.expand"))
     if part.norm:
-        y = net.node("Sigmoid", net.norm(y, channels, name=f"{name}.norm"))
-    y = net.node("Tanh", net.conv(y, channels, channels, kernel=3, group=len(groups), name=f"{name}.grouped"))
+        y = net.node("Elu", net.norm(y, channels, name=f"{name}.norm"))
+    y = net.node("LeakyRelu", net.conv(y, channels, channels, kernel=3, group=len(groups), name=f"{name}.grouped"))
     pooled = net.node("Flatten", net.node("GlobalAveragePool", y))
     split = net.node("Reshape", pooled, net.constant([-1, len(groups), 1, part.width]))
     product = net.node("MatMul", split, net.weight(len(groups), part.width, len(positions), name=f"{name}.heads"))
