@@ -47,12 +47,14 @@ def main() -> None:
 def measure(folder: Path, data: Path, baseline: Path | None, seconds: float) -> dict[str, Any]:
     built = build(classes=CLASSES, output=folder / "expert.expert", measure_seconds=0)
     peer = export_peer(folder / "peer.onnx")
-    latency = bench([built.path, BUNDLED, peer], seconds=seconds)
+    latency = bench([built.path, BUNDLED, peer], seconds=seconds).to_mapping()
+    for model in latency["models"]:
+        del model["path"]  # of this machine
     photos = open_dataset(data, "val")
     found: dict[str, Any] = {
         "full": vars(built.full.cost) | {"file_bytes": built.full.file_bytes},
         "expert": vars(built.expert.cost) | {"file_bytes": built.expert.file_bytes},
-        "latency": latency.to_mapping(),
+        "latency": latency,
         "accuracy": {},
     }
     with open_judge(BUNDLED) as full, open_judge(built.path) as expert:
@@ -74,11 +76,12 @@ def export_peer(path: Path) -> Path:
     from expertc.card import Card, Output
     from expertc.export import export, save
     from expertc.selection import resolve
-    from expertc.zoo import create
+    from expertc.zoo import import_timm
 
     card = open_source().card
     taxonomy = card.taxonomy.restrict(resolve(card.taxonomy, CLASSES).indices)
-    network = create(card.provenance["arch"], taxonomy, dict(card.provenance["arch_args"])).eval()
+    arch, options = card.provenance["arch"], card.provenance["arch_args"]
+    network = import_timm().create_model(arch, taxonomy=taxonomy, **options).eval()
     small = Card("peer", taxonomy, (Output("logits"),), "image", card.preprocess)
     return save(export(network, small, card.preprocess.size), path)
 
@@ -95,6 +98,13 @@ def markdown(found: dict[str, Any]) -> str:
     lines = ["| | full model | expert | |", "| --- | ---: | ---: | ---: |"]
     for key, name in (("parameters", "parameters"), ("macs", "MACs"), ("file_bytes", "file, bytes")):
         lines.append(f"| {name} | {full[key]:,} | {expert[key]:,} | {100 * (expert[key] / full[key] - 1):+.1f} % |")
+    lines += ["", "| latency, batch 1 | median | time over the expert's | 95 % interval |"]
+    lines.append("| --- | ---: | ---: | ---: |")
+    for model in found["latency"]["models"]:
+        ratio = model["ratio"]
+        milliseconds = 1000 * model["summary"]["median"]
+        spread = f"{ratio['low']:.2f} to {ratio['high']:.2f}"
+        lines.append(f"| {model['name']} | {milliseconds:.1f} ms | {ratio['value']:.2f} | {spread} |")
     lines += ["", "| top-1 on val | right of | accuracy | 95 % interval |", "| --- | ---: | ---: | ---: |"]
     for name, numbers in found["accuracy"].items():
         low, high = numbers["wilson95"]
