@@ -17,7 +17,8 @@ from .source import Source
 from .surgery.prune import Cut, prune
 from .targets import Target
 from .text import shown
-from .verify import Certificate, verifier
+from .verify import Certificate, Standby
+from .verify.process import verifier
 
 LEVELS = ("fast", "full", "off")
 
@@ -26,10 +27,13 @@ Finish = Callable[[Cut, bytes], Certificate]
 
 
 @contextmanager
-def verifying(source: Source, indices: Sequence[int], level: str, images: Array | None) -> Iterator[Finish]:
+def verifying(
+    source: Source, indices: Sequence[int], level: str, images: Array | None, standing: Standby | None = None
+) -> Iterator[Finish]:
     """Let the verifying process get ready while an expert for ``indices`` is made; yields what checks the finished one.
 
-    ``images`` are preprocessed photos ``[N, ...]``, noise without any; at the level "off" nothing is started.
+    ``images`` are preprocessed photos ``[N, ...]``, noise without any; at the level "off" nothing is done. The process
+    is ``standing`` if there is one.
     """
     if level == "off":
         yield lambda cut, expert: Certificate.off()
@@ -41,6 +45,7 @@ def verifying(source: Source, indices: Sequence[int], level: str, images: Array 
         level=level,
         inputs=images,
         images=images is not None,
+        standing=standing,
     ) as finish:
         yield lambda cut, expert: finish(to_bytes(cut.model), expert)
 

@@ -28,7 +28,7 @@ from .surgery.passes import run_all
 from .surgery.prune import Cut, prune
 from .targets import load_target
 from .text import shown
-from .verify import Certificate
+from .verify import Certificate, Standby
 
 PIPELINE = (Fold(),)
 MEASURE_SECONDS = 0.6
@@ -91,12 +91,13 @@ def build(
     output: str | Path | None = None,
     target: str = "cpu",
     verification: str = "fast",
-    images: Array | None = None,
+    images: Array | Callable[[Source], Array | None] | None = None,
     batch: int | None = 1,
     foreign: Foreign | None = None,
     force: bool = False,
     threads: int | None = None,
     measure_seconds: float = MEASURE_SECONDS,
+    standing: Standby | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Built:
     """Build an expert for ``classes`` and write its bundle.
@@ -107,12 +108,14 @@ def build(
         output: the bundle directory; by default named after the classes, in the working directory.
         target: name of a device profile.
         verification: "fast" (against the full model's kept nodes), "full" (against the whole model) or "off".
-        images: preprocessed photos ``[N, 3, H, W]`` to verify on; noise by default.
+        images: preprocessed photos ``[N, 3, H, W]`` to verify on, or what gives them for the model; noise by default.
         batch: images per call the expert takes; None leaves it open. A model with a fixed batch keeps that.
         foreign: labels and more for a model without a card.
         force: replace an existing bundle.
         threads: CPU threads for measuring.
         measure_seconds: length of the interleaved latency window; 0 leaves it out.
+        standing: a process of ``verify.standby`` that gets ready to verify; by default one is started when the model is
+            read.
         progress: is told the name of each stage as it begins.
 
     Raises every error of ``expertc.errors`` up to 9; whatever is raised, nothing is left at ``output``.
@@ -129,10 +132,11 @@ def build(
     with clock.stage("read"):
         source = model if isinstance(model, Source) else open_source(model, foreign)
         refuse_unfit(source, device)
+        photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
     path = Path(output) if output is not None else Path(_name(selection))
     with reserve(path, force=force) as place:
-        with verifying(source, selection.indices, verification, images) as finish:
+        with verifying(source, selection.indices, verification, photos, standing) as finish:
             with clock.stage("cut"):
                 cut = prune(source.model, source.card, selection.indices)
                 refuse_nan(cut.model)

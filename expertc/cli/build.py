@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,17 +51,20 @@ def command(
 
     Without MODEL the bundled one is used: 23 sea animals.
     """
-    from ..compiler import build
-    from ..source import open_source
+    from ..verify import standby
 
     images_per_call, window = _batch(batch), options.check_seconds(measure, "--measure")
-    with options.stages(quiet) as progress:
-        progress("read")
-        source = open_source(model, options.make_foreign(labels, taxonomy, preprocess, outputs))
+    with ExitStack() as stack:
+        progress = stack.enter_context(options.stages(quiet))
+        # The verifying process loads its libraries while this one loads its own.
+        standing = None if level == "off" else stack.enter_context(standby())
+        from ..compiler import build
+
         built = build(
-            source, classes=classes, output=output, target=target, verification=level,
-            images=options.photos(source, data), batch=images_per_call, force=force, threads=threads,
-            measure_seconds=window, progress=progress,
+            model, classes=classes, output=output, target=target, verification=level,
+            images=lambda source: options.photos(source, data), batch=images_per_call, force=force, threads=threads,
+            foreign=options.make_foreign(labels, taxonomy, preprocess, outputs), measure_seconds=window,
+            standing=standing, progress=progress,
         )  # fmt: skip
     if as_json:
         show.json_out(_mapping(built))

@@ -1,8 +1,8 @@
 """The process that runs strangers' graphs: ``python -m expertc.verify.child FOLDER``.
 
-The folder holds ``job.json`` and, if inputs were given, ``inputs.npy``. Once the full model is read, one byte on
-standard input says that ``cut.onnx`` and ``final.onnx`` are there too; the outcome is written beside them. The other
-end of standard input is held by the parent: the process ends when that does, whichever way.
+One byte on standard input says that the folder holds ``job.json`` and, if inputs were given, ``inputs.npy``; another,
+that ``cut.onnx`` and ``final.onnx`` are there too. The outcome is written beside them. The other end of standard input
+is held by the parent: the process ends when that does, whichever way.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def main(folder: Path) -> None:
 
 
 def _run(folder: Path) -> dict[str, Any]:
+    _await_go()
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     card = Card.from_json(job["card"])
     full = read_model(Path(job["full"]))
@@ -44,8 +45,7 @@ def _run(folder: Path) -> dict[str, Any]:
     values = np.load(given, mmap_mode="r", allow_pickle=False) if given.exists() else None
     shape = full.inputs.get(card.input, ())
     inputs = prepare(values, card.preprocess, shape, images=job["images"], seed=job["seed"])
-    if not os.read(sys.stdin.fileno(), 1):
-        os._exit(1)
+    _await_go()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
     def limit(batch: int) -> None:
@@ -64,6 +64,11 @@ def _run(folder: Path) -> dict[str, Any]:
         before_running=limit,
     )
     return certificate.to_mapping()
+
+
+def _await_go() -> None:
+    if not os.read(sys.stdin.fileno(), 1):
+        os._exit(1)
 
 
 def _end_with_parent() -> None:

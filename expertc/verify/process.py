@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..card import Card
-from ..errors import CardError, DataError, FileSystemError, ModelError, VerificationError
+from ..errors import CardError, DataError, ModelError, VerificationError
 from ..text import clean_text
 from .certificate import Certificate
-from .limits import Limits
+from .standby import Standby, standby, writing
 
-GO = b"g"
-"""What the child waits for on its standard input before it opens the expert."""
+if TYPE_CHECKING:
+    from .limits import Limits
 
 _FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError)}
 _SMALLER = "Verify on fewer images, or on a machine with more memory."
@@ -49,11 +45,11 @@ def verifier(
     images: bool = False,
     seed: int = 0,
     limits: Limits | None = None,
+    standing: Standby | None = None,
 ) -> Iterator[Callable[[bytes, bytes], Certificate]]:
-    """Start a child process that reads the full model while the caller still cuts it; yields ``finish(cut, final)``.
+    """Let a child process read the full model while the caller still cuts it; yields ``finish(cut, final)``.
 
-    ``finish`` runs ``climb`` on ONNX Runtime in the child. When the context is left, for whatever reason, the child is
-    gone and so are its files.
+    ``finish`` runs ``ladder.climb`` on ONNX Runtime in the child, once.
 
     Args:
         full: the full model, its file or its bytes.
@@ -64,16 +60,16 @@ def verifier(
         images: whether ``inputs`` are photos, so that decisions on them count.
         seed: of the noise.
         limits: memory and time for the child; by default from the cost of the full model.
+        standing: the child, if one was started earlier; else one is started and ended here.
 
     The certificate's verdict is "verified" or "uninformative". ``finish`` raises ``VerificationError`` if a step fails
     or the child does not survive it, ``ModelError`` if the full model does not run, ``DataError`` if the inputs do not
     fit it; it and the start raise ``FileSystemError`` if there is no room for temporary files.
     """
-    with _writing():
-        place = tempfile.TemporaryDirectory(prefix="expertc-verify-")  # mode 0700
-    with place as name:
-        folder = Path(name)
-        with _writing():
+    with ExitStack() as stack:
+        child = stack.enter_context(standby()) if standing is None else standing
+        folder = child.folder
+        with writing():
             job = {
                 "full": str(_store(folder, full)),
                 "card": card_full.to_json(),
@@ -83,69 +79,18 @@ def verifier(
                 "seed": seed,
                 "limits": None if limits is None else asdict(limits),
             }
-            (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
             if inputs is not None:
                 np.save(folder / "inputs.npy", inputs, allow_pickle=False)
-        with running([sys.executable, "-m", f"{__package__}.child", name], folder) as child:
+            (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        child.go()
 
-            def finish(cut: bytes, final: bytes) -> Certificate:
-                with _writing():
-                    (folder / "cut.onnx").write_bytes(cut)
-                    (folder / "final.onnx").write_bytes(final)
-                return _certificate(_outcome(folder, child.finish()))
+        def finish(cut: bytes, final: bytes) -> Certificate:
+            with writing():
+                (folder / "cut.onnx").write_bytes(cut)
+                (folder / "final.onnx").write_bytes(final)
+            return _certificate(_outcome(folder, child.finish()))
 
-            yield finish
-
-
-@dataclass(frozen=True)
-class Child:
-    """A running process and the pipe that keeps it alive."""
-
-    process: subprocess.Popen[bytes]
-    pipe: int
-
-    def finish(self) -> int:
-        """Tell it to go, wait for its end; returns its exit status (minus the signal that killed it)."""
-        os.write(self.pipe, GO)
-        return self.process.wait()
-
-
-@contextmanager
-def running(command: Sequence[str], folder: Path) -> Iterator[Child]:
-    """Run a command in ``folder``, which also gets its standard error as ``complaint.txt``.
-
-    It hears nothing of the terminal's signals; leaving the context, by an interruption or otherwise, kills it. It
-    imports from where this process does, but never from the caller's working directory.
-    """
-    root = str(Path(__file__).resolve().parents[2])
-    path = dict.fromkeys([*(str(Path(entry).resolve()) for entry in sys.path if entry), root])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-    ours, theirs = os.pipe()
-    try:
-        with (folder / "complaint.txt").open("wb") as complaint:
-            process = subprocess.Popen(  # noqa: S603 (an argument list that starts with our own interpreter)
-                command, cwd=folder, env=environment, stdin=ours, stdout=subprocess.DEVNULL, stderr=complaint,
-                start_new_session=True,
-            )  # fmt: skip
-        try:
-            yield Child(process, theirs)
-        finally:
-            process.kill()
-            process.wait()
-    finally:
-        os.close(ours)
-        os.close(theirs)
-
-
-@contextmanager
-def _writing() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise FileSystemError(
-            f"The temporary files of the verification cannot be written ({error.strerror}).",
-            "Make room, or set TMPDIR.",
-        ) from error
+        yield finish
 
 
 def _store(folder: Path, model: bytes | Path) -> Path:

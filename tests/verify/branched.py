@@ -18,7 +18,8 @@ from expertc.graph import read_model, to_bytes
 from expertc.preprocessing import Preprocess
 from expertc.surgery.fold import Fold
 from expertc.surgery.prune import prune
-from expertc.verify import Certificate, climb
+from expertc.verify import Certificate
+from expertc.verify.ladder import climb
 from expertc.verify.inputs import prepare
 
 PREPROCESS = Preprocess((8, 8), 8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))

@@ -32,7 +32,9 @@ from expertc.errors import (
     UnsupportedError,
     VerificationError,
 )  # fmt: skip
-from expertc.verify import Limits, process, verifier, verify
+from expertc.verify import process
+from expertc.verify.limits import Limits
+from expertc.verify.process import verifier, verify
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
 
@@ -202,7 +204,7 @@ def test_the_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     program = textwrap.dedent("""
         import os, signal, sys
         from pathlib import Path
-        from expertc.verify.process import running
+        from expertc.verify.standby import running
         with running([sys.executable, "-c", "import os; os.read(0, 1)"], Path(sys.argv[1])) as child:
             print(child.process.pid, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
