@@ -12,7 +12,7 @@ from ..errors import CardError, ModelError, UsageError
 from ..graph import Model, Shape
 from ..text import clean_text, shown
 from .demand import Demand, demand, full, join
-from .rewrite import Result
+from .site import Result
 
 _SOFTMAX = ("Softmax", "LogSoftmax")
 _INDEX = ("ArgMax", "TopK")

@@ -10,69 +10,74 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from itertools import groupby
 from typing import Any
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..graph import Model, captured, constant_copy, fresh_name, refreshed
+from ..graph import Model, Shape, captured, constant_copy, fresh_name, refreshed
 from .demand import Demand, covers
 from .rules.pieces import is_selection
-from .site import Answer, Draft, Site
-from .sweep import Flow, rule_at
+from .rules.sizes import sizes_read
+from .site import Answer, Draft, Flow, Inner, Result, Site, symbol_source
+from .sweep import rule_at
 
 CUT_MARK = "@cut-"
 WHOLE_MARK = "@whole"  # a tensor of which the graph output of that name shows only a part
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Result:
-    """A graph output of the expert: its name, and what of which tensor it shows."""
-
-    name: str
-    source: str
-    want: Demand
-
-
 def rewrite(model: Model, flow: Flow, results: Sequence[Result]) -> Model:
     """Write the part of ``model`` that ``flow`` needs, with ``results`` as its outputs, in order."""
-    return _Writer(model, flow).write(results)
+    writer = _Writer(model, flow)
+    graph = writer.write(results)
+    return refreshed(replace(model, graph=graph, node_metadata=writer.node_metadata))
 
 
 class _Writer:
-    def __init__(self, model: Model, flow: Flow) -> None:
-        self.model, self.flow = model, flow
+    """Writes a graph; a subgraph has a writer of its own, which asks the ``outer`` one for what it captures."""
+
+    def __init__(self, model: Model, flow: Flow, outer: _Writer | None = None) -> None:
+        self.model, self.flow, self.outer = model, flow, outer
+        self.root: _Writer = outer.root if outer else self
         self.nodes: list[gs.Node] = []
         self.node_metadata: dict[int, Any] = {}
-        self.inputs = [gs.Variable(t.name, t.dtype, t.shape) for t in model.graph.inputs]
+        self.inputs = [] if outer else [gs.Variable(t.name, t.dtype, t.shape) for t in model.graph.inputs]
         self.tensors: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in self.inputs}  # by the old name
         self.made: dict[tuple[str, int, bytes], gs.Variable] = {}  # selections
+        self.measured: dict[str, gs.Variable] = {}  # shapes of graph inputs
+        self.vectors: dict[tuple[str, Shape], gs.Tensor] = {}  # of sizes
         self.constants: dict[tuple[str, tuple[tuple[int, bytes], ...]], gs.Constant] = {}
-        self.pinned = {name for node in model.nodes for name in captured(node)}  # a subgraph reads them by name
-        self.selections = {
-            tensor.name: at
-            for at, node in enumerate(model.nodes)
-            if flow.answers[at] is not None and is_selection(Site(model, at, node))
-            for tensor in node.outputs
-            if tensor.name not in self.pinned
+        # Only nodes that stay count: what goes would differ between a cut and a cut of a cut.
+        live = [(at, model.nodes[at], answer) for at, answer in enumerate(flow.answers) if answer is not None]
+        # What a subgraph that is not looked into reads from outside, it reads by name.
+        self.pinned = {name for _, node, answer in live if not answer.inner for name in captured(node)}
+        single = {node.outputs[0].name: at for at, node, _ in live if node.outputs[0].name not in self.pinned}
+        sites = {name: Site(model, at, model.nodes[at]) for name, at in single.items()}
+        self.selections = {name: at for name, at in single.items() if is_selection(sites[name])}
+        self.lengths = {
+            name: found
+            for name, at in single.items()
+            if (found := sizes_read(sites[name], flow.answers[at])) is not None
         }
-        # Only of nodes that stay: names of what goes would differ between a cut and a cut of a cut.
-        live = [node for node, answer in zip(model.nodes, flow.answers, strict=True) if answer is not None]
-        self.taken = {t.name for node in live for t in (*node.inputs, *node.outputs)} - self.selections.keys()
+        self.virtual = self.selections.keys() | self.lengths.keys()
+        self.taken: set[str] = outer.taken if outer else {tensor.name for tensor in self.inputs}
+        names = {t.name for _, node, _ in live for t in node.outputs}
+        names |= {t.name for _, node, a in live for t, ask in zip(node.inputs, a.asks, strict=True) if ask is not None}
+        self.taken |= names - self.virtual - {t.name for t in model.graph.inputs}
 
-    def write(self, results: Sequence[Result]) -> Model:
+    def write(self, results: Sequence[Result]) -> gs.Graph:
         for at, answer in enumerate(self.flow.answers):
-            if answer is not None and self.model.nodes[at].outputs[0].name not in self.selections:
+            if answer is not None and self.model.nodes[at].outputs[0].name not in self.virtual:
                 self._write_node(at, answer)
         outputs = [self._output(result) for result in results]
         self._name_constants()
         source = self.model.graph
-        graph = gs.Graph(
+        return gs.Graph(
             self.nodes, self.inputs, outputs, name=source.name, opset=source.opset, import_domains=source.import_domains
         )
-        return refreshed(replace(self.model, graph=graph, node_metadata=self.node_metadata))
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -83,7 +88,8 @@ class _Writer:
             gs.Variable.empty() if ask is None or not tensor.name else self._obtain(tensor.name, ask)
             for tensor, ask in zip(node.inputs, answer.asks, strict=True)
         ]
-        draft = Draft(str(node.op), dict(node.attrs), inputs, [tensor.name for tensor in node.outputs])
+        draft = Draft(self, str(node.op), dict(node.attrs), inputs, [tensor.name for tensor in node.outputs])
+        draft.attrs |= {name: self._inside(inner) for name, inner in answer.inner.items()}
         if not answer.stopped:
             rule_at(site, self.flow.through).write(site, answer, draft)
         if draft.alias is not None:
@@ -91,7 +97,7 @@ class _Writer:
             if name not in self.pinned:
                 self.tensors[name] = draft.inputs[draft.alias]
                 return
-            draft = Draft("Identity", {}, [draft.inputs[draft.alias]], [name])
+            draft = Draft(self, "Identity", {}, [draft.inputs[draft.alias]], [name])
         for position, values in sorted(draft.constants.items()):
             given = node.inputs[position].name if position < len(node.inputs) else ""
             base = given if given in self.model.constants else f"{node.name or node.outputs[0].name}.{position}"
@@ -104,6 +110,9 @@ class _Writer:
             self.node_metadata[len(self.nodes)] = self.model.node_metadata[at]
         self.nodes.append(gs.Node(draft.op, node.name, draft.attrs, draft.inputs, made, domain=node.domain))
 
+    def _inside(self, inner: Inner) -> gs.Graph:
+        return _Writer(inner.model, inner.flow, self).write(inner.results)
+
     def _obtain(self, name: str, want: Demand) -> gs.Tensor:
         """The tensor ``name`` holding exactly ``want``: an initializer is sliced, anything else selected from."""
         while name in self.selections:
@@ -115,6 +124,11 @@ class _Writer:
             name, want = site.inputs[0], below
         if name in self.model.constants:
             return self._initializer(name, want)
+        if name in self.lengths:
+            chosen, dims = want.indices(0), self.lengths[name]
+            return self.sizes(dims if chosen is None else tuple(dims[i] for i in chosen), name)
+        if self.outer and name not in self.model.producers:
+            return self.outer._obtain(name, want)
         have = self.flow.kept(self.model, name)
         if not covers(have, want):
             raise AssertionError(f"'{name}' keeps less than a consumer needs: a transfer rule is wrong")
@@ -148,6 +162,39 @@ class _Writer:
             self.made[key] = made
         return self.made[key]
 
+    # -- what a rule may ask for (site.Maker) ------------------------------------------------------------------------
+
+    def emit(self, op: str, name: str, attrs: dict[str, Any], inputs: Sequence[gs.Tensor]) -> gs.Variable:
+        """Write a node of one output."""
+        made = gs.Variable(fresh_name(name, self.taken))
+        self.nodes.append(gs.Node(op, made.name, attrs, list(inputs), [made]))
+        return made
+
+    def sizes(self, dims: Shape, name: str) -> gs.Tensor:
+        """A vector of sizes. A graph input is measured once, before whoever needs it first; symbols are read there."""
+        if (name, dims) not in self.vectors:
+            self.vectors[name, dims] = self._vector(dims, name)
+        return self.vectors[name, dims]
+
+    def _vector(self, dims: Shape, name: str) -> gs.Tensor:
+        if all(isinstance(dim, int) for dim in dims):
+            return self._constant(name, np.array(dims, dtype=np.int64))
+        parts: list[gs.Tensor] = []
+        for source, run in groupby(dims, key=lambda dim: symbol_source(self.root.model, dim)):
+            values = list(run)
+            if source is None:
+                parts.append(self._constant(f"{name}@{len(parts)}", np.array(values, dtype=np.int64)))
+            else:
+                parts += [self._symbol(*source)] * len(values)
+        return parts[0] if len(parts) == 1 else self.emit("Concat", name, {"axis": 0}, parts)
+
+    def _symbol(self, source: str, axis: int) -> gs.Tensor:
+        if source not in self.measured:
+            self.measured[source] = self.emit("Shape", f"{source}@shape", {}, [self.root.tensors[source]])
+        whole = self.measured[source]
+        one: Array = np.array([axis])
+        return whole if len(self.root.model.inputs[source]) == 1 else self._select(whole, 0, one, whole.name)
+
     # -- outputs -----------------------------------------------------------------------------------------------------
 
     def _output(self, result: Result) -> gs.Tensor:
@@ -157,7 +204,8 @@ class _Writer:
             other.name = fresh_name(f"{name}{WHOLE_MARK}", self.taken)  # used inside; the output shows a part of it
         if tensor.name != name:
             graph_names = {t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs)}
-            if isinstance(tensor, gs.Constant) or tensor.name in graph_names | self.pinned:
+            foreign = self.outer is not None and not any(tensor is t for node in self.nodes for t in node.outputs)
+            if isinstance(tensor, gs.Constant) or foreign or tensor.name in graph_names | self.pinned:
                 shown = gs.Variable(name)
                 self.nodes.append(gs.Node("Identity", name, {}, [tensor], [shown]))
                 tensor = shown

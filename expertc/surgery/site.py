@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from ..graph import Model, Shape
+from ..graph import Dim, Model, Shape
 from .demand import Demand, Who
 
 
@@ -65,16 +65,68 @@ class Site:
 class Answer:
     """``asks[i]`` is the demand on input i; ``kept[j]``, at least what was wanted, is what output j will hold.
 
-    ``stopped`` says why the demand was widened to everything, "" if it was not.
+    ``stopped`` says why the demand was widened to everything, "" if it was not. ``inner`` are the subgraphs that were
+    looked into, by attribute: each is to be written anew, and ``captured`` is what they need of the tensors outside.
     """
 
     asks: tuple[Demand | None, ...]
     kept: tuple[Demand | None, ...]
     stopped: str = ""
+    inner: Mapping[str, Inner] = field(default_factory=dict)
+    captured: Mapping[str, Demand] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The outcome of a sweep: an answer per node (None: nobody needs it) and the demand that reached every tensor."""
+
+    answers: tuple[Answer | None, ...]
+    demands: Mapping[str, Demand]
+    through: frozenset[int]
+
+    def kept(self, model: Model, name: str) -> Demand:
+        """What tensor ``name`` will hold: its maker's answer, or everything for an input or initializer."""
+        at = model.producers.get(name)
+        if at is None:
+            return Demand(self.demands[name].who)
+        answer = self.answers[at]
+        position = [tensor.name for tensor in model.nodes[at].outputs].index(name)
+        kept = None if answer is None else answer.kept[position]
+        if kept is None:
+            raise KeyError(name)
+        return kept
+
+
+@dataclass(frozen=True)
+class Inner:
+    """A subgraph as a model of its own, whose inputs are the tensors it captures."""
+
+    model: Model
+    flow: Flow
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True)
+class Result:
+    """An output that is to be written: its name, and what of which tensor it shows."""
+
+    name: str
+    source: str
+    want: Demand
 
 
 Wanted = Sequence[Demand | None]
 """The demand on each output of a node; at least one is not None."""
+
+
+class Maker(Protocol):
+    """What a rule may ask of whoever writes the expert, when one node is not enough."""
+
+    def emit(self, op: str, name: str, attrs: dict[str, Any], inputs: Sequence[gs.Tensor]) -> gs.Variable:
+        """Write a node in front of the one being drafted; returns its output, called ``name``."""
+
+    def sizes(self, dims: Shape, name: str) -> gs.Tensor:
+        """A vector of sizes; symbols are read off the graph input that has them, at run time."""
 
 
 @dataclass
@@ -84,6 +136,8 @@ class Draft:
     ``inputs`` are new tensors that hold exactly ``answer.asks``; ``alias`` (an input's position) replaces the node by
     its input.
     """
+
+    make: Maker
 
     op: str
     attrs: dict[str, Any]
@@ -95,6 +149,19 @@ class Draft:
 
 Ask = Callable[[Site, Wanted], Answer]
 Write = Callable[[Site, Answer, Draft], None]
+
+
+def symbol_source(model: Model, symbol: Dim) -> tuple[str, int] | None:
+    """The graph input, and the axis of it, that has a symbolic size: where it can be read at run time."""
+    for name, shape in model.inputs.items():
+        if isinstance(symbol, str) and symbol in shape:
+            return name, shape.index(symbol)
+    return None
+
+
+def readable(model: Model, dims: Shape) -> bool:
+    """Whether every size is a number or a symbol of a graph input."""
+    return all(isinstance(dim, int) or symbol_source(model, dim) is not None for dim in dims)
 
 
 def unchanged(site: Site, answer: Answer, draft: Draft) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from ..errors import ModelError
 from ..graph import Model, captured
@@ -11,31 +11,10 @@ from ..text import shown
 from .demand import Demand, join
 from .rules import rule_of
 from .rules.elementwise import first_only
-from .site import Answer, Rule, Site, Wanted, everyone
+from .site import Answer, Flow, Rule, Site, Wanted, everyone
 
 CUT_THROUGH = Rule(first_only)
 """The rule of a class softmax: the expert normalises over the classes it keeps (RULES, outputs)."""
-
-
-@dataclass(frozen=True)
-class Flow:
-    """The outcome: an answer per node (None: nobody needs the node) and the demand that reached every tensor."""
-
-    answers: tuple[Answer | None, ...]
-    demands: Mapping[str, Demand]
-    through: frozenset[int]
-
-    def kept(self, model: Model, name: str) -> Demand:
-        """What tensor ``name`` will hold: its maker's answer, or everything for an input or initializer."""
-        at = model.producers.get(name)
-        if at is None:
-            return Demand(self.demands[name].who)
-        answer = self.answers[at]
-        position = [tensor.name for tensor in model.nodes[at].outputs].index(name)
-        kept = None if answer is None else answer.kept[position]
-        if kept is None:
-            raise KeyError(name)
-        return kept
 
 
 def rule_at(site: Site, through: frozenset[int]) -> Rule:
@@ -57,8 +36,9 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
         for tensor, ask in zip(node.inputs, answer.asks, strict=True):
             if ask is not None and tensor.name:
                 _add(demands, tensor.name, ask)
-        for name in captured(node):
-            _add(demands, name, Demand(everyone(wanted)))
+        inside = answer.captured if answer.inner else dict.fromkeys(captured(node), Demand(everyone(wanted)))
+        for name, ask in inside.items():
+            _add(demands, name, ask)
     return Flow(tuple(answers), demands, through)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from laws import check
-from networks import Net, card
+from networks import Net, card, cut, feeds, reference, weights
 from onnx import TensorProto
 
 from expertc.card import Card, Output
@@ -30,18 +30,87 @@ def all_outputs(net: Net) -> Card:
 
 
 UNARY = [
-    "Abs", "Atan", "Ceil", "Celu", "Cos", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid", "HardSwish", "Identity",
-    "LeakyRelu", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid", "Sign", "Sin", "Softplus",
-    "Softsign", "Tanh", "ThresholdedRelu", "Dropout",
+    "Abs", "Asinh", "Atan", "Ceil", "Celu", "Cos", "Cosh", "Elu", "Erf", "Exp", "Floor", "Gelu", "HardSigmoid",
+    "HardSwish", "Identity", "LeakyRelu", "Mish", "Neg", "Reciprocal", "Relu", "Round", "Selu", "Shrink", "Sigmoid",
+    "Sign", "Sin", "Sinh", "Softplus", "Softsign", "Tan", "Tanh", "ThresholdedRelu", "Dropout",
 ]  # fmt: skip
+OF_A_RANGE = {"Acos": "Tanh", "Acosh": "Exp", "Asin": "Tanh", "Atanh": "Tanh", "Log": "Exp", "Sqrt": "Abs"}
 
 
 def test_unary() -> None:
     net, tensor = branches()
     for op in UNARY:
         pooled(net, net.node(op, tensor), f"scores of {op}")
+    for op, inner in OF_A_RANGE.items():
+        shifted = net.node(inner, tensor)
+        shifted = net.node("Add", shifted, net.constant(1.0, "one")) if op == "Acosh" else shifted
+        pooled(net, net.node(op, shifted), f"scores of {op}")
     expert = check(net, all_outputs(net), [1, 4])
-    assert expert.shapes == {"c.w": (2, 3, 1, 1), "c.b": (2,)}
+    assert expert.shapes == {"c.w": (2, 3, 1, 1), "c.b": (2,), "one": ()}
+    assert expert.stopped == []
+
+
+def test_swish() -> None:
+    """New in opset 24, where ONNX Runtime has no kernel yet: the reference alone judges."""
+    net, tensor = branches(opset=24)
+    data = pooled(net, net.node("Swish", tensor, alpha=0.5)).bytes()
+    expert, done = cut(data, card(5), [1, 4])
+    inputs = feeds(data)
+    whole, part = reference(data, inputs)["scores"], reference(expert, inputs)["scores"]
+    np.testing.assert_allclose(part, whole[:, [1, 4]], rtol=1e-6)
+    assert weights(expert)["c.w"].shape == (2, 3, 1, 1)
+    assert not done.stopped
+
+
+def test_tests_of_floats_and_bits() -> None:
+    net, tensor = branches()
+    bits = net.node("Cast", net.node("Mul", tensor, net.constant(8.0)), to=TensorProto.UINT8)
+    signed = net.node("Cast", net.node("Mul", tensor, net.constant(8.0)), to=TensorProto.INT32)
+    five = net.constant(np.arange(1, 6, dtype=np.uint8).reshape(5, 1, 1), "bits")
+    number = net.constant(np.arange(1, 6, dtype=np.int32).reshape(5, 1, 1), "numbers")
+    made = {
+        "IsNaN": net.node(
+            "IsNaN",
+            net.node(
+                "Where",
+                net.node("Not", net.node("Cast", signed, to=TensorProto.BOOL)),
+                net.constant(float("nan")),
+                tensor,
+            ),
+        ),
+        "IsInf": net.node(
+            "IsInf",
+            net.node(
+                "Where",
+                net.node("Not", net.node("Cast", bits, to=TensorProto.BOOL)),
+                net.constant(float("inf")),
+                tensor,
+            ),
+        ),
+        "BitwiseNot": net.node("BitwiseNot", bits),
+        "BitwiseAnd": net.node("BitwiseAnd", bits, five),
+        "BitwiseOr": net.node("BitwiseOr", bits, five),
+        "BitwiseXor": net.node("BitwiseXor", bits, five),
+        "BitShift": net.node("BitShift", bits, five, direction="RIGHT"),
+        "Mod": net.node("Mod", signed, number),
+        "Or": net.node("Or", net.node("Equal", signed, number), net.node("GreaterOrEqual", signed, number)),
+        "Xor": net.node("Xor", net.node("LessOrEqual", signed, number), net.node("Greater", signed, number)),
+    }
+    for op, result in made.items():
+        pooled(net, net.node("Cast", result, to=TensorProto.FLOAT), f"scores of {op}")
+    like = net.node("CastLike", bits, net.constant(np.zeros(1, np.float32)))
+    pooled(net, like, "scores of CastLike")
+    expert = check(net, all_outputs(net), [0, 3], alive=False)
+    assert (expert.shapes["c.w"], expert.shapes["bits"]) == ((2, 3, 1, 1), (2, 1, 1))
+    assert expert.stopped == []
+
+
+def test_the_mask_of_a_dropout_is_cut_like_its_output() -> None:
+    net, tensor = branches()
+    kept, mask = net.node("Dropout", tensor, out=["kept", "mask"])
+    both = net.node("Mul", kept, net.node("Cast", mask, to=TensorProto.FLOAT))
+    expert = check(pooled(net, both), card(5), [1, 2])
+    assert expert.shapes["c.w"] == (2, 3, 1, 1)
     assert expert.stopped == []
 
 
@@ -121,10 +190,12 @@ def test_a_constant_of_higher_rank_than_the_tensor() -> None:
     assert check(net, card(5), [0, 4]).shapes["k"] == (2, 1, 2)
 
 
-def test_more_than_two_operands() -> None:
+@pytest.mark.parametrize("op", ["Sum", "Mean", "Max", "Min"])
+def test_more_than_two_operands(op: str) -> None:
     net, tensor = branches()
-    total = net.node("Sum", tensor, net.weight(5, 1, 1, name="k"), net.weight(1, name="s"), tensor)
-    assert check(pooled(net, total), card(5), [1, 3]).shapes["k"] == (2, 1, 1)
+    total = net.node(op, tensor, net.weight(5, 1, 1, name="k"), net.weight(1, name="s"), tensor)
+    expert = check(pooled(net, total), card(5), [1, 3], alive=op in ("Sum", "Mean"))
+    assert expert.shapes["k"] == (2, 1, 1)
 
 
 def test_prelu_slope_per_channel_and_shared() -> None:

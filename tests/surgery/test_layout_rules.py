@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from laws import check
 from networks import Net, card, weights
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from expertc.surgery.rules.layout import Block, align, target_shape
 
@@ -130,20 +130,99 @@ def test_many_to_many_without_a_common_factor_is_left_whole() -> None:
     net.result(net.node("ReduceSum", second, net.constant([2]), keepdims=0, out="scores"), 4)
     expert = check(net, card(4), [0, 1], alive=False)
     assert expert.shapes["c.w"] == (12, 3, 1, 1)
+    assert expert.stopped == ["Reshape mixes axes that have no common factors"]
+
+
+@pytest.mark.parametrize("keep", [[0, 1, 2, 3], [8, 11], [1, 9], [5]])
+def test_many_to_many_along_common_factors(keep: list[int]) -> None:
+    """[N, 6, 4] to [N, 3, 8]: both are [N, 3, 2, 4]; class 4 g + p is channel p, of either half, of group g."""
+    net = Net()
+    parts = net.node("Reshape", hidden(net, 24), net.constant([0, 6, 4], "first"))
+    scaled = net.node("Mul", parts, net.weight(6, 4, name="k"))
+    groups = net.node("Reshape", scaled, net.constant([0, 3, 8], "second"))
+    halves = net.node("Reshape", groups, net.constant([0, 3, 2, 4]))
+    summed = net.node("ReduceSum", halves, net.constant([2]), keepdims=0)
+    net.result(net.node("Reshape", summed, net.constant([0, 12]), out="scores"), 12)
+    expert = check(net, card(12), keep, exact=False)
+    touched, positions = {c // 4 for c in keep}, {c % 4 for c in keep}
+    assert expert.shapes["c.w"] == (2 * len(touched) * len(positions), 3, 1, 1)
+    assert expert.shapes["k"] == (2 * len(touched), len(positions))
+    assert list(weights(expert.data)["second"]) == [-1, len(touched), 2 * len(positions)]
+    assert expert.stopped == []
+
+
+def test_a_group_norm_written_with_an_instance_norm() -> None:
+    """[N, 8, 4, 4] to [N, 4, -1] and back: groups of two channels and all of space are normalised together."""
+    net = Net()
+    tensor = net.conv(net.image(), 3, 8, name="c")
+    groups = net.node("Reshape", tensor, net.constant([0, 4, -1], "groups"))
+    normed = net.node("InstanceNormalization", groups, net.weight(4, name="g"), net.weight(4, name="b"))
+    back = net.node("Reshape", normed, net.constant([-1, 8, 4, 4], "back"))
+    scaled = net.node("Exp", net.node("Mul", back, net.weight(8, 1, 1, name="k")))
+    net.result(net.node("ReduceMean", scaled, net.constant([2, 3]), keepdims=0, out="scores"), 8)
+    expert = check(net, card(8), [2, 7])
+    assert (expert.shapes["c.w"], expert.shapes["g"], expert.shapes["k"]) == ((4, 3, 1, 1), (2,), (2, 1, 1))
+    assert list(weights(expert.data)["back"]) == [-1, 4, 4, 4]
+
+
+def test_windows_of_a_batch_of_unknown_size() -> None:
+    """[N, 4, 4, C] to [N * 4, 4, C] and back, as window attention does: the channel is found from the right."""
+    net = Net()
+    last = net.node("Transpose", net.conv(net.image(), 3, 6, name="c"), perm=[0, 2, 3, 1])
+    windows = net.node("Reshape", last, net.constant([-1, 4, 6], "windows"))
+    bent = net.node("Tanh", net.node("Mul", windows, net.weight(6, name="k")))
+    back = net.node("Reshape", bent, net.constant([-1, 4, 4, 6]))
+    net.result(net.node("ReduceMean", back, net.constant([1, 2]), keepdims=0, out="scores"), 6)
+    expert = check(net, card(6), [0, 5])
+    assert (expert.shapes["c.w"], expert.shapes["k"]) == ((2, 3, 1, 1), (2,))
+    assert list(weights(expert.data)["windows"]) == [-1, 4, 2]
+    assert expert.stopped == []
+
+
+@pytest.mark.parametrize("target", [[0, 0, 3, 2], [0, -1, 3, 2]])
+def test_two_axes_of_unknown_size_are_copied_and_inferred(target: list[int]) -> None:
+    net = Net()
+    net.inputs.append(helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["batch", "length", 4]))
+    wide = net.node("MatMul", "tokens", net.weight(4, 6, name="w"))
+    split = net.node("Reshape", wide, net.constant(target, "target"))
+    net.result(net.node("ReduceSum", split, net.constant([1, 3]), keepdims=0, out="scores"), 3)
+    expert = check(net, card(3, image="tokens"), [0, 2])
+    assert expert.shapes["w"] == (4, 4)
+    assert list(weights(expert.data)["target"]) == [0, 0, 2, 2]
+    assert expert.stopped == []
+
+
+def test_a_target_of_unknown_sizes_that_nothing_can_be_copied_to() -> None:
+    """[N, L, 6] to [L, N, 3, 2] by a computed target: no constant says it, so all of it stays."""
+    net = Net()
+    net.inputs.append(helper.make_tensor_value_info("tokens", TensorProto.FLOAT, ["batch", "length", 4]))
+    wide = net.node("MatMul", "tokens", net.weight(4, 6, name="w"))
+    sizes = [net.node("Shape", "tokens", start=axis, end=axis + 1) for axis in (1, 0)]
+    split = net.node("Reshape", wide, net.node("Concat", *sizes, net.constant([3, 2]), axis=0))
+    net.result(net.node("ReduceSum", split, net.constant([0, 3]), keepdims=0, out="scores"), 3)
+    expert = check(net, card(3, image="tokens"), [0, 2], alive=False)
+    assert expert.shapes["w"] == (4, 6)
+    assert len(expert.stopped) == 1
 
 
 @pytest.mark.parametrize(
     ("before", "after", "blocks"),
     [
-        (("n", 12), ("n", 3, 4), [((0,), (0,)), ((1,), (1, 2))]),
-        (("n", 3, 4), ("n", 12), [((0,), (0,)), ((1, 2), (1,))]),
-        (("n", 6, 4), ("n", 3, 8), [((0,), (0,)), ((1, 2), (1, 2))]),
-        (("n", 2, 6, 5), ("n", 2, 3, 2, 5), [((0,), (0,)), ((1,), (1,)), ((2,), (2, 3)), ((3,), (4,))]),
-        (("n", 1, 4, 1), (1, "n", 4), [((0,), (1,)), ((2,), (2,))]),
-        ((6, 4), (24,), [((0, 1), (0,))]),
-        (("n", 4), ("m", 4), None),
-        ((None, 4), (None, 4), None),
-        (("n", 4), (4, "n"), None),
+        (("n", 12), ("n", 3, 4), [((0,), (0,), None), ((1,), (1, 2), (3, 4))]),
+        (("n", 3, 4), ("n", 12), [((0,), (0,), None), ((1, 2), (1,), (3, 4))]),
+        (("n", 6, 4), ("n", 3, 8), [((0,), (0,), None), ((1, 2), (1, 2), (3, 2, 4))]),
+        (("n", 3, 4), ("n", 4, 3), [((0,), (0,), None), ((1, 2), (1, 2), None)]),
+        (
+            ("n", 2, 6, 5),
+            ("n", 2, 3, 2, 5),
+            [((0,), (0,), None), ((1,), (1,), (2,)), ((2,), (2, 3), (3, 2)), ((3,), (4,), (5,))],
+        ),
+        (("n", 1, 4, 1), (1, "n", 4), [((0,), (1,), None), ((2,), (2,), (4,))]),
+        ((6, 4), (24,), [((0, 1), (0,), (6, 4))]),
+        (("n", 4), ("m", 4), [((0,), (0,), None), ((1,), (1,), (4,))]),
+        ((None, 4), (None, 4), [((0,), (0,), None), ((1,), (1,), (4,))]),
+        (("n", 4), (4, "n"), [((0, 1), (0, 1), None)]),
+        (("n", 8, 7, 5), (None, 7, 5), [((0, 1), (0,), None), ((2,), (1,), (7,)), ((3,), (2,), (5,))]),
         ((6, 4), (24, 2), None),
         ((0, 4), (5, 4), None),
     ],
@@ -245,6 +324,15 @@ def test_squeeze_without_axes_gets_explicit_ones_so_that_one_channel_survives(op
     net.result(net.node("Squeeze", pooled, out="scores"), 5)
     expert = check(net, card(5), keep, exact=False)
     assert expert.shapes["c.w"] == (len(keep), 3, 1, 1)
+
+
+def test_squeeze_without_axes_may_drop_a_batch_of_one() -> None:
+    net = Net()
+    pooled = net.node("GlobalAveragePool", net.conv(net.image(), 3, 5, name="c"))
+    squeezed = net.node("Reshape", net.node("Squeeze", pooled), net.constant([-1, 5]))
+    net.result(net.node("Mul", squeezed, net.weight(5, name="k"), out="scores"), 5)
+    expert = check(net, card(5), [1, 2], alive=False)
+    assert (expert.shapes["c.w"], expert.shapes["k"]) == ((5, 3, 1, 1), (2,))
 
 
 @pytest.mark.parametrize("opset", [11, 20])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from laws import check
-from networks import Net, card, operators, weights
+from networks import Net, card, cut, feeds, operators, run, weights
 
 
 def scores(net: Net, tensor: str, classes: int) -> Net:
@@ -173,16 +173,81 @@ def test_matmul_broadcasts_a_batch_axis_of_one() -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_matmul_with_a_vector_is_left_whole(side: str) -> None:
-    """1-D operands are promoted; there is no rule for them, so everything stays and the cut says so."""
+def test_matmul_with_a_vector_of_one_image(side: str) -> None:
+    """A 1-D operand is promoted: on the left it has no row, on the right no column, and the product has not either."""
     net = Net(batch=1)
-    hidden = vectors(net, net.conv(net.image(), 3, 4, name="c"))
-    operands = [net.node("Reshape", hidden, net.constant([4])), net.weight(4, 4)]
-    product = net.node("MatMul", *(operands if side == "left" else operands[::-1]))
-    net.result(net.node("Reshape", product, net.constant([1, 4]), out="scores"), 4)
-    expert = check(net, card(4), [0, 3], exact=False, alive=False)
-    assert expert.shapes["w"] == (4, 4)
-    assert expert.stopped == ["MatMul with a vector or an unknown shape"]
+    vector = net.node("Reshape", vectors(net, net.conv(net.image(), 3, 4, name="c")), net.constant([4]))
+    operands = [vector, net.weight(4, 5)] if side == "left" else [net.weight(5, 4), vector]
+    net.result(net.node("Reshape", net.node("MatMul", *operands), net.constant([1, 5]), out="scores"), 5)
+    expert = check(net, card(5), [0, 3], exact=False)
+    assert expert.shapes["w"] == ((4, 2) if side == "left" else (2, 4))
+    assert expert.stopped == []
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_matmul_of_a_batch_with_a_vector(side: str) -> None:
+    """[k, 5, 4] @ [4] and [4] @ [k, 4, 5]: batch axes of the other side move up by one."""
+    net = Net(batch=1)
+    vector = net.node("Reshape", vectors(net, net.conv(net.image(), 3, 4, name="c")), net.constant([4]))
+    operands = [vector, net.weight(2, 4, 3)] if side == "left" else [net.weight(2, 3, 4), vector]
+    net.result(net.node("Reshape", net.node("MatMul", *operands), net.constant([1, 6]), out="scores"), 6)
+    branch = check(net, card(6), [3, 5], exact=False)
+    assert branch.shapes["w"] == ((1, 4, 2) if side == "left" else (1, 2, 4))
+
+
+def test_matmul_with_a_batch_axis_that_is_a_symbol_is_left_whole() -> None:
+    """[n, 1, 4] @ [3, 4, 2]: the symbol may turn out to be 1 or 3, and only one of them could be cut."""
+    net = Net(batch="n")
+    rows = net.node("Unsqueeze", net.image(4), net.constant([1]))
+    product = net.node("MatMul", rows, net.weight(3, 4, 2))
+    net.result(net.node("Reshape", product, net.constant([1, 6]), out="scores"), 6)
+    net.outputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    expert, _ = cut(net.bytes(), card(6), [0, 1])
+    for count in (1, 3):
+        inputs = feeds(net.bytes(), batch=count)
+        np.testing.assert_array_equal(run(expert, inputs)["scores"], run(net.bytes(), inputs)["scores"][:, :2])
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("mode", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+def test_automatic_padding_stays(op: str, mode: str) -> None:
+    net = Net()
+    hidden = net.node("Sigmoid", net.conv(net.image(), 3, 6, name="expand"))
+    weight = net.weight(6, 2, 3, 3, name="g.w")
+    scores(net, net.node(op, hidden, weight, group=3, auto_pad=mode, strides=[2, 2], kernel_shape=[3, 3]), 6)
+    expert = check(net, card(6), [2, 3], exact=False, judge=op == "Conv")
+    assert (expert.shapes["g.w"], expert.shapes["expand.w"]) == ((2, 2, 3, 3), (2, 3, 1, 1))
+
+
+def test_parts_of_an_image_on_the_batch_axis_of_a_shared_conv() -> None:
+    """One image taken apart into three of two channels: a part nobody asks for is not convolved."""
+    net = Net(batch=1)
+    hidden = net.node("Sigmoid", net.conv(net.image(), 3, 6, name="expand"))
+    parts = net.node("Reshape", hidden, net.constant([3, 2, 4, 4]))
+    joined = net.node("Reshape", net.conv(parts, 2, 4, kernel=3, name="shared"), net.constant([1, 12, 4, 4]))
+    scores(net, joined, 12)
+    expert = check(net, card(12), [5, 6], exact=False)
+    assert (expert.shapes["expand.w"], expert.shapes["shared.w"]) == ((2, 3, 1, 1), (2, 2, 3, 3))
+
+
+def test_gemm_with_a_bias_for_every_image() -> None:
+    net = Net(batch=2)
+    inputs = [vectors(net, net.image()), net.weight(3, 5, name="b"), net.weight(2, 5, name="bias")]
+    net.result(net.node("Gemm", *inputs, out="scores"), 5)
+    expert = check(net, card(5), [0, 3])
+    assert (expert.shapes["b"], expert.shapes["bias"]) == ((3, 2), (2, 2))
+
+
+def test_the_weights_of_a_conv_behind_nodes_of_their_own() -> None:
+    """Turned, cast and handed on under another name, and standardised by row: slicing goes through all of it."""
+    net = Net()
+    stored = net.weight(3, 5, 1, 1, name="stored", dtype=np.float16)
+    weight = net.node("Identity", net.node("Cast", net.node("Transpose", stored, perm=[1, 0, 2, 3]), to=1))
+    mean = net.node("ReduceMean", weight, net.constant([1, 2, 3]))
+    hidden = net.node("Conv", net.image(), net.node("Sub", weight, mean), net.node("Identity", net.weight(5, name="b")))
+    scores(net, hidden, 5)
+    expert = check(net, card(5), [1, 4])
+    assert (expert.shapes["stored"], expert.shapes["b"]) == ((3, 2, 1, 1), (2,))
 
 
 def test_a_weight_behind_nodes_of_its_own_is_sliced_all_the_same() -> None:

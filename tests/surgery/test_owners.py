@@ -167,11 +167,11 @@ def test_a_weight_that_two_branches_share_is_counted_per_consumer_and_stored_onc
 def test_what_stops_the_demand_is_trunk_and_is_said() -> None:
     net, full = flat()
     net.outputs.clear()
-    normed = net.node("LRN", net.node("Unsqueeze", "scores", net.constant([2])), size=3)
+    normed = net.node("Trilu", net.node("Unsqueeze", "scores", net.constant([2])))
     net.result(net.node("Squeeze", normed, net.constant([2]), out="last"), 5)
     owned = ownership(read_model(net.bytes()), card(full.taxonomy, Output("last")))
     assert owned.branches == ()
-    assert owned.stopped == (("no rule for LRN", 1),)
+    assert owned.stopped == (("no rule for Trilu", 1),)
 
 
 def test_several_score_outputs() -> None:

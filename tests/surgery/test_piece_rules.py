@@ -250,6 +250,27 @@ def test_slice_with_computed_bounds_stops_the_demand() -> None:
     assert (expert.shapes["c.w"], expert.shapes["k"]) == ((6, 3, 1, 1), (4, 2))
 
 
+def test_computed_bounds_of_space_leave_the_classes_alone() -> None:
+    net, tensor = branches()
+    bright = net.node("Cast", net.node("Greater", net.node("ReduceMax", "image", keepdims=0), net.constant(0.0)), to=7)
+    end = net.node("Reshape", net.node("Add", bright, net.constant(2)), net.constant([1]))
+    part = net.node("Slice", tensor, net.constant([0]), end, net.constant([2]))
+    net.result(net.node("ReduceMean", part, net.constant([2, 3]), keepdims=0, out="scores"), 6)
+    expert = check(net, card(6), [1, 4])
+    assert expert.shapes["c.w"] == (2, 3, 1, 1)
+    assert expert.stopped == []
+
+
+def test_a_slice_of_all_images_and_some_classes() -> None:
+    """``x[:, 1:5]`` with both axes named: the batch is a symbol, and taken as a whole."""
+    net, tensor = branches()
+    bounds = ([0, 1], [FAR, 5], [0, 1], [1, 1])
+    part = net.node("Slice", tensor, *(net.constant(list(values)) for values in bounds))
+    expert = check(pooled(net, part, 4), card(4), [0, 3])
+    assert np.array_equal(weights(expert.data)["c.b"], net.initializers["c.b"][[1, 4]])
+    assert "Slice" not in expert.operators
+
+
 # -- Gather ------------------------------------------------------------------------------------------------------------
 
 
@@ -305,55 +326,6 @@ def test_gather_of_constant_rows_by_a_computed_index_keeps_the_table() -> None:
     )
     net.result(net.node("Gather", net.weight(2, 5, name="table"), token, axis=0, out="scores"), 5)
     assert check(net, card(5), [0, 3], alive=False).shapes["table"] == (2, 2)
-
-
-# -- Pad, Resize -------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("mode", ["constant", "reflect", "edge"])
-def test_padding_of_space_leaves_the_classes_alone(mode: str) -> None:
-    net, tensor = branches()
-    padded = net.node("Pad", tensor, net.constant([0, 0, 1, 2, 0, 0, 0, 1]), mode=mode)
-    expert = check(pooled(net, padded, 6), card(6), [1, 4])
-    assert expert.shapes["c.w"] == (2, 3, 1, 1)
-    assert expert.stopped == []
-
-
-def test_padding_before_opset_11_is_an_attribute() -> None:
-    net, tensor = branches(10)
-    expert = check(pooled(net, net.node("Pad", tensor, pads=[0, 0, 1, 1, 0, 0, 1, 1]), 6), card(6), [1, 4])
-    assert expert.shapes["c.w"] == (2, 3, 1, 1)
-
-
-def test_padding_of_the_channels_keeps_them_whole() -> None:
-    net, tensor = branches()
-    padded = net.node("Pad", tensor, net.constant([0, 1, 0, 0, 0, 1, 0, 0]), net.constant(0.5))
-    expert = check(pooled(net, padded, 8), card(8), [0, 4], alive=False)
-    assert expert.shapes["c.w"] == (6, 3, 1, 1)
-
-
-@pytest.mark.parametrize("form", ["scales", "sizes", "upsample"])
-def test_resize_of_space_leaves_the_classes_alone(form: str) -> None:
-    net, tensor = branches(9 if form == "upsample" else 20, batch=2)
-    scales = net.constant([1.0, 1.0, 2.0, 2.0])
-    if form == "scales":
-        resized = net.node("Resize", tensor, "", scales, mode="linear")
-    elif form == "upsample":
-        resized = net.node("Upsample", tensor, scales, mode="nearest")
-    else:
-        resized = net.node("Resize", tensor, "", "", net.constant([2, 6, 7, 7]), mode="nearest")
-    expert = check(pooled(net, resized, 6), card(6), [1, 4], alive=False, judge=form != "upsample")
-    assert expert.shapes["c.w"] == ((6 if form == "sizes" else 2), 3, 1, 1)
-
-
-def test_resize_that_stretches_the_channels_by_less_than_one_of_them() -> None:
-    """4 * 1.2 is 4 again, but channel 2 of the result is channel 1 of the input (ONNX's reference evaluator)."""
-    net, tensor = branches(channels=4)
-    scales = net.constant([1.0, 1.2, 1.0, 1.0])
-    stretched = net.node(
-        "Resize", tensor, "", scales, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
-    )
-    check(pooled(net, stretched, 4), card(4), [0, 2], alive=False)
 
 
 def test_nodes_keep_their_order() -> None:

@@ -8,9 +8,22 @@ correctness.
 from __future__ import annotations
 
 from ..site import Rule, Site, opaque
-from . import elementwise, layout, linear, normalise, pieces
+from . import blocks, control, einsum, elementwise, layout, linear, normalise, pad, pieces, quantise, scatter, sizes
 
-RULES: dict[str, Rule] = {**elementwise.RULES, **linear.RULES, **normalise.RULES, **layout.RULES, **pieces.RULES}
+RULES: dict[str, Rule] = {
+    **elementwise.RULES,
+    **linear.RULES,
+    **einsum.RULES,
+    **quantise.RULES,
+    **normalise.RULES,
+    **layout.RULES,
+    **pieces.RULES,
+    **sizes.RULES,
+    **pad.RULES,
+    **blocks.RULES,
+    **scatter.RULES,
+    **control.RULES,
+}
 
 OPAQUE = Rule(opaque)
 

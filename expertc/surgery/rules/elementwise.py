@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..demand import Demand
-from ..site import Answer, Draft, Rule, Site, Wanted, opaque
+from ..demand import Demand, join
+from ..site import Answer, Rule, Site, Wanted, opaque
 
 
 def first_only(site: Site, wanted: Wanted) -> Answer:
@@ -35,30 +35,17 @@ def _broadcast(site: Site, wanted: Wanted) -> Answer:
     return Answer(tuple(asks), (item,))
 
 
-def _expand(site: Site, wanted: Wanted) -> Answer:
-    """As broadcasting; the target shape is rewritten."""
-    item, out, shape = wanted[0], site.out_shape(), site.shape(0)
-    if item is None or out is None or shape is None:
-        return opaque(site, wanted, "the shape of Expand is not known")
-    if not item.marks:
+def _dropout(site: Site, wanted: Wanted) -> Answer:
+    """In inference the mask, its second output, is all true: as large as the first."""
+    item = join(wanted)
+    if item is None:
         return opaque(site, wanted)
-    if sum(not isinstance(dim, int) for dim in out):
-        return opaque(site, wanted, "Expand has a target that is not constant")
-    offset = len(out) - len(shape)
-    axes = {a: a - offset for a in item.marks if a >= offset and shape[a - offset] == len(item.marks[a])}
-    return Answer((item.moved(axes), None), (item,))
-
-
-def _expand_write(site: Site, answer: Answer, draft: Draft) -> None:
-    import numpy as np
-
-    kept, out = answer.kept[0], site.out_shape()
-    if kept is not None and out is not None and answer.asks[1] is None:
-        draft.constants[1] = np.array([kept.size(a, dim) for a, dim in enumerate(out)], dtype=np.int64)
+    scalars = (Demand(item.who) if site.has(i) else None for i in range(1, len(site.node.inputs)))
+    return Answer((item, *scalars), tuple(None if want is None else item for want in wanted))
 
 
 UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Dropout Elu Erf Exp Floor "
+    "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast CastLike Ceil Celu Clip Cos Cosh Elu Erf Exp Floor "
     "Gelu HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu Shrink "
     "Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
 ).split()
@@ -70,5 +57,5 @@ BROADCAST = (
 RULES: dict[str, Rule] = {
     **{op: Rule(first_only) for op in UNARY},
     **{op: Rule(_broadcast) for op in BROADCAST},
-    "Expand": Rule(_expand, _expand_write),
+    "Dropout": Rule(_dropout),
 }

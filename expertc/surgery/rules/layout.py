@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from operator import mul
 
 import numpy as np
 
@@ -13,41 +16,86 @@ from ..site import Answer, Draft, Rule, Site, Wanted, opaque
 
 @dataclass(frozen=True)
 class Block:
-    """Axes of input and output that hold the same elements in the same order; axes of size 1 are left out."""
+    """Axes of input and output that hold the same elements in the same order; axes of size 1 are left out.
+
+    ``factors`` are the sizes of the axes that both sides can be split into; None if there is no such split.
+    """
 
     before: tuple[int, ...]
     after: tuple[int, ...]
+    factors: tuple[int, ...] | None = None
 
 
 def align(before: Shape, after: Shape) -> list[Block] | None:
-    """Split two shapes into the smallest blocks of equal product, from the left; None if a symbol gets in the way."""
+    """Split two shapes into the smallest blocks of equal product, from both ends; None if they contradict each other.
+
+    Where a symbol gets in the way there is one block in the middle without factors.
+    """
     left = [axis for axis, dim in enumerate(before) if dim != 1]
     right = [axis for axis, dim in enumerate(after) if dim != 1]
-    blocks = []
-    i = j = 0
-    while i < len(left) and j < len(right):
-        a, b = before[left[i]], after[right[j]]
-        start = (i, j)
-        i, j = i + 1, j + 1
-        if isinstance(a, int) and isinstance(b, int):
-            m, n = a, b
-            while m != n:
-                if m < n:
-                    step = before[left[i]] if i < len(left) else None
-                    i += 1
-                    if not isinstance(step, int):
-                        return None
-                    m *= step
-                else:
-                    step = after[right[j]] if j < len(right) else None
-                    j += 1
-                    if not isinstance(step, int):
-                        return None
-                    n *= step
-        elif a is None or a != b:
+    blocks, i, j = _matches([before[axis] for axis in left], [after[axis] for axis in right])
+    rest = [before[axis] for axis in left[i:]], [after[axis] for axis in right[j:]]
+    tail, m, n = _matches(rest[0][::-1], rest[1][::-1])
+    found = list(blocks)
+    middle = (i, len(left) - m), (j, len(right) - n)
+    if middle[0][0] < middle[0][1] or middle[1][0] < middle[1][1]:
+        symbolic = any(not isinstance(dim, int) for dim in (*rest[0], *rest[1]))
+        if not symbolic or middle[0][0] == middle[0][1]:
             return None
-        blocks.append(Block(tuple(left[start[0] : i]), tuple(right[start[1] : j])))
-    return blocks if i == len(left) and j == len(right) else None
+        found.append(middle)
+    for (a, b), (c, d) in reversed(tail):
+        found.append(((len(left) - b, len(left) - a), (len(right) - d, len(right) - c)))
+    made = []
+    for (a, b), (c, d) in found:
+        axes = tuple(left[a:b]), tuple(right[c:d])
+        made.append(Block(*axes, common_factors([before[x] for x in axes[0]], [after[x] for x in axes[1]])))
+    return made
+
+
+Span = tuple[tuple[int, int], tuple[int, int]]  # a range of positions on either side
+
+
+def _matches(before: Sequence[Dim], after: Sequence[Dim]) -> tuple[list[Span], int, int]:
+    """The blocks of equal product from the left, and how far they reach on either side."""
+    spans: list[Span] = []
+    i = j = 0
+    while i < len(before) and j < len(after):
+        start, m, n = (i, j), before[i], after[j]
+        i, j = i + 1, j + 1
+        while isinstance(m, int) and isinstance(n, int) and m != n:
+            if m < n:
+                step = before[i] if i < len(before) else None
+                i, m = i + 1, m * step if isinstance(step, int) else None
+            else:
+                step = after[j] if j < len(after) else None
+                j, n = j + 1, n * step if isinstance(step, int) else None
+        if m is None or m != n:
+            return spans, *start
+        spans.append(((start[0], i), (start[1], j)))
+    return spans, i, j
+
+
+def common_factors(before: Sequence[Dim], after: Sequence[Dim]) -> tuple[int, ...] | None:
+    """The coarsest axes that both sides of a block are made of: (6, 4) and (3, 8) are both (3, 2, 4)."""
+    sizes = [[dim for dim in side if isinstance(dim, int)] for side in (before, after)]
+    if [len(side) for side in sizes] != [len(before), len(after)]:
+        return None
+    edges = sorted({edge for side in sizes for edge in accumulate(side, mul)})
+    if any(nearer == 0 or further % nearer for nearer, further in pairwise(edges)):
+        return None
+    return tuple(further // nearer for nearer, further in pairwise([1, *edges]))
+
+
+def grouped(sizes: Sequence[int], factors: Sequence[int]) -> list[slice]:
+    """Which of ``factors`` make up each axis of ``sizes``."""
+    found, at = [], 0
+    for size in sizes:
+        start, product_so_far = at, 1
+        while product_so_far < size:
+            product_so_far *= factors[at]
+            at += 1
+        found.append(slice(start, at))
+    return found
 
 
 def target_shape(before: Shape, target: list[int], allow_zero: bool) -> Shape:
@@ -75,7 +123,10 @@ def target_shape(before: Shape, target: list[int], allow_zero: bool) -> Shape:
 
 
 def _reshape(site: Site, wanted: Wanted) -> Answer:
-    """Index sets travel block by block: one axis to many is unravelled, many to one becomes the product of the sets."""
+    """Index sets travel block by block, along the axes that both sides of a block are made of.
+
+    An axis that is made of several is closed to the product of their sets.
+    """
     item, before, after = wanted[0], site.shape(0), reshaped(site)
     if item is None or before is None or after is None:
         return opaque(site, wanted, f"the shapes of {site.op} are not known")
@@ -87,28 +138,45 @@ def _reshape(site: Site, wanted: Wanted) -> Answer:
     for block in blocks:
         if not any(axis in item.marks for axis in block.after):
             continue
-        sizes = [int(after[axis] or 0) for axis in block.after]
-        marks = [item.axis(axis, size) for axis, size in zip(block.after, sizes, strict=True)]
-        if len(block.before) == 1:
-            asked[block.before[0]] = product(marks)
-            kept |= dict(zip(block.after, marks, strict=True))
-        elif len(block.after) == 1:
-            parts = [int(before[axis] or 0) for axis in block.before]
-            table = marks[0].reshape(parts)
-            sides = [any_along(table, tuple(k for k in range(len(parts)) if k != own)) for own in range(len(parts))]
-            asked |= dict(zip(block.before, sides, strict=True))
-            kept[block.after[0]] = product(sides)
-        # Many to many without a common factor: both sides stay whole.
+        if block.factors is None:
+            symbolic = any(not isinstance(before[axis], int) for axis in block.before)
+            why = "mixes an axis of unknown size" if symbolic else "mixes axes that have no common factors"
+            return opaque(site, wanted, f"{site.op} {why}")
+        sizes = [
+            [int(shape[axis] or 0) for axis in axes] for shape, axes in ((before, block.before), (after, block.after))
+        ]
+        marks: list[Marks] = []
+        for axis, size, own in zip(block.after, sizes[1], grouped(sizes[1], block.factors), strict=True):
+            marks += sides(item.axis(axis, size), block.factors[own])
+        for target, axes, each in ((asked, block.before, sizes[0]), (kept, block.after, sizes[1])):
+            for axis, own in zip(axes, grouped(each, block.factors), strict=True):
+                target[axis] = product(marks[own])
     ask, keep = demand(item.who, asked), demand(item.who, kept)
-    constant = () if site.op == "Flatten" else (_shape_input(site, item),)
+    if keep is not None and keep.marks and site.op != "Flatten" and _new_target(site, keep) is None:
+        return opaque(site, wanted, f"{site.op} has a target that is computed")
+    constant = () if site.op == "Flatten" else (None if _new_target(site, Demand(item.who)) else Demand(item.who),)
     return Answer((ask, *constant), (keep,))
 
 
-def _shape_input(site: Site, item: Demand) -> Demand | None:
-    """The target is written anew wherever that is possible, so whatever computed it is not needed."""
-    after = reshaped(site)
-    known = after is not None and sum(not isinstance(dim, int) for dim in after) <= 1
-    return None if known else Demand(item.who)
+def sides(marks: Marks, sizes: Sequence[int]) -> list[Marks]:
+    """Marks of an axis that is made of axes of ``sizes``, as marks of each of them."""
+    table = marks.reshape(sizes)
+    return [any_along(table, tuple(k for k in range(len(sizes)) if k != own)) for own in range(len(sizes))]
+
+
+def _new_target(site: Site, kept: Demand) -> list[int] | None:
+    """A constant target for what is kept, so that whatever computed it is not needed; None if there is none."""
+    before, after = site.shape(0), reshaped(site)
+    if before is None or after is None:
+        return None
+    sizes = [kept.size(axis, dim) for axis, dim in enumerate(after)]
+    unknown = [axis for axis, size in enumerate(sizes) if not isinstance(size, int)]
+    copied: list[int] = []
+    if len(unknown) > 1 and 0 not in sizes:
+        copied = [a for a in unknown if a < len(before) and before[a] is not None and before[a] == sizes[a]]
+    if len(unknown) - len(copied) > 1:
+        return None
+    return [dim if isinstance(dim, int) else 0 if axis in copied else -1 for axis, dim in enumerate(sizes)]
 
 
 def reshaped(site: Site) -> Shape | None:
@@ -136,11 +204,10 @@ def _fold(dims: Shape) -> Dim:
 
 
 def _reshape_write(site: Site, answer: Answer, draft: Draft) -> None:
-    after, kept = reshaped(site), answer.kept[0]
-    if site.op == "Flatten" or after is None or kept is None or answer.asks[1] is not None:
+    kept = answer.kept[0]
+    if site.op == "Flatten" or kept is None or answer.asks[1] is not None:
         return
-    sizes = [kept.size(axis, dim) for axis, dim in enumerate(after)]
-    draft.constants[1] = np.array([dim if isinstance(dim, int) else -1 for dim in sizes], dtype=np.int64)
+    draft.constants[1] = np.array(_new_target(site, kept), dtype=np.int64)
     draft.attrs.pop("allowzero", None)
 
 
@@ -165,6 +232,8 @@ def _squeeze(site: Site, wanted: Wanted) -> Answer:
     item, shape, axes = wanted[0], site.shape(0), _axes(site)
     if item is None or shape is None or (axes is None and site.has(1)):
         return opaque(site, wanted, "the shape of Squeeze is not known")
+    if axes is None and not all(isinstance(dim, int) for dim in shape):
+        return opaque(site, wanted, "Squeeze drops whatever axes turn out to be of size 1")
     gone = _squeezed(site, shape, axes)
     stay = [axis for axis in range(len(shape)) if axis not in gone]
     asks = (item.moved(dict(enumerate(stay))), Demand(item.who) if site.has(1) else None)
@@ -180,7 +249,7 @@ def _squeezed(site: Site, shape: Shape, axes: list[int] | None) -> list[int]:
 def _squeeze_write(site: Site, answer: Answer, draft: Draft) -> None:
     """Without explicit axes a channel cut down to 1 would vanish."""
     shape = site.shape(0)
-    if _axes(site) is None and not site.has(1) and shape is not None:
+    if _axes(site) is None and not site.has(1) and shape is not None and all(isinstance(dim, int) for dim in shape):
         axes = _squeezed(site, shape, None)
         if site.opset < 13:
             draft.attrs["axes"] = axes

@@ -1,4 +1,4 @@
-"""Operators that put tensors together or take them apart: Concat, Split, Slice, Gather, Pad, Resize."""
+"""Operators that put tensors together or take them apart: Concat, Split, Slice, Gather."""
 
 from __future__ import annotations
 
@@ -120,6 +120,8 @@ def _slice_indices(site: Site) -> dict[int, np.ndarray[Any, Any]] | None:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = shape[axis]
         if not isinstance(size, int):
+            if start == 0 and end >= np.iinfo(np.int32).max and step == 1:
+                continue  # all of it, whatever it is
             return None
         # A negative end beyond the front means "to the very first", which Python writes as None.
         stop = None if step < 0 and end < -size else int(end)
@@ -131,13 +133,28 @@ def _slice(site: Site, wanted: Wanted) -> Answer:
     """Index arithmetic through start, end and step; the rows it takes are asked for, so the node itself can go."""
     item, shape, taken = wanted[0], site.shape(0), _slice_indices(site)
     if item is None or shape is None or taken is None:
-        return opaque(site, wanted, "Slice with bounds that are not constant")
+        return _slice_somewhere(site, wanted)
     marks = dict(item.marks)
     for axis, rows in taken.items():
         marks[axis] = nothing(item.who, int(shape[axis] or 0))
         marks[axis][rows] = item.axis(axis, len(rows))
     ask = demand(item.who, marks)
     return opaque(site, wanted, "Slice takes nothing") if ask is None else Answer((ask,), (item,))
+
+
+def _slice_somewhere(site: Site, wanted: Wanted) -> Answer:
+    """Bounds that are computed: the axes that are sliced stay whole, the others pass through."""
+    item, shape, axes = wanted[0], site.shape(0), site.constant(3)
+    if (
+        item is None
+        or shape is None
+        or axes is None
+        or not item.without(*(site.axis(int(axis), len(shape)) for axis in axes)).marks
+    ):
+        return opaque(site, wanted, "Slice with bounds that are not constant")
+    free = item.without(*(site.axis(int(axis), len(shape)) for axis in axes))
+    rest = (Demand(item.who) if site.has(i) else None for i in range(1, len(site.node.inputs)))
+    return Answer((free, *rest), (free,))
 
 
 def _slice_write(site: Site, answer: Answer, draft: Draft) -> None:
@@ -225,39 +242,9 @@ def is_selection(site: Site) -> bool:
     return False
 
 
-# -- Pad, Resize -------------------------------------------------------------------------------------------------------
-
-
-def _pad(site: Site, wanted: Wanted) -> Answer:
-    """Axes that are not padded pass through; a padded one stays whole."""
-    item, shape = wanted[0], site.shape(0)
-    pads = site.attribute("pads") if site.opset < 11 else site.constant(1)
-    if item is None or shape is None or pads is None or site.has(3):
-        return opaque(site, wanted, "Pad with amounts that are not constant")
-    before, after = np.asarray(pads).reshape(2, -1).tolist()
-    free = item.without(*(axis for axis in range(len(shape)) if before[axis] or after[axis]))
-    rest = tuple(Demand(item.who) if site.has(i) else None for i in range(1, len(site.node.inputs)))
-    return Answer((free, *rest), (free,))
-
-
-def _resize(site: Site, wanted: Wanted) -> Answer:
-    """Axes whose size does not change pass through, as long as no input spells out the number of channels."""
-    item, shape, out = wanted[0], site.shape(0), site.out_shape()
-    scales = site.constant(1 if site.op == "Upsample" else 2)
-    if item is None or shape is None or out is None or site.has(3) or scales is None:
-        return opaque(site, wanted, f"the size of {site.op} is not known")
-    # An axis whose size happens to stay, such as 4 * 1.2, is still resampled.
-    free = item.only(*(axis for axis in item.marks if shape[axis] == out[axis] and scales[axis] == 1))
-    rest = tuple(Demand(item.who) if site.has(i) else None for i in range(1, len(site.node.inputs)))
-    return Answer((free, *rest), (free,))
-
-
 RULES: dict[str, Rule] = {
     "Concat": Rule(_concat, _concat_write),
     "Split": Rule(_split, _split_write),
     "Slice": Rule(_slice, _slice_write),
     "Gather": Rule(_gather, _gather_write),
-    "Pad": Rule(_pad),
-    "Resize": Rule(_resize),
-    "Upsample": Rule(_resize),
 }
