@@ -39,7 +39,7 @@ def verifying(
         yield lambda cut, expert: Certificate.off()
         return
     with verifier(
-        source.data,
+        source.runnable,
         card_full=source.card,
         indices=indices,
         level=level,

@@ -153,7 +153,7 @@ def build(
             with clock.stage("measure"):
                 timing = _measure(source, expert, measure_seconds, threads)
         with clock.stage("write"):
-            full = Side(len(source.card.classes), len(owners.branches), cost(source.model), len(source.data))
+            full = Side(len(source.card.classes), len(owners.branches), cost(source.model), source.file_bytes)
             small = Side(len(cut.indices), len(owners.kept(cut.indices)), cost(cut.model), len(expert))
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, passes)
@@ -170,7 +170,7 @@ def _name(selection: Selection) -> str:
 def _measure(source: Source, expert: bytes, seconds: float, threads: int | None) -> Timing:
     """Time the full model and the expert in turns, on as many images per call as the expert takes (1 if any)."""
     with (
-        closing(cpu.open_session(source.data, threads=threads)) as full,
+        closing(cpu.open_session(source.runnable, threads=threads)) as full,
         closing(cpu.open_session(expert, threads=threads)) as small,
     ):
         shape = [small.input_shape[0] or 1, *(axis or cpu.FREE_AXIS for axis in small.input_shape[1:])]

@@ -8,10 +8,10 @@ import onnx
 
 from ..errors import ModelError
 from ..text import clean_text
-from .model import Dim, Shape
+from .nodes import Shape, read_dim
 
 # Weights are of no use to shape inference and may be gigabytes; shapes, axes and indices are small.
-_SMALL = 1024
+SMALL = 1024
 
 
 def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
@@ -43,7 +43,7 @@ def _unknown(proto: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: Contai
 def _is_small(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
     """Whether values may be followed through the graph: ONNX holds an object per element of every list it follows."""
     lists = (shapes.get(name, ()) for node in proto.graph.node for name in node.output)
-    return sum(volume(shape) for shape in lists if len(shape) < 2) <= _SMALL * max(64, len(proto.graph.node))
+    return sum(volume(shape) for shape in lists if len(shape) < 2) <= SMALL * max(64, len(proto.graph.node))
 
 
 def _infer(
@@ -65,7 +65,7 @@ def _infer(
     types: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         if value.type.tensor_type.HasField("shape"):
-            shapes[value.name] = tuple(_dim(dim) for dim in value.type.tensor_type.shape.dim)
+            shapes[value.name] = tuple(read_dim(dim) for dim in value.type.tensor_type.shape.dim)
         if value.type.tensor_type.elem_type:
             types[value.name] = value.type.tensor_type.elem_type
     return shapes, types
@@ -85,17 +85,11 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
         count = 1
         for dim in tensor.dims:
             count *= dim
-        if count <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if count <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         elif tensor.name not in declared:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return bare
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    if dim.HasField("dim_value"):
-        return int(dim.dim_value)
-    return str(dim.dim_param) or None if dim.HasField("dim_param") else None
 
 
 def volume(shape: Shape) -> int:

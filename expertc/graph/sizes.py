@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from .model import Shape
+from .nodes import Shape
 from .shapes import volume
 
 Numbers = np.ndarray[Any, Any]  # dtype object: integers, and None for what is not known
@@ -23,11 +23,13 @@ _ARITHMETIC = {"Add": np.add, "Sub": np.subtract, "Mul": np.multiply}
 _KEPT = ("Identity", "Squeeze", "Unsqueeze", "Reshape", "Cast")
 
 
-def fold_sizes(graph: onnx.GraphProto, shapes: Mapping[str, Shape], types: Mapping[str, int]) -> None:
-    """Replace nodes whose result is a number computed from static dimensions by initializers, in place."""
+def fold_sizes(graph: onnx.GraphProto, shapes: Mapping[str, Shape], types: Mapping[str, int]) -> list[onnx.TensorProto]:
+    """Take out, in place, the nodes whose result is a number computed from static dimensions; returns the results."""
+    if not any(node.op_type in ("Shape", "Size") for node in graph.node):
+        return []
     numbers: dict[str, Numbers] = {}
     given = {tensor.name: tensor for tensor in graph.initializer}
-    kept = []
+    kept, made = [], []
     for node in graph.node:
         value = _evaluate(node, numbers, given, shapes)
         name = node.output[0] if node.output else ""
@@ -39,11 +41,12 @@ def fold_sizes(graph: onnx.GraphProto, shapes: Mapping[str, Shape], types: Mappi
             kept.append(node)
         else:
             dtype = onnx.helper.tensor_dtype_to_np_dtype(types[name])
-            graph.initializer.append(numpy_helper.from_array(np.array(value.tolist(), dtype=dtype), name))
+            made.append(numpy_helper.from_array(np.array(value.tolist(), dtype=dtype), name))
     if len(kept) != len(graph.node):
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         del graph.node[:]
         graph.node.extend(nodes)
+    return made
 
 
 def _evaluate(

@@ -12,11 +12,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from ..card import Card
-from ..graph import Model
-from ..graph.cost import Cost, constant_bytes, for_one_image, macs, trained
+from ..graph import Constant, Model
+from ..graph.cost import Cost, for_one_image, macs, trained
 from .demand import Demand, Who, demand, join, shares
 from .outputs import class_softmax, score_source
 from .sweep import sweep
@@ -71,9 +70,9 @@ def ownership(model: Model, card: Card) -> Ownership:
             shape = tuple(dim if isinstance(dim, int) else 1 for dim in model.shapes.get(node.outputs[0].name, ()))
             _spread(spent, 1, owner, shape, total // max(1, int(np.prod(shape))))
         for tensor in node.inputs:
-            if isinstance(tensor, gs.Constant) and tensor.name not in seen:
+            if isinstance(tensor, Constant) and tensor.name not in seen:
                 seen.add(tensor.name)
-                size = constant_bytes(tensor) // max(1, int(np.prod(tuple(tensor.shape))))
+                size = tensor.nbytes // max(1, int(np.prod(tuple(tensor.shape))))
                 _spread(spent, 2, flow.demands.get(tensor.name), tuple(tensor.shape), size)
     found = [_branch(card, who, numbers) for who, numbers in spent.items()]
     trunk = next((b for b in found if len(b.indices) == count), Branch("trunk", tuple(range(count)), Cost(0, 0, 0), 0))

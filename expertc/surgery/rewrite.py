@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from ..graph import Model, captured, constant_copy, fresh_name, refreshed
+from ..graph import Constant, Graph, Model, Node, Tensor, Variable, captured, fresh_name, refreshed
 from .demand import Demand, covers
 from .rules.pieces import is_selection
 from .site import Answer, Draft, Site
@@ -44,12 +43,11 @@ def rewrite(model: Model, flow: Flow, results: Sequence[Result]) -> Model:
 class _Writer:
     def __init__(self, model: Model, flow: Flow) -> None:
         self.model, self.flow = model, flow
-        self.nodes: list[gs.Node] = []
-        self.node_metadata: dict[int, Any] = {}
-        self.inputs = [gs.Variable(t.name, t.dtype, t.shape) for t in model.graph.inputs]
-        self.tensors: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in self.inputs}  # by the old name
-        self.made: dict[tuple[str, int, bytes], gs.Variable] = {}  # selections
-        self.constants: dict[tuple[str, tuple[tuple[int, bytes], ...]], gs.Constant] = {}
+        self.nodes: list[Node] = []
+        self.inputs = [Variable(t.name, t.kind, t.shape) for t in model.graph.inputs]
+        self.tensors: dict[str, Tensor] = {tensor.name: tensor for tensor in self.inputs}  # by the old name
+        self.made: dict[tuple[str, int, bytes], Variable] = {}  # selections
+        self.constants: dict[tuple[str, tuple[tuple[int, bytes], ...]], Constant] = {}
         self.pinned = {name for node in model.nodes for name in captured(node)}  # a subgraph reads them by name
         self.selections = {
             tensor.name: at
@@ -69,10 +67,8 @@ class _Writer:
         outputs = [self._output(result) for result in results]
         self._name_constants()
         source = self.model.graph
-        graph = gs.Graph(
-            self.nodes, self.inputs, outputs, name=source.name, opset=source.opset, import_domains=source.import_domains
-        )
-        return refreshed(replace(self.model, graph=graph, node_metadata=self.node_metadata))
+        graph = Graph(self.nodes, self.inputs, outputs, source.name, source.opsets)
+        return refreshed(replace(self.model, graph=graph))
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -80,7 +76,7 @@ class _Writer:
         node = self.model.nodes[at]
         site = Site(self.model, at, node)
         inputs = [
-            gs.Variable.empty() if ask is None or not tensor.name else self._obtain(tensor.name, ask)
+            Tensor() if ask is None or not tensor.name else self._obtain(tensor.name, ask)
             for tensor, ask in zip(node.inputs, answer.asks, strict=True)
         ]
         draft = Draft(str(node.op), dict(node.attrs), inputs, [tensor.name for tensor in node.outputs])
@@ -96,15 +92,13 @@ class _Writer:
             given = node.inputs[position].name if position < len(node.inputs) else ""
             base = given if given in self.model.constants else f"{node.name or node.outputs[0].name}.{position}"
             while len(draft.inputs) <= position:
-                draft.inputs.append(gs.Variable.empty())
+                draft.inputs.append(Tensor())
             draft.inputs[position] = self._constant(base, values)
-        made = [gs.Variable(name) for name in draft.outputs]
+        made = [Variable(name) for name in draft.outputs]
         self.tensors.update((tensor.name, tensor) for tensor in made if tensor.name)
-        if at in self.model.node_metadata:
-            self.node_metadata[len(self.nodes)] = self.model.node_metadata[at]
-        self.nodes.append(gs.Node(draft.op, node.name, draft.attrs, draft.inputs, made, domain=node.domain))
+        self.nodes.append(Node(draft.op, node.name, draft.attrs, draft.inputs, made, node.domain, like=node))
 
-    def _obtain(self, name: str, want: Demand) -> gs.Tensor:
+    def _obtain(self, name: str, want: Demand) -> Tensor:
         """The tensor ``name`` holding exactly ``want``: an initializer is sliced, anything else selected from."""
         while name in self.selections:
             at = self.selections[name]
@@ -128,51 +122,51 @@ class _Writer:
                 tensor = self._select(tensor, axis, positions, name.removesuffix(WHOLE_MARK))
         return tensor
 
-    def _select(self, tensor: gs.Tensor, axis: int, positions: Array, name: str) -> gs.Variable:
+    def _select(self, tensor: Tensor, axis: int, positions: Array, name: str) -> Variable:
         """Take ``positions`` of an axis: a Slice if they are contiguous, else a Gather; shared between consumers."""
         key = (tensor.name, axis, positions.tobytes())
         if key not in self.made:
-            made = gs.Variable(fresh_name(f"{name}@{axis}", self.taken))
+            made = Variable(fresh_name(f"{name}@{axis}", self.taken))
             first, last = int(positions[0]), int(positions[-1])
             if last - first + 1 == len(positions):
                 bounds = {"starts": [first], "ends": [last + 1], "axes": [axis]}
                 if self.model.opset < 10:
-                    node = gs.Node("Slice", made.name, dict(bounds), [tensor], [made])
+                    node = Node("Slice", made.name, dict(bounds), [tensor], [made])
                 else:
-                    inputs = [gs.Constant(f"{made.name}.{k}", np.array(v, dtype=np.int64)) for k, v in bounds.items()]
-                    node = gs.Node("Slice", made.name, {}, [tensor, *inputs], [made])
+                    inputs = [Constant(f"{made.name}.{k}", np.array(v, dtype=np.int64)) for k, v in bounds.items()]
+                    node = Node("Slice", made.name, {}, [tensor, *inputs], [made])
             else:
-                index = gs.Constant(f"{made.name}.indices", positions.astype(np.int64))
-                node = gs.Node("Gather", made.name, {"axis": axis}, [tensor, index], [made])
+                index = Constant(f"{made.name}.indices", positions.astype(np.int64))
+                node = Node("Gather", made.name, {"axis": axis}, [tensor, index], [made])
             self.nodes.append(node)
             self.made[key] = made
         return self.made[key]
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
-    def _output(self, result: Result) -> gs.Tensor:
+    def _output(self, result: Result) -> Tensor:
         tensor, name = self._obtain(result.source, result.want), result.name
         other = self.tensors.get(name)
         if other is not None and other is not tensor and other.name == name:
             other.name = fresh_name(f"{name}{WHOLE_MARK}", self.taken)  # used inside; the output shows a part of it
         if tensor.name != name:
             graph_names = {t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs)}
-            if isinstance(tensor, gs.Constant) or tensor.name in graph_names | self.pinned:
-                shown = gs.Variable(name)
-                self.nodes.append(gs.Node("Identity", name, {}, [tensor], [shown]))
+            if isinstance(tensor, Constant) or tensor.name in graph_names | self.pinned:
+                shown = Variable(name)
+                self.nodes.append(Node("Identity", name, {}, [tensor], [shown]))
                 tensor = shown
             else:
                 tensor.name = name
         shape = self.model.shapes.get(result.source)
-        if isinstance(tensor, gs.Variable):
+        if isinstance(tensor, Variable):
             if shape is not None:
                 tensor.shape = [result.want.size(axis, dim) for axis, dim in enumerate(shape)]
-            tensor.dtype = self.model.types.get(result.source)
+            tensor.kind = self.model.types.get(result.source)
         return tensor
 
     # -- initializers ------------------------------------------------------------------------------------------------
 
-    def _initializer(self, name: str, want: Demand) -> gs.Constant:
+    def _initializer(self, name: str, want: Demand) -> Constant:
         constant = self.model.constants[name]
         cut = tuple((axis, mark.tobytes()) for axis, mark in sorted(want.marks.items()))
         if (name, cut) not in self.constants:
@@ -180,17 +174,17 @@ class _Writer:
                 values = np.asarray(constant.values)
                 for axis, mark in want.marks.items():
                     values = np.take(values, np.flatnonzero(mark), axis=axis)
-                self.constants[name, cut] = gs.Constant(name, np.ascontiguousarray(values))
+                self.constants[name, cut] = Constant(name, np.ascontiguousarray(values))
             else:
-                self.constants[name, cut] = constant_copy(constant)
+                self.constants[name, cut] = constant.copy()
         return self.constants[name, cut]
 
-    def _constant(self, base: str, values: Array) -> gs.Constant:
-        return self.constants.setdefault((base, ((-1, values.tobytes()),)), gs.Constant(base, values))
+    def _constant(self, base: str, values: Array) -> Constant:
+        return self.constants.setdefault((base, ((-1, values.tobytes()),)), Constant(base, values))
 
     def _name_constants(self) -> None:
         """Give every initializer its own name back, and a marked one where several cuts of it are needed."""
-        groups: dict[str, list[gs.Constant]] = {}
+        groups: dict[str, list[Constant]] = {}
         variables = {t.name for node in self.nodes for t in node.outputs} | {t.name for t in self.inputs}
         for (name, _), constant in self.constants.items():
             base = name.partition(CUT_MARK)[0]

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from ..graph import Model, Shape
+from ..graph import Model, Node, Shape, Tensor
 from .demand import Demand, Who
 
 
@@ -19,7 +18,7 @@ class Site:
 
     model: Model
     at: int  # position in model.nodes
-    node: gs.Node
+    node: Node
 
     @property
     def op(self) -> str:
@@ -87,7 +86,7 @@ class Draft:
 
     op: str
     attrs: dict[str, Any]
-    inputs: list[gs.Tensor]
+    inputs: list[Tensor]
     outputs: list[str]  # names of the outputs that are still there, "" for one nobody wants
     constants: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)  # inputs to be replaced by these values
     alias: int | None = None

@@ -100,7 +100,7 @@ class _Ladder:
         """(a) Kept nodes come from the original, removed weights are absent, the card is that of the selection."""
         own = self.card.restrict(self.indices)
         for model, data in ((self.cut, cut), (self.final, final)):
-            if to_bytes(model) != data or model.graph.doc_string:
+            if to_bytes(model) != data:
                 raise Mismatch("structure", "The expert's file holds something that its graph does not use.")
             _check_card(model, own)
         if list(self.final.outputs) != list(self.full.outputs):

@@ -95,7 +95,7 @@ def verifier(
 
 def _store(folder: Path, model: bytes | Path) -> Path:
     if isinstance(model, Path):
-        return model.resolve()
+        return model.absolute()
     path = folder / "full.onnx"
     path.write_bytes(model)
     return path

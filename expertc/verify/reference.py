@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from ..graph import Dim, Model, captured, constant_copy, to_bytes
+from ..graph import Constant, Dim, Graph, Model, Node, Tensor, Variable, captured, to_bytes
 from .structure import MOVERS
 
 
@@ -44,19 +43,20 @@ class _Writer:
         declared = next(iter(model.inputs.values()), ())
         # Every symbol of the input has a size now.
         self.sizes: dict[Dim, int] = {d: n for d, n in zip(declared, inputs, strict=False) if isinstance(d, str)}
-        self.tensors: dict[str, gs.Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
         self.poisoned = 0
 
     def write(self, outputs: Sequence[str]) -> bytes:
         graph = self.model.graph
-        inputs = [gs.Variable(tensor.name, tensor.dtype, tensor.shape) for tensor in graph.inputs]
+        inputs = [Variable(tensor.name, tensor.kind, tensor.shape) for tensor in graph.inputs]
         self.tensors = {tensor.name: tensor for tensor in inputs}
         nodes = [self._copy(self.model.nodes[at]) for at in sorted(self._needed(outputs))]
         results = [self._tensor(name) for name in dict.fromkeys(outputs)]
         for tensor in results:
-            tensor.dtype = self._dtype(tensor.name)
-        made = gs.Graph(nodes, inputs, results, name=graph.name, opset=graph.opset, import_domains=graph.import_domains)
-        return to_bytes(replace(self.model, graph=made, metadata={}, node_metadata={}))
+            if isinstance(tensor, Variable):
+                tensor.kind = self.model.types.get(tensor.name)
+        made = Graph(nodes, inputs, results, graph.name, graph.opsets)
+        return to_bytes(replace(self.model, graph=made, metadata={}))
 
     def _needed(self, outputs: Sequence[str]) -> set[int]:
         """Positions of the nodes to write; poisons what stands in for the others."""
@@ -81,13 +81,14 @@ class _Writer:
         if self.keep is None or at in self.keep or node.op in MOVERS:
             return False
         made = {tensor.name: self._nan(tensor.name) for tensor in node.outputs if tensor.name}
-        if any(tensor is None for tensor in made.values()):  # gs compares a tensor with None by name
+        poison = made[name]
+        if poison is None or None in made.values():
             return False
-        self.tensors[name] = made[name]
+        self.tensors[name] = poison
         self.poisoned += 1
         return True
 
-    def _nan(self, name: str) -> gs.Constant | None:
+    def _nan(self, name: str) -> Constant | None:
         shape, dtype = self.model.shapes.get(name), self._dtype(name)
         dims = None if shape is None else [self.sizes.get(dim, dim) for dim in shape]
         if (
@@ -97,21 +98,21 @@ class _Writer:
             or not np.issubdtype(dtype, np.floating)
         ):
             return None
-        return gs.Constant(name, np.full(dims, np.nan, dtype))  # type: ignore[arg-type]
+        return Constant(name, np.full(dims, np.nan, dtype))
 
     def _dtype(self, name: str) -> np.dtype[Any] | None:
         kind = self.model.types.get(name)
         return None if kind is None else np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
-    def _copy(self, node: gs.Node) -> gs.Node:
+    def _copy(self, node: Node) -> Node:
         read = [self._tensor(tensor.name) for tensor in node.inputs]
         made = [self._tensor(tensor.name) for tensor in node.outputs]
-        return gs.Node(node.op, node.name, dict(node.attrs), read, made, domain=node.domain)
+        return Node(node.op, node.name, node.attrs, read, made, node.domain, like=node)
 
-    def _tensor(self, name: str) -> gs.Tensor:
+    def _tensor(self, name: str) -> Tensor:
         if not name:
-            return gs.Variable.empty()
+            return Tensor()
         if name not in self.tensors:
             constant = self.model.constants.get(name)
-            self.tensors[name] = gs.Variable(name) if constant is None else constant_copy(constant)
+            self.tensors[name] = Variable(name) if constant is None else constant.copy()
         return self.tensors[name]

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from ..graph import Model, volume
+from ..graph import Constant, Model, volume
 from ..text import shown
 from .certificate import Mismatch
 
@@ -91,16 +90,16 @@ def require_absent(full: Model, kept: Iterable[str], *experts: Model) -> int:
     return len(gone)
 
 
-def _weights(model: Model) -> dict[str, gs.Constant]:
+def _weights(model: Model) -> dict[str, Constant]:
     kinds = (np.int32, np.int64)
     return {name: constant for name, constant in model.constants.items() if np.dtype(constant.dtype) not in kinds}
 
 
-def _form(constant: gs.Constant) -> tuple[str, tuple[int, ...]]:
+def _form(constant: Constant) -> tuple[str, tuple[int, ...]]:
     return np.dtype(constant.dtype).str, tuple(constant.shape)
 
 
-def _by_mark(constants: Iterable[gs.Constant]) -> dict[Mark, list[Array]]:
+def _by_mark(constants: Iterable[Constant]) -> dict[Mark, list[Array]]:
     found: dict[Mark, list[Array]] = {}
     for constant in constants:
         values = np.asarray(constant.values)

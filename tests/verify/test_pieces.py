@@ -15,8 +15,8 @@ from expertc.errors import BundleError, DataError
 from expertc.graph import read_model
 from expertc.preprocessing import Preprocess
 from expertc.verify import Certificate
-from expertc.verify.limits import Limits
 from expertc.verify.inputs import noise, prepare
+from expertc.verify.limits import Limits
 from expertc.verify.reference import poisoned, whole
 from expertc.verify.scores import decisions, monotony, relative_distance, reversals
 from expertc.verify.structure import trace
