@@ -33,8 +33,7 @@ MAX_BATCH = 4096
 @click.option("--verify", "level", default="fast", show_default=True, metavar="fast|full|off", help="How to verify.")
 @click.option("--data", metavar="DIR", help="Verify on these photos instead of noise.")
 @click.option(
-    "--measure", default=0.6, show_default=True, type=float, metavar="SECONDS",
-    help="Latency window; 0 for none.",
+    "--measure", type=float, metavar="SECONDS", help="Latency window (default: 0.5, none above 1 GiB); 0 for none.",
 )  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @options.foreign
@@ -44,7 +43,7 @@ MAX_BATCH = 4096
 @options.everywhere
 def command(
     model: str | None, classes: str, output: str | None, target: str, batch: str, level: str, data: str | None,
-    measure: float, force: bool, labels: str | None, taxonomy: str | None, preprocess: str | None,
+    measure: float | None, force: bool, labels: str | None, taxonomy: str | None, preprocess: str | None,
     outputs: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Cut MODEL down to the classes of LIST, verify the expert and write its bundle.
@@ -53,7 +52,7 @@ def command(
     """
     from ..verify import standby
 
-    images_per_call, window = _batch(batch), options.check_seconds(measure, "--measure")
+    images_per_call, window = _batch(batch), None if measure is None else options.check_seconds(measure, "--measure")
     with ExitStack() as stack:
         progress = stack.enter_context(options.stages(quiet))
         # The verifying process loads its libraries while this one loads its own.

@@ -7,9 +7,10 @@ from .model import Model, fresh_name
 from .nodes import Constant, Dim, Graph, Node, Shape, Tensor, Variable, captured
 from .read import from_proto, parse, read_bytes, read_model
 from .shapes import volume
-from .write import refreshed, to_bytes, to_proto, with_batch
+from .write import DATA_SUFFIX, File, is_exactly, pack, refreshed, to_bytes, to_proto, with_batch
 
 __all__ = [
-    "Constant", "Dim", "Graph", "Model", "Node", "Shape", "Tensor", "Variable", "captured", "fresh_name", "from_proto",
-    "parse", "read_bytes", "read_model", "refreshed", "to_bytes", "to_proto", "volume", "with_batch",
+    "DATA_SUFFIX", "Constant", "Dim", "File", "Graph", "Model", "Node", "Shape", "Tensor", "Variable", "captured",
+    "fresh_name", "from_proto", "is_exactly", "pack", "parse", "read_bytes", "read_model", "refreshed", "to_bytes",
+    "to_proto", "volume", "with_batch",
 ]  # fmt: skip

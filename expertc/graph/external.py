@@ -34,9 +34,9 @@ class External:
         """The values, mapped where a value has whole bytes."""
         return from_bytes(memoryview(self.data)[self._range], self.kind, self.shape)
 
-    def stored(self) -> bytes:
+    def stored(self) -> memoryview:
         """The values as they are stored."""
-        return bytes(self.data[self._range])
+        return memoryview(self.data)[self._range]
 
     @property
     def _range(self) -> slice:

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
 
 from .external import External
-from .tensors import Array, as_array, as_proto, stored_bytes
+from .tensors import Array, as_array, as_proto, stored, stored_bytes
 
 Dim = int | str | None
 """A dimension: a number, a symbol (equal only to itself), or nothing known."""
@@ -82,6 +82,12 @@ class Constant(Tensor):
     def nbytes(self) -> int:
         """Bytes of the values as they are stored."""
         return stored_bytes(self.kind, self.shape)
+
+    def stored(self) -> bytes | memoryview:
+        """The values as they are stored in a file."""
+        if isinstance(self._source, External):
+            return self._source.stored()
+        return stored(self._source if isinstance(self._source, TensorProto) else as_proto(self._source, self.name))
 
     def copy(self) -> Constant:
         """The same initializer as an object of its own, so that it can be renamed."""
@@ -155,7 +161,7 @@ class Node:
     def has_graphs(self) -> bool:
         """Whether an attribute is a subgraph."""
         if self._attrs is None and self._read is not None:
-            return any(proto.type == AttributeProto.GRAPH for proto in self._read.protos)
+            return self._read.graphs
         return any(isinstance(value, Graph) for value in self.attrs.values())
 
     def write(self) -> NodeProto:
@@ -182,10 +188,11 @@ class Node:
 class Attributes:
     """The attributes of a node as they were read."""
 
-    __slots__ = ("_tensors", "_values", "protos")
+    __slots__ = ("_tensors", "_values", "graphs", "protos")
 
     def __init__(self, protos: Iterable[AttributeProto], tensors: Scope) -> None:
         self.protos = sorted(protos, key=lambda proto: proto.name)
+        self.graphs = any(proto.type == AttributeProto.GRAPH for proto in self.protos)
         self._tensors = tensors
         self._values: dict[str, Any] | None = None
 
@@ -291,7 +298,7 @@ def value_info(tensor: Tensor) -> ValueInfoProto:
 
 def captured(node: Node) -> list[str]:
     """Names of the tensors that a control-flow node's subgraphs read from outside, each once."""
-    return list(dict.fromkeys(tensor.name for tensor in captured_tensors(node)))
+    return list(dict.fromkeys(tensor.name for tensor in captured_tensors(node))) if node.has_graphs else []
 
 
 def captured_tensors(node: Node) -> Iterable[Tensor]:
@@ -309,6 +316,4 @@ def captured_tensors(node: Node) -> Iterable[Tensor]:
 
 def subgraphs(node: Node) -> list[Graph]:
     """The graphs in a node's attributes."""
-    if not node.has_graphs:
-        return []
     return [value for value in node.attrs.values() if isinstance(value, Graph)]

@@ -87,7 +87,7 @@ def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
         return Constant(tensor.name, found)
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
-    tensor.raw_data = found.stored()
+    tensor.raw_data = bytes(found.stored())
     return Constant(tensor.name, tensor)
 
 

@@ -29,6 +29,12 @@ def stored_bytes(kind: int, shape: Sequence[int]) -> int:
     return (prod(shape) * bits(kind) + 7) // 8
 
 
+def stored(proto: TensorProto) -> bytes:
+    """The values of a tensor that holds them itself, as a file would store them."""
+    found: bytes = proto.raw_data or as_proto(as_array(proto), proto.name).raw_data
+    return found
+
+
 def as_array(proto: TensorProto) -> Array:
     """The values of a tensor that holds them itself."""
     if proto.raw_data and bits(proto.data_type) >= 8:

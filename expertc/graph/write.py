@@ -1,9 +1,13 @@
-"""Writing a model as bytes: the same model gives the same bytes, whatever the hash seed."""
+"""Writing a model: the same model gives the same bytes, whatever the hash seed.
+
+A protobuf cannot hold more than 2 GiB, so the weights of a large model go to a file beside it, one after another.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
 
@@ -11,6 +15,17 @@ from .model import Model
 from .nodes import Constant, value_info
 from .read import assemble
 from .shapes import SMALL, infer_shapes, volume
+
+EXTERNAL_ABOVE = 1_500_000_000
+"""Bytes of weights from which on they are written to a file of their own."""
+
+DATA_SUFFIX = ".data"
+"""What that file's name has after the model's."""
+
+ALIGNMENT = 4096  # the runtime maps what starts at a page
+
+File = bytes | Path
+"""A model as it stands: its bytes, or its file where weights lie beside it."""
 
 
 def to_proto(model: Model, *, weights: bool = True) -> onnx.ModelProto:
@@ -65,6 +80,59 @@ def to_bytes(model: Model) -> bytes:
     """Serialise ``model``; deterministic."""
     data: bytes = to_proto(model).SerializeToString(deterministic=True)
     return data
+
+
+def pack(model: Model, path: Path | None) -> File:
+    """Serialise ``model``: as bytes, or if they are too many, to ``path`` and a file beside it; returns ``path`` then.
+
+    Weights are copied from map to file, one at a time. Raises ``ValueError`` for a large model without a path.
+    """
+    if not _is_large(model):
+        return to_bytes(model)
+    if path is None:
+        raise ValueError("a large model needs a place for its weights")
+    layout = _layout(model, path.name + DATA_SUFFIX)
+    path.write_bytes(layout.proto)
+    with path.with_name(path.name + DATA_SUFFIX).open("wb") as file:
+        for offset, constant in layout.parts:
+            file.seek(offset)
+            file.write(memoryview(constant.stored()))
+    return path
+
+
+def is_exactly(model: Model, file: File) -> bool:
+    """Whether ``file`` holds ``model`` as it would be written, and nothing else."""
+    if isinstance(file, bytes):
+        return to_bytes(model) == file
+    layout = _layout(model, file.name + DATA_SUFFIX)
+    same = file.read_bytes() == layout.proto
+    return same and file.with_name(file.name + DATA_SUFFIX).stat().st_size == layout.size
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A protobuf and what its file of weights holds: where each starts, and bytes in all."""
+
+    proto: bytes
+    parts: tuple[tuple[int, Constant], ...]
+    size: int
+
+
+def _is_large(model: Model) -> bool:
+    return sum(constant.nbytes for constant in model.constants.values()) > EXTERNAL_ABOVE
+
+
+def _layout(model: Model, location: str) -> _Layout:
+    proto, end, parts = to_proto(model, weights=False), 0, []
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            constant = model.constants[tensor.name]
+            start = end + -end % ALIGNMENT
+            for key, value in (("location", location), ("offset", start), ("length", constant.nbytes)):
+                tensor.external_data.add(key=key, value=str(value))
+            parts.append((start, constant))
+            end = start + constant.nbytes
+    return _Layout(proto.SerializeToString(deterministic=True), tuple(parts), end)
 
 
 def _set(target: object, properties: Mapping[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from ..backends import Session
 from ..card import CARD_KEY, Card
 from ..errors import CardError, ModelError, UnsupportedError
-from ..graph import Model, read_model, to_bytes
+from ..graph import File, Model, is_exactly, pack, read_model
 from ..text import shown
 from .certificate import Certificate, Mismatch, Number, Step
 from .inputs import Inputs
@@ -35,20 +36,21 @@ Array = np.ndarray[Any, Any]
 class OpenSession(Protocol):
     """Opens an ONNX model; ``optimise`` turns all of the runtime's graph optimisations on or off."""
 
-    def __call__(self, model: bytes, *, optimise: bool) -> Session:
+    def __call__(self, model: File, *, optimise: bool) -> Session:
         """A session over ``model``, which is ONNX."""
 
 
 def climb(
     open_session: OpenSession,
     full: Model,
-    cut: bytes,
-    final: bytes,
+    cut: File,
+    final: File,
     *,
     card: Card,
     indices: Sequence[int],
     inputs: Inputs,
     level: str = "fast",
+    scratch: Path | None = None,
     before_running: Callable[[int], None] = lambda batch: None,
 ) -> Certificate:
     """Compare an expert for the classes ``indices`` with the full model, step by step.
@@ -62,6 +64,7 @@ def climb(
         indices: the selected classes, ascending.
         inputs: what to run them on.
         level: "fast" compares with the nodes that the expert has, "full" with the whole model.
+        scratch: a folder for models that are too large to be bytes.
         before_running: is told the most inputs per run, once the structure is found sound and before anything runs.
 
     Returns a certificate, also of a failure. Raises ``ModelError`` or ``UnsupportedError`` if the full model itself
@@ -69,7 +72,7 @@ def climb(
     """
     steps: list[Step] = []
     try:
-        ladder = _Ladder(open_session, full, _read(cut), _read(final), card, tuple(indices), inputs, level)
+        ladder = _Ladder(open_session, full, _read(cut), _read(final), card, tuple(indices), inputs, level, scratch)
         structure, traced = ladder.structure(cut, final)
         steps.append(structure)
         before_running(max(ladder.batch, _batch(ladder.final)))
@@ -95,12 +98,13 @@ class _Ladder:
     indices: tuple[int, ...]
     inputs: Inputs
     level: str
+    scratch: Path | None
 
-    def structure(self, cut: bytes, final: bytes) -> tuple[Step, Trace]:
+    def structure(self, cut: File, final: File) -> tuple[Step, Trace]:
         """(a) Kept nodes come from the original, removed weights are absent, the card is that of the selection."""
         own = self.card.restrict(self.indices)
         for model, data in ((self.cut, cut), (self.final, final)):
-            if to_bytes(model) != data:
+            if not is_exactly(model, data):
                 raise Mismatch("structure", "The expert's file holds something that its graph does not use.")
             _check_card(model, own)
         if list(self.final.outputs) != list(self.full.outputs):
@@ -127,7 +131,8 @@ class _Ladder:
             if [node.op for node in there.tail] != [node.op for node in here.tail]:
                 raise Mismatch("raw scores", f"The expert does not normalise {shown(here.output)} over its classes.")
         reference, poison = self._reference(traced, [view.tensor for view in seen])
-        found = self._scores(whole(self.cut, [name for view in own for name in (view.tensor, view.output)]), False)
+        seen_of_cut = whole(self.cut, [name for view in own for name in (view.tensor, view.output)])
+        found = self._scores(self._packed(seen_of_cut, "cut-reference.onnx"), False)
         rows = {view.output: view.rows(reference[view.tensor], self.indices) for view in seen}
         expected = {view.output: view.finish(rows[view.output]) for view in seen}
         for view in own:
@@ -155,7 +160,7 @@ class _Ladder:
         detail = f"The scores {equal}{''.join(f'; but {sentence}' for sentence in dict.fromkeys(dull))}."
         return expected, Step("raw scores", True, detail, numbers), bool(dull)
 
-    def optimised(self, final: bytes, expected: Mapping[str, Array]) -> tuple[Step, Mapping[str, Array]]:
+    def optimised(self, final: File, expected: Mapping[str, Array]) -> tuple[Step, Mapping[str, Array]]:
         """(c) The final model, optimised, is within ``FINAL`` of it, and in the same order where that is clear."""
         found = self._scores(final, True)
         axes = {output.name: output.axis for output in self.card.outputs}
@@ -202,16 +207,20 @@ class _Ladder:
 
     def _reference(self, traced: Trace, tensors: Sequence[str]) -> tuple[dict[str, Array], int]:
         x = self.inputs.values
-        poison, model = 0, b""
+        poison = 0
         if self.level == "full":
             model = whole(self.full, tensors)
         else:
             made = poisoned(self.full, traced.twins, tensors, (self.batch, *x.shape[1:]))
             poison, model = made.poisoned, made.model
-        with closing(self.open_session(model, optimise=False)) as session:
+        packed = self._packed(model, "reference.onnx")
+        with closing(self.open_session(packed, optimise=False)) as session:
             return _run(session, x), poison
 
-    def _scores(self, model: bytes, optimise: bool) -> dict[str, Array]:
+    def _packed(self, model: Model, name: str) -> File:
+        return pack(model, None if self.scratch is None else self.scratch / name)
+
+    def _scores(self, model: File, optimise: bool) -> dict[str, Array]:
         """The expert's outputs; that it does not run is a mismatch."""
         step = "optimised" if optimise else "raw scores"
         try:
@@ -242,7 +251,7 @@ class _Ladder:
         )
 
 
-def _read(data: bytes) -> Model:
+def _read(data: File) -> Model:
     try:
         return read_model(data)
     except ModelError as error:

@@ -9,19 +9,19 @@ from typing import Any
 import numpy as np
 import onnx
 
-from ..graph import Constant, Dim, Graph, Model, Node, Tensor, Variable, captured, to_bytes
+from ..graph import Constant, Dim, Graph, Model, Node, Tensor, Variable, captured
 from .structure import MOVERS
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An ONNX model, how many images it takes at once, and how many of its tensors are poison."""
+    """A model to compare with, and how many of its tensors are poison."""
 
-    model: bytes
+    model: Model
     poisoned: int
 
 
-def whole(model: Model, outputs: Sequence[str]) -> bytes:
+def whole(model: Model, outputs: Sequence[str]) -> Model:
     """The model with these tensors as its outputs; nodes that they do not need are left out."""
     return _Writer(model, None, ()).write(outputs)
 
@@ -46,7 +46,7 @@ class _Writer:
         self.tensors: dict[str, Tensor] = {}
         self.poisoned = 0
 
-    def write(self, outputs: Sequence[str]) -> bytes:
+    def write(self, outputs: Sequence[str]) -> Model:
         graph = self.model.graph
         inputs = [Variable(tensor.name, tensor.kind, tensor.shape) for tensor in graph.inputs]
         self.tensors = {tensor.name: tensor for tensor in inputs}
@@ -56,7 +56,7 @@ class _Writer:
             if isinstance(tensor, Variable):
                 tensor.kind = self.model.types.get(tensor.name)
         made = Graph(nodes, inputs, results, graph.name, graph.opsets)
-        return to_bytes(replace(self.model, graph=made, metadata={}))
+        return replace(self.model, graph=made, metadata={})
 
     def _needed(self, outputs: Sequence[str]) -> set[int]:
         """Positions of the nodes to write; poisons what stands in for the others."""

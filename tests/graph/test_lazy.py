@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmarks.synthetic import write_model
 
 import expertc
-from expertc.graph import read_model, to_bytes
+from benchmarks.synthetic import write_model
+from expertc.graph import to_bytes
 from expertc.graph.external import External
 from expertc.source import open_source
 from expertc.surgery.owners import ownership
