@@ -24,7 +24,6 @@ from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
 from .surgery.fold import Fold
-from .surgery.owners import ownership
 from .surgery.passes import run_all
 from .surgery.prune import Cut, prune
 from .targets import load_target
@@ -137,13 +136,13 @@ def build(
         refuse_unfit(source, device)
         photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
-    path = Path(output) if output is not None else Path(_name(selection))
+    path = Path(output) if output is not None else Path(bundle_name(selection))
     with reserve(path, force=force) as place, TemporaryDirectory(prefix="expertc-") as scratch:
         with verifying(source, selection.indices, verification, photos, standing) as finish:
             with clock.stage("cut"):
                 cut = prune(source.model, source.card, selection.indices)
                 refuse_nan(cut.model)
-                owners = ownership(source.model, source.card)
+                owners = source.owners
             with clock.stage("fold"):
                 final, passes = run_all(cut.model if batch is None else with_batch(cut.model, batch), PIPELINE)
                 expert = pack(final, Path(scratch) / MODEL)
@@ -156,7 +155,7 @@ def build(
             with clock.stage("measure"):
                 timing = _measure(source, expert, window, threads)
         with clock.stage("write"):
-            full = Side(len(source.card.classes), len(owners.branches), cost(source.model), source.file_bytes)
+            full = Side(len(source.card.classes), len(owners.branches), source.cost, source.file_bytes)
             files = _files(expert)
             size = sum(len(part) if isinstance(part, bytes) else part.stat().st_size for part in files.values())
             small = Side(len(cut.indices), len(owners.kept(cut.indices)), cost(cut.model), size)
@@ -190,8 +189,10 @@ def _window(source: Source, seconds: float | None) -> float:
     return seconds
 
 
-def _name(selection: Selection) -> str:
-    """The default name: up to three classes as they were asked for, more by a hash that no order changes."""
+def bundle_name(selection: Selection, name: str | None = None) -> str:
+    """Named ``name``, or after up to three classes as they were asked for, more by a hash that no order changes."""
+    if name is not None:
+        return f"{name}.expert"
     return default_name(selection.asked if len(selection.asked) <= 3 else selection.classes)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from .bundle import MANIFEST, MODEL, open_bundle
 from .card import CARD_KEY, Card, card_for_foreign
 from .errors import CardError, ModelError, UsageError
 from .graph import Model, Shape, from_proto, parse, read_bytes
+from .graph.cost import Cost, cost
 from .labels import read_labels
 from .preprocessing import Preprocess
 from .surgery.outputs import check_card, find_outputs
+from .surgery.owners import Ownership, ownership
 from .taxonomy import Taxonomy
 from .text import shown
 
@@ -40,6 +43,16 @@ class Source:
     def runnable(self) -> bytes | Path:
         """What a runtime opens: the bytes, or the file itself where weights lie beside it."""
         return self.path if self.model.files else self.data
+
+    @cached_property
+    def owners(self) -> Ownership:
+        """The model's trunk and branches; found once for all experts of it."""
+        return ownership(self.model, self.card)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the whole model costs."""
+        return cost(self.model)
 
     @property
     def file_bytes(self) -> int:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from math import prod
 
 from onnx import TensorProto
 
+from .equation import letters
 from .model import Model
 from .nodes import Constant, Node, Shape
 from .shapes import volume
@@ -22,8 +23,12 @@ from .write import with_batch
 _ROLES: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
+    "ConvInteger": (1,),
+    "QLinearConv": (3, 8),
     "Gemm": (0, 1, 2),
     "MatMul": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearMatMul": (0, 3),
     "Add": (0, 1),
     "Mul": (0, 1),
     "BatchNormalization": (1, 2),
@@ -73,7 +78,7 @@ def trained(node: Node) -> Iterable[tuple[int, Constant]]:
 
     A scalar of Add or Mul is arithmetic of the exporter, not a parameter.
     """
-    for position in _ROLES.get(node.op, ()):
+    for position in range(len(node.inputs)) if node.op == "Einsum" else _ROLES.get(node.op, ()):
         tensor = node.inputs[position] if position < len(node.inputs) else None
         if isinstance(tensor, Constant) and (node.op not in ("Add", "Mul") or _is_vector(tensor)):
             yield position, tensor
@@ -96,7 +101,7 @@ def macs(model: Model, node: Node) -> int:
 
 
 def _conv_inner(model: Model, node: Node) -> int:
-    weight = model.shapes.get(node.inputs[1].name, ())
+    weight = model.shapes.get(node.inputs[3 if node.op == "QLinearConv" else 1].name, ())
     return volume(weight[1:])
 
 
@@ -110,13 +115,19 @@ def _matmul_inner(model: Model, node: Node) -> int:
 
 
 def _einsum_inner(model: Model, node: Node) -> int:
-    equation = str(node.attrs.get("equation", "")).replace(" ", "")
-    terms, _, result = equation.partition("->")
+    shapes = [model.shapes.get(tensor.name) for tensor in node.inputs]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes):
+        return 1
+    try:
+        terms, result = letters(str(node.attrs.get("equation", "")), [len(shape) for shape in known])
+    except ValueError:  # malformed: whoever cuts or runs it refuses it
+        return 1
     sizes: dict[str, int] = {}
-    for term, tensor in zip(terms.split(","), node.inputs, strict=False):
-        for letter, dim in zip(term, model.shapes.get(tensor.name, ()), strict=False):
-            sizes[letter] = dim if isinstance(dim, int) else 1
-    return reduce(lambda total, letter: total * (1 if letter in result else sizes[letter]), sizes, 1)
+    for term, shape in zip(terms, known, strict=True):
+        for letter, dim in zip(term, shape, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), dim if isinstance(dim, int) else 1)
+    return prod(size for letter, size in sizes.items() if letter not in result)
 
 
 def _size(shape: Shape, axis: int) -> int:
@@ -126,7 +137,11 @@ def _size(shape: Shape, axis: int) -> int:
 
 _COUNTERS: Mapping[str, Callable[[Model, Node], int]] = {
     "Conv": _conv_inner,
+    "ConvInteger": _conv_inner,
+    "QLinearConv": _conv_inner,
     "Gemm": _gemm_inner,
     "MatMul": _matmul_inner,
+    "MatMulInteger": _matmul_inner,
+    "QLinearMatMul": _matmul_inner,
     "Einsum": _einsum_inner,
 }

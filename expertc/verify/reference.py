@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import onnx
 
 from ..graph import Constant, Dim, Graph, Model, Node, Tensor, Variable, captured
 from .structure import MOVERS
+from .zeros import Unread
 
 
 @dataclass(frozen=True)
@@ -23,23 +25,32 @@ class Reference:
 
 def whole(model: Model, outputs: Sequence[str]) -> Model:
     """The model with these tensors as its outputs; nodes that they do not need are left out."""
-    return _Writer(model, None, ()).write(outputs)
+    return _Writer(model, None, (), {}).write(outputs)
 
 
-def poisoned(model: Model, keep: Collection[int], outputs: Sequence[str], inputs: Sequence[int]) -> Reference:
+def poisoned(
+    model: Model,
+    keep: Collection[int],
+    outputs: Sequence[str],
+    inputs: Sequence[int],
+    unread: Mapping[int, Unread] = MappingProxyType({}),
+) -> Reference:
     """The model with only the nodes at ``keep``, and these tensors as its outputs, for inputs of shape ``inputs``.
 
     What a kept node reads from one that is gone becomes NaN of the right shape: if anything the selected classes
     depend on was cut off, NaN reaches their scores. Nodes that only rearrange stay (an expert may have lost them to
-    renaming), and so does whatever cannot be poison, being an integer or of unknown size.
+    renaming), and so does whatever cannot be poison, being an integer or of unknown size. What a product multiplies
+    with zeros alone (``unread``) becomes zero, poison or not.
     """
-    writer = _Writer(model, frozenset(keep), inputs)
+    writer = _Writer(model, frozenset(keep), inputs, unread)
     return Reference(writer.write(outputs), writer.poisoned)
 
 
 class _Writer:
-    def __init__(self, model: Model, keep: frozenset[int] | None, inputs: Sequence[int]) -> None:
-        self.model, self.keep = model, keep
+    def __init__(
+        self, model: Model, keep: frozenset[int] | None, inputs: Sequence[int], unread: Mapping[int, Unread]
+    ) -> None:
+        self.model, self.keep, self.unread = model, keep, unread
         declared = next(iter(model.inputs.values()), ())
         # Every symbol of the input has a size now.
         self.sizes: dict[Dim, int] = {d: n for d, n in zip(declared, inputs, strict=False) if isinstance(d, str)}
@@ -50,7 +61,7 @@ class _Writer:
         graph = self.model.graph
         inputs = [Variable(tensor.name, tensor.kind, tensor.shape) for tensor in graph.inputs]
         self.tensors = {tensor.name: tensor for tensor in inputs}
-        nodes = [self._copy(self.model.nodes[at]) for at in sorted(self._needed(outputs))]
+        nodes = [node for at in sorted(self._needed(outputs)) for node in self._copied(at)]
         results = [self._tensor(name) for name in dict.fromkeys(outputs)]
         for tensor in results:
             if isinstance(tensor, Variable):
@@ -104,10 +115,21 @@ class _Writer:
         kind = self.model.types.get(name)
         return None if kind is None else np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
-    def _copy(self, node: Node) -> Node:
+    def _copied(self, at: int) -> list[Node]:
+        """The node; before it, what takes the poison out of what it multiplies with zeros."""
+        node, blind = self.model.nodes[at], self.unread.get(at)
         read = [self._tensor(tensor.name) for tensor in node.inputs]
         made = [self._tensor(tensor.name) for tensor in node.outputs]
-        return Node(node.op, node.name, node.attrs, read, made, node.domain, like=node)
+        copy = Node(node.op, node.name, node.attrs, read, made, node.domain, like=node)
+        if blind is None:
+            return [copy]
+        given = read[blind.position]
+        size = self.model.shapes[given.name][blind.axis]
+        name = f"{given.name}@read-by-{at}"
+        mask = Constant(f"{name}.mask", blind.mask(int(size or 0)))
+        zero = Constant(f"{name}.zero", np.zeros((), self._dtype(given.name)))
+        copy.inputs[blind.position] = Variable(name)
+        return [Node("Where", name, {}, [mask, given, zero], [copy.inputs[blind.position]]), copy]
 
     def _tensor(self, name: str) -> Tensor:
         if not name:

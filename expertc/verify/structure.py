@@ -20,6 +20,7 @@ from ..text import shown
 from .certificate import Mismatch
 from .views import View
 from .weights import is_part
+from .zeros import Unread, unread
 
 MOVERS = ("Concat", "Split", "Slice", "Gather", "Identity")
 """Operators that put rows together or take them out: a cut may make them smaller until nothing is left of them."""
@@ -39,6 +40,8 @@ _COUNTING: Mapping[str, tuple[int, ...]] = {
 _COUNTING_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "Conv": ("group",),
     "ConvTranspose": ("group",),
+    "ConvInteger": ("group",),
+    "QLinearConv": ("group",),
     "Split": ("split", "num_outputs"),
     "Reshape": ("allowzero",),
     "Squeeze": ("axes",),
@@ -58,12 +61,14 @@ class Trace:
         sliced: how many of these are there in part.
         reshaped: how many nodes work on smaller tensors than in the full model (or on fewer groups), so that the
             runtime may pick another kernel for them.
+        unread: for products of the full model, what they multiply with zeros and the expert does not have.
     """
 
     twins: frozenset[int]
     weights: frozenset[str]
     sliced: int
     reshaped: int
+    unread: Mapping[int, Unread] = field(default_factory=dict)
 
 
 def trace(full: Model, cut: Model, views: Sequence[View]) -> Trace:
@@ -80,6 +85,7 @@ class _Tracer:
     twins: dict[int, int] = field(default_factory=dict)  # full -> expert
     pairs: dict[tuple[str, str], bool] = field(default_factory=dict)  # initializers compared: whether it is sliced
     reshaped: int = 0
+    unread: dict[int, Unread] = field(default_factory=dict)
 
     def run(self) -> Trace:
         self._compare_faces()
@@ -93,7 +99,7 @@ class _Tracer:
             if not self._leads(self.shows.get(view.output, ""), view.source):
                 raise Mismatch("structure", f"The output {shown(view.output)} shows something else than it should.")
         weights = frozenset(whole for _, whole in self.pairs)
-        return Trace(frozenset(self.twins), weights, sum(self.pairs.values()), self.reshaped)
+        return Trace(frozenset(self.twins), weights, sum(self.pairs.values()), self.reshaped, self.unread)
 
     def _compare_faces(self) -> None:
         full, cut = self.full, self.cut
@@ -187,6 +193,10 @@ class _Tracer:
             if tensor.name:
                 name = _SUFFIX.sub("", tensor.name) if tensor.name not in left else tensor.name
                 self.shows[tensor.name] = name if name in left else left[0]
+        for position, (x, y) in enumerate(zip(node.inputs, other.inputs, strict=False)):
+            if isinstance(x, Constant) and isinstance(y, Constant) and self.pairs.get((x.name, y.name)):
+                found = unread(node, x.values, y.values, position)
+                self.unread |= {} if found is None else {twin: found}
         smaller = any(
             isinstance(a, int) and isinstance(b, int) and a != b
             for x, y in zip(node.outputs, other.outputs, strict=False)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from ..graph import Constant, Model, volume
 from ..text import shown
@@ -14,17 +15,22 @@ from .certificate import Mismatch
 Array = np.ndarray[Any, Any]
 Mark = tuple[str, tuple[int, ...], bytes]
 
+_COUNTS = (TensorProto.INT32, TensorProto.INT64)  # shapes and indices, which a cut writes anew
 _TINY = 8  # elements; a smaller tensor says nothing about where it comes from
 
 
 def is_part(part: Array, whole: Array) -> bool:
     """Whether ``part`` is ``whole[np.ix_(...)]`` for ascending indices per axis, as bits."""
+    return part_of(part, whole) is not None
+
+
+def part_of(part: Array, whole: Array) -> dict[int, list[int]] | None:
+    """The indices, for every axis on which ``part`` is shorter than ``whole``; None if it is no part of it."""
     if part.dtype != whole.dtype or part.ndim != whole.ndim:
-        return False
+        return None
     if any(small > large for small, large in zip(part.shape, whole.shape, strict=True)):
-        return False
-    cut = [axis for axis in range(part.ndim) if part.shape[axis] != whole.shape[axis]]
-    return _rows(part, whole, cut) is not None
+        return None
+    return _rows(part, whole, [axis for axis in range(part.ndim) if part.shape[axis] != whole.shape[axis]])
 
 
 def _rows(part: Array, whole: Array, axes: Sequence[int]) -> dict[int, list[int]] | None:
@@ -91,12 +97,11 @@ def require_absent(full: Model, kept: Iterable[str], *experts: Model) -> int:
 
 
 def _weights(model: Model) -> dict[str, Constant]:
-    kinds = (np.int32, np.int64)
-    return {name: constant for name, constant in model.constants.items() if np.dtype(constant.dtype) not in kinds}
+    return {name: constant for name, constant in model.constants.items() if constant.kind not in _COUNTS}
 
 
-def _form(constant: Constant) -> tuple[str, tuple[int, ...]]:
-    return np.dtype(constant.dtype).str, tuple(constant.shape)
+def _form(constant: Constant) -> tuple[int, tuple[int, ...]]:
+    return constant.kind, constant.shape
 
 
 def _by_mark(constants: Iterable[Constant]) -> dict[Mark, list[Array]]:

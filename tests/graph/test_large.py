@@ -1,4 +1,4 @@
-"""Models that are too large for one protobuf: their weights go to a file beside them. The limit is lowered for tests."""
+"""Models too large for one protobuf: their weights go to a file beside them. The limit is lowered for tests."""
 
 from __future__ import annotations
 
