@@ -23,6 +23,7 @@ from .shapes import SMALL, infer_shapes, skeleton, volume
 from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
+ROUNDS = 3  # of folding sizes and inferring shapes: a number that is known may fix the size of another tensor
 OLDEST_IR = 4  # from here on initializers need not be inputs too; what we write has them as initializers only
 
 
@@ -93,11 +94,19 @@ def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
 
 def assemble(proto: onnx.ModelProto, constants: Mapping[str, Constant], name: str, files: Mapping[str, int]) -> Model:
     """The model of a checked protobuf with ``constants`` for its initializers; sizes are folded, shapes inferred."""
+    constants = dict(constants)
     shapes, types = infer_shapes(proto)
     check_sizes(shapes, name)
-    folded = {tensor.name: Constant(tensor.name, tensor) for tensor in fold_sizes(proto.graph, shapes, types)}
+    for _ in range(ROUNDS):
+        folded = fold_sizes(proto.graph, shapes, types)
+        if not folded:
+            break
+        constants |= {tensor.name: Constant(tensor.name, tensor) for tensor in folded}
+        proto.graph.initializer.extend(folded)
+        shapes, types = infer_shapes(proto)
+        check_sizes(shapes, name)
     return Model(
-        _graph(proto, {**constants, **folded}),
+        _graph(proto, constants),
         shapes,
         types,
         max(OLDEST_IR, proto.ir_version),
