@@ -109,9 +109,13 @@ def _check_graph(graph: onnx.GraphProto, name: str, main: onnx.GraphProto) -> No
     if graph.sparse_initializer:
         raise ModelError(f"{name} has sparse weights, which are not supported.", "Export it with dense weights.")
     falsehoods = {tensor.name for tensor in graph.initializer if _is_false(tensor)}
+    fixed = {tensor.name for tensor in graph.initializer}  # what follows from weights alone
     for tensor in graph.initializer:
         _check_tensor(tensor, name, beside=graph is main)
     for node in graph.node:
+        follows = all(tensor in fixed for tensor in node.input if tensor)
+        if follows:
+            fixed.update(node.output)
         if not all(isinstance(text, str) for text in (node.name, node.op_type, node.domain, *node.input, *node.output)):
             raise ModelError(f"{name} has a name that is not UTF-8 text.", _AGAIN)  # protobuf hands it on as bytes
         for attribute in node.attribute:
@@ -119,7 +123,8 @@ def _check_graph(graph: onnx.GraphProto, name: str, main: onnx.GraphProto) -> No
                 raise ModelError(f"{name}: {_where(node)} has an attribute of an unknown kind.", "Update onnx.")
             if attribute.HasField("t"):
                 _check_tensor(attribute.t, name)
-            if attribute.name == "training_mode" and attribute.i:
+            # A weight that is standardised by its own statistics is no training: it comes out the same each time.
+            if attribute.name == "training_mode" and attribute.i and not follows:
                 raise _training(node, name)
         if node.domain == "" and node.op_type in _RANDOM:
             raise ModelError(f"{name} draws random numbers ({_where(node)}).", "Export it after model.eval().")

@@ -18,12 +18,12 @@ from ..text import clean_text, shown
 from .check import check, check_functions, check_sizes
 from .external import Files
 from .model import Model
-from .nodes import Constant, Graph, Node, Tensor, Variable, variable
+from .nodes import Constant, Graph, Node, Shape, Tensor, Variable, variable
 from .shapes import SMALL, infer_shapes, skeleton, volume
 from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
-ROUNDS = 3  # of folding sizes and inferring shapes: a number that is known may fix the size of another tensor
+ROUNDS = 8  # of folding sizes and inferring shapes: a number that is known may fix the size of another tensor
 OLDEST_IR = 4  # from here on initializers need not be inputs too; what we write has them as initializers only
 
 
@@ -94,19 +94,17 @@ def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
 
 def assemble(proto: onnx.ModelProto, constants: Mapping[str, Constant], name: str, files: Mapping[str, int]) -> Model:
     """The model of a checked protobuf with ``constants`` for its initializers; sizes are folded, shapes inferred."""
-    constants = dict(constants)
     shapes, types = infer_shapes(proto)
     check_sizes(shapes, name)
+    learned: dict[str, Shape] = {}
     for _ in range(ROUNDS):
-        folded = fold_sizes(proto.graph, shapes, types)
-        if not folded:
+        if not fold_sizes(proto.graph, shapes, types, learned):
             break
-        constants |= {tensor.name: Constant(tensor.name, tensor) for tensor in folded}
-        proto.graph.initializer.extend(folded)
-        shapes, types = infer_shapes(proto)
+        shapes, types = infer_shapes(proto, learned)
         check_sizes(shapes, name)
+    folded = {t.name: Constant(t.name, t) for t in proto.graph.initializer if t.name not in constants}
     return Model(
-        _graph(proto, constants),
+        _graph(proto, {**constants, **folded}),
         shapes,
         types,
         max(OLDEST_IR, proto.ir_version),

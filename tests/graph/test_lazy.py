@@ -56,7 +56,7 @@ def test_three_gigabytes_are_cut_in_little_memory(tmp_path: Path) -> None:
         source = open_source(Path(sys.argv[1]))
         ownership(source.model, source.card)
         expert = to_bytes(prune(source.model, source.card, [3, 77]).model)
-        peak = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())  # of this program, not the parent
+        peak = re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())  # not the parent's
         print(len(expert), 1024 * int(peak[1]))
     """
     root = str(Path(expertc.__file__).parent.parent)
