@@ -29,8 +29,8 @@ CHUNK = 2**22  # values written at a time
 class Store:
     """The external file: appends tensors, aligned as ONNX advises, and remembers where each lies."""
 
-    def __init__(self, file: BinaryIO, location: str) -> None:
-        self.file, self.location = file, location
+    def __init__(self, file: BinaryIO, location: str, hollow: bool) -> None:
+        self.file, self.location, self.hollow = file, location, hollow
         self.random = np.random.default_rng(0)
         self.tensors: list[TensorProto] = []
 
@@ -38,7 +38,10 @@ class Store:
         """Write a tensor of ``shape`` of uniform values in ``shift`` +- ``scale``."""
         self.file.seek(-self.file.tell() % 64, 1)
         offset, count = self.file.tell(), math.prod(shape)
-        for start in range(0, count, CHUNK):
+        if self.hollow and count > CHUNK // 1024:
+            self.file.truncate(offset + 4 * count)
+            self.file.seek(0, 2)
+        for start in range(0, 0 if self.file.tell() > offset else count, CHUNK):
             part = self.random.random(min(CHUNK, count - start), np.float32)
             self.file.write((shift + scale * (2 * part - 1)).astype(np.float32).tobytes())
         tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=shape, data_location=TensorProto.EXTERNAL)
@@ -48,14 +51,17 @@ class Store:
         return name
 
 
-def write_model(folder: Path, branches: int, total_bytes: int) -> Path:
-    """Write a model of ``branches`` classes with about ``total_bytes`` of weights into ``folder``; returns its path."""
+def write_model(folder: Path, branches: int, total_bytes: int, *, hollow: bool = False) -> Path:
+    """Write a model of ``branches`` classes with about ``total_bytes`` of weights into ``folder``; returns its path.
+
+    The large weights of a ``hollow`` one are holes in the file, zeros that take no room on the disk.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "model.onnx"
     width = _width(total_bytes / branches / 4)
     nodes: list[onnx.NodeProto] = []
     with (folder / "model.onnx.data").open("wb") as file:
-        store = Store(file, "model.onnx.data")
+        store = Store(file, "model.onnx.data", hollow)
         nodes += _block(store, "trunk", "image", 3, CHANNELS, 3)
         nodes += [n for branch in range(branches) for n in _branch(store, f"branch.{branch}", width)]
     nodes.append(helper.make_node("Concat", [f"branch.{b}.logit" for b in range(branches)], ["logits"], "join", axis=1))

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from . import manifest
-from .bundle import MODEL, Bundle
+from .bundle import MODEL, WEIGHTS, Bundle
 from .errors import BundleError, ModelError, UnsupportedError, UsageError, VerificationError
-from .graph import Model, to_bytes
+from .graph import File, Model
 from .source import Source
 from .surgery.prune import Cut, prune
 from .targets import Target
@@ -23,7 +23,7 @@ from .verify.process import verifier
 LEVELS = ("fast", "full", "off")
 
 Array = np.ndarray[Any, Any]
-Finish = Callable[[Cut, bytes], Certificate]
+Finish = Callable[[Cut, File], Certificate]
 
 
 @contextmanager
@@ -39,7 +39,7 @@ def verifying(
         yield lambda cut, expert: Certificate.off()
         return
     with verifier(
-        source.data,
+        source.runnable,
         card_full=source.card,
         indices=indices,
         level=level,
@@ -47,7 +47,7 @@ def verifying(
         images=images is not None,
         standing=standing,
     ) as finish:
-        yield lambda cut, expert: finish(to_bytes(cut.model), expert)
+        yield lambda cut, expert: finish(cut.model, expert)
 
 
 def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images: Array | None = None) -> Certificate:
@@ -79,7 +79,8 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
                 raise VerificationError(
                     f"The bundle {shown(bundle.path)} differs from its full model in its {what}.", "Build it again."
                 )
-        return finish(cut, bundle.file(MODEL).read_bytes())
+        beside = WEIGHTS in bundle.manifest["files"]
+        return finish(cut, bundle.file(MODEL) if beside else bundle.file(MODEL).read_bytes())
 
 
 def refuse_unfit(source: Source, device: Target) -> None:

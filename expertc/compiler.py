@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,14 @@ import numpy as np
 from . import manifest
 from .audit import LEVELS, refuse_nan, refuse_unfit, verifying
 from .backends import cpu
-from .bundle import MODEL, default_name, reserve
+from .bundle import MODEL, WEIGHTS, default_name, reserve
 from .errors import UnsupportedError, UsageError
-from .graph import to_bytes, with_batch
+from .graph import DATA_SUFFIX, File, pack, with_batch
 from .graph.cost import Cost, cost
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
 from .surgery.fold import Fold
-from .surgery.owners import ownership
 from .surgery.passes import run_all
 from .surgery.prune import Cut, prune
 from .targets import load_target
@@ -31,7 +31,8 @@ from .text import shown
 from .verify import Certificate, Standby
 
 PIPELINE = (Fold(),)
-MEASURE_SECONDS = 0.6
+MEASURE_SECONDS = 0.5
+MEASURED_BYTES = 2**30  # of the full model: more is not loaded just to time it, unless somebody asks
 
 Array = np.ndarray[Any, Any]
 
@@ -96,7 +97,7 @@ def build(
     foreign: Foreign | None = None,
     force: bool = False,
     threads: int | None = None,
-    measure_seconds: float = MEASURE_SECONDS,
+    measure_seconds: float | None = None,
     standing: Standby | None = None,
     progress: Callable[[str], None] = lambda stage: None,
 ) -> Built:
@@ -113,7 +114,8 @@ def build(
         foreign: labels and more for a model without a card.
         force: replace an existing bundle.
         threads: CPU threads for measuring.
-        measure_seconds: length of the interleaved latency window; 0 leaves it out.
+        measure_seconds: length of the interleaved latency window; 0 leaves it out. By default half a second, or 0 if
+            the full model has more than a gigabyte.
         standing: a process of ``verify.standby`` that gets ready to verify; by default one is started when the model is
             read.
         progress: is told the name of each stage as it begins.
@@ -134,54 +136,83 @@ def build(
         refuse_unfit(source, device)
         photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
-    path = Path(output) if output is not None else Path(_name(selection))
-    with reserve(path, force=force) as place:
+    path = Path(output) if output is not None else Path(bundle_name(selection))
+    with reserve(path, force=force) as place, TemporaryDirectory(prefix="expertc-") as scratch:
         with verifying(source, selection.indices, verification, photos, standing) as finish:
             with clock.stage("cut"):
                 cut = prune(source.model, source.card, selection.indices)
                 refuse_nan(cut.model)
-                owners = ownership(source.model, source.card)
+                owners = source.owners
             with clock.stage("fold"):
                 final, passes = run_all(cut.model if batch is None else with_batch(cut.model, batch), PIPELINE)
-                expert = to_bytes(final)
+                expert = pack(final, Path(scratch) / MODEL)
             with clock.stage("verify"):
                 certificate = finish(cut, expert)
         with clock.stage("compile"):
             engine = cpu.compile_expert(expert, device)
-        timing = None
-        if measure_seconds > 0:
+        timing, window = None, _window(source, measure_seconds)
+        if window > 0:
             with clock.stage("measure"):
-                timing = _measure(source, expert, measure_seconds, threads)
+                timing = _measure(source, expert, window, threads)
         with clock.stage("write"):
-            full = Side(len(source.card.classes), len(owners.branches), cost(source.model), len(source.data))
-            small = Side(len(cut.indices), len(owners.kept(cut.indices)), cost(cut.model), len(expert))
+            full = Side(len(source.card.classes), len(owners.branches), source.cost, source.file_bytes)
+            files = _files(expert)
+            size = sum(len(part) if isinstance(part, bytes) else part.stat().st_size for part in files.values())
+            small = Side(len(cut.indices), len(owners.kept(cut.indices)), cost(cut.model), size)
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, passes)
             times = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
-            place.write({MODEL: expert, **engine, **manifest.texts(cut.card, final)}, about, times)
-    return Built(path, selection, full, small, certificate, timing, tuple(_notes(selection, cut)), clock.seconds)
+            place.write({**files, **engine, **manifest.texts(cut.card, final)}, about, times)
+    return Built(
+        path,
+        selection,
+        full,
+        small,
+        certificate,
+        timing,
+        tuple(_notes(selection, cut, unmeasured=measure_seconds is None and not window)),
+        clock.seconds,
+    )
 
 
-def _name(selection: Selection) -> str:
-    """The default name: up to three classes as they were asked for, more by a hash that no order changes."""
+def _files(expert: File) -> dict[str, File]:
+    """The expert's files in the bundle."""
+    if isinstance(expert, bytes):
+        return {MODEL: expert}
+    return {MODEL: expert, WEIGHTS: expert.with_name(expert.name + DATA_SUFFIX)}
+
+
+def _window(source: Source, seconds: float | None) -> float:
+    """How long to measure; by default not at all if running the full model would take gigabytes."""
+    if seconds is None:
+        return MEASURE_SECONDS if source.file_bytes <= MEASURED_BYTES else 0.0
+    return seconds
+
+
+def bundle_name(selection: Selection, name: str | None = None) -> str:
+    """Named ``name``, or after up to three classes as they were asked for, more by a hash that no order changes."""
+    if name is not None:
+        return f"{name}.expert"
     return default_name(selection.asked if len(selection.asked) <= 3 else selection.classes)
 
 
-def _measure(source: Source, expert: bytes, seconds: float, threads: int | None) -> Timing:
+def _measure(source: Source, expert: File, seconds: float, threads: int | None) -> Timing:
     """Time the full model and the expert in turns, on as many images per call as the expert takes (1 if any)."""
     with (
-        closing(cpu.open_session(source.data, threads=threads)) as full,
+        closing(cpu.open_session(source.runnable, threads=threads)) as full,
         closing(cpu.open_session(expert, threads=threads)) as small,
     ):
         shape = [small.input_shape[0] or 1, *(axis or cpu.FREE_AXIS for axis in small.input_shape[1:])]
         x = np.random.default_rng(0).standard_normal(shape, np.float32)
         calls = {"full": lambda: full.run(x), "expert": lambda: small.run(x)}
-        samples = interleave(calls, seconds=seconds, warmup=seconds / 2)
+        samples = interleave(calls, seconds=seconds, warmup=seconds / 4)
     medians = [statistics.median(samples.durations(name)) for name in ("full", "expert")]
     return Timing(medians[0], medians[1], samples.ratio("full", "expert"))
 
 
-def _notes(selection: Selection, cut: Cut) -> Iterator[str]:
+def _notes(selection: Selection, cut: Cut, *, unmeasured: bool) -> Iterator[str]:
+    if unmeasured:
+        yield "Latencies were not measured: the full model is large. --measure SECONDS does it."
     if selection.is_all:
         yield "Every class is selected, so nothing was cut away."
     if len(selection.indices) == 1:

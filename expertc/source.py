@@ -5,15 +5,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from .bundle import MANIFEST, MODEL, open_bundle
 from .card import CARD_KEY, Card, card_for_foreign
 from .errors import CardError, ModelError, UsageError
 from .graph import Model, Shape, from_proto, parse, read_bytes
+from .graph.cost import Cost, cost
 from .labels import read_labels
 from .preprocessing import Preprocess
 from .surgery.outputs import check_card, find_outputs
+from .surgery.owners import Ownership, ownership
 from .taxonomy import Taxonomy
 from .text import shown
 
@@ -23,13 +26,38 @@ BUNDLED = Path(__file__).parent / "models" / "sea-animals.onnx"
 
 @dataclass(frozen=True)
 class Source:
-    """A model with its card. ``data`` are the bytes of the ONNX file, ``sha256`` their hash."""
+    """A model with its card. ``data`` are the bytes of the ONNX file at ``path``, ``sha256`` their hash."""
 
-    name: str
+    path: Path
     model: Model
     card: Card
     data: bytes
     sha256: str
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+    @property
+    def runnable(self) -> bytes | Path:
+        """What a runtime opens: the bytes, or the file itself where weights lie beside it."""
+        return self.path if self.model.files else self.data
+
+    @cached_property
+    def owners(self) -> Ownership:
+        """The model's trunk and branches; found once for all experts of it."""
+        return ownership(self.model, self.card)
+
+    @cached_property
+    def cost(self) -> Cost:
+        """What the whole model costs."""
+        return cost(self.model)
+
+    @property
+    def file_bytes(self) -> int:
+        """Bytes of the model's file and of those beside it."""
+        return len(self.data) + sum(self.model.files.values())
 
 
 @dataclass(frozen=True)
@@ -56,7 +84,7 @@ def open_source(path: str | Path | None = None, foreign: Foreign | None = None) 
     if (path / MANIFEST).is_file():
         path = open_bundle(path).file(MODEL)
     data = read_bytes(path)
-    model = from_proto(parse(data, shown(path)), shown(path))
+    model = from_proto(parse(data, shown(path)), shown(path), path.parent)
     text = model.metadata.get(CARD_KEY)
     if text is not None:
         if foreign:
@@ -68,7 +96,7 @@ def open_source(path: str | Path | None = None, foreign: Foreign | None = None) 
     else:
         card = _foreign_card(model, path, foreign)
     check_card(model, card)
-    return Source(path.name, model, card, data, hashlib.sha256(data).hexdigest())
+    return Source(path, model, card, data, hashlib.sha256(data).hexdigest())
 
 
 def _foreign_card(model: Model, path: Path, foreign: Foreign) -> Card:

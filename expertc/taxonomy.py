@@ -170,7 +170,7 @@ class Taxonomy:
         found = [node for node in self.nodes() if node.is_class]
         return tuple(sorted(found, key=lambda node: -1 if node.index is None else node.index))
 
-    @property
+    @cached_property
     def classes(self) -> tuple[str, ...]:
         """Class names in the order of their index."""
         return tuple(node.name for node in self.leaves)
@@ -194,9 +194,11 @@ class Taxonomy:
 
     def owner(self, indices: Iterable[int]) -> Node | None:
         """The lowest node whose classes are exactly ``indices``, or None: the taxonomy's name for a branch."""
-        wanted = tuple(sorted(indices))
-        found = [node for node in self.nodes() if node.leaves == wanted]
-        return found[-1] if found else None
+        return self._owners.get(tuple(sorted(indices)))
+
+    @cached_property
+    def _owners(self) -> dict[tuple[int, ...], Node]:
+        return {node.leaves: node for node in self.nodes()}  # of a chain of only children the lowest wins
 
     # -- making another ----------------------------------------------------------------------------------------
 

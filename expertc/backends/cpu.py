@@ -109,7 +109,7 @@ class CpuSession:
         self._session = None
 
 
-def compile_expert(model: bytes, target: Target) -> dict[str, bytes]:
+def compile_expert(model: bytes | Path, target: Target) -> dict[str, bytes]:
     """The files that the compiled form adds to the bundle: none, as ONNX Runtime runs the ONNX file itself.
 
     Proves that it does by opening the model as it will be opened on the device and running it once. Raises

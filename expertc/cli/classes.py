@@ -31,10 +31,9 @@ def command(
     a bundle.
     """
     from ..source import open_source
-    from ..surgery.owners import ownership
 
     source = open_source(model, options.make_foreign(labels, taxonomy, preprocess, outputs))
-    owners = ownership(source.model, source.card)
+    owners = source.owners
     branches = {branch.indices: branch for branch in owners.branches}
     roots = source.card.taxonomy.roots
     if as_json:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import show
-from .build import summary
+from .built import summary
 
 LISTED = 8  # branches, class names
 

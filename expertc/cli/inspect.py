@@ -64,7 +64,7 @@ def _model(path: str | None, foreign: Any, explain: bool) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "name": card.name,
         "file": source.name,
-        "file_bytes": len(source.data),
+        "file_bytes": source.file_bytes,
         "sha256": source.sha256,
         "classes": list(card.classes),
         "selected_from": card.selected_from,

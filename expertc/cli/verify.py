@@ -36,7 +36,7 @@ def command(
     from ..audit import verify_bundle
     from ..bundle import open_bundle
     from ..source import open_source
-    from .build import summary
+    from .built import summary
 
     with options.stages(quiet) as progress:
         progress("read")

@@ -53,7 +53,7 @@ def open_judge(
     output = source.card.outputs[0].name
     if score_source(source.model, output) != output:
         raise ModelError(f"The output '{output}' is an index, not a score.", "Build an expert: it gives the scores.")
-    with closing(open_session(source.data, threads=threads)) as session:
+    with closing(open_session(source.runnable, threads=threads)) as session:
         fixed = session.input_shape[0]
 
         def scores(batch: np.ndarray) -> np.ndarray:

@@ -1,14 +1,16 @@
 """The only room that touches ONNX protobuf: reading, checking, writing, shapes, costs.
 
-The graph itself is onnx-graphsurgeon's; ``Model`` adds what graphsurgeon drops.
+Nodes and tensors are light objects over the protobuf (``nodes``); weights stay where they are until they are asked for.
 """
 
-from .model import Dim, Model, Shape, captured, constant_copy, fresh_name
+from .model import Model, fresh_name
+from .nodes import Constant, Dim, Graph, Node, Shape, Tensor, Variable, captured, captured_tensors
 from .read import from_proto, parse, read_bytes, read_model
 from .shapes import volume
-from .write import refreshed, to_bytes, to_proto, with_batch
+from .write import DATA_SUFFIX, File, is_exactly, pack, refreshed, to_bytes, to_proto, with_batch
 
 __all__ = [
-    "Dim", "Model", "Shape", "captured", "constant_copy", "fresh_name", "from_proto", "parse", "read_bytes",
-    "read_model", "refreshed", "to_bytes", "to_proto", "volume", "with_batch",
+    "DATA_SUFFIX", "Constant", "Dim", "File", "Graph", "Model", "Node", "Shape", "Tensor", "Variable", "captured",
+    "captured_tensors", "fresh_name", "from_proto", "is_exactly", "pack", "parse", "read_bytes", "read_model",
+    "refreshed", "to_bytes", "to_proto", "volume", "with_batch",
 ]  # fmt: skip

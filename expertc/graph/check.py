@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
-import numpy as np
 import onnx
 
 from ..errors import ModelError
 from ..text import clean_text, shown
-from .model import Shape
+from .nodes import Shape
+from .tensors import stored_bytes
 
 MAX_ELEMENTS = 2**40  # of one tensor: beyond, a product of dimensions is a lie or an attack
 MAX_AXIS = 2**24  # of one axis: the demand analysis holds a mark per index
 MAX_NODES = 2**20  # after inlining: functions that call functions twice grow like powers of two
 
-# graphsurgeon would skip other kinds with a warning and so change the model.
+# Of other kinds (sparse tensors, lists of graphs) the passes know nothing, nor does a classifier need them.
 _KNOWN_ATTRIBUTES = {
     onnx.AttributeProto.FLOAT,
     onnx.AttributeProto.INT,
@@ -27,7 +27,7 @@ _KNOWN_ATTRIBUTES = {
     onnx.AttributeProto.STRINGS,
 }
 _RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
-_PACKED = {"INT4": 4, "UINT4": 4, "FLOAT4E2M1": 4, "INT2": 2, "UINT2": 2}  # bits; several values to a byte
+_TYPES = set(onnx.helper.get_all_tensor_dtypes()) - {onnx.TensorProto.UNDEFINED}
 _AGAIN = "Export the model again."
 
 
@@ -48,7 +48,7 @@ def check(proto: onnx.ModelProto, name: str) -> None:
         if value.name not in made:
             raise ModelError(f"{name} declares the output {shown(value.name)} that no node makes.", _AGAIN)
     for inner in _graphs(graph):
-        _check_graph(inner, name)
+        _check_graph(inner, name, graph)
 
 
 def check_functions(proto: onnx.ModelProto, name: str) -> None:
@@ -105,13 +105,17 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         stack += [attribute.g for node in found.node for attribute in node.attribute if attribute.HasField("g")]
 
 
-def _check_graph(graph: onnx.GraphProto, name: str) -> None:
+def _check_graph(graph: onnx.GraphProto, name: str, main: onnx.GraphProto) -> None:
     if graph.sparse_initializer:
         raise ModelError(f"{name} has sparse weights, which are not supported.", "Export it with dense weights.")
     falsehoods = {tensor.name for tensor in graph.initializer if _is_false(tensor)}
+    fixed = {tensor.name for tensor in graph.initializer}  # what follows from weights alone
     for tensor in graph.initializer:
-        _check_tensor(tensor, name)
+        _check_tensor(tensor, name, beside=graph is main)
     for node in graph.node:
+        follows = all(tensor in fixed for tensor in node.input if tensor)
+        if follows:
+            fixed.update(node.output)
         if not all(isinstance(text, str) for text in (node.name, node.op_type, node.domain, *node.input, *node.output)):
             raise ModelError(f"{name} has a name that is not UTF-8 text.", _AGAIN)  # protobuf hands it on as bytes
         for attribute in node.attribute:
@@ -119,7 +123,8 @@ def _check_graph(graph: onnx.GraphProto, name: str) -> None:
                 raise ModelError(f"{name}: {_where(node)} has an attribute of an unknown kind.", "Update onnx.")
             if attribute.HasField("t"):
                 _check_tensor(attribute.t, name)
-            if attribute.name == "training_mode" and attribute.i:
+            # A weight that is standardised by its own statistics is no training: it comes out the same each time.
+            if attribute.name == "training_mode" and attribute.i and not follows:
                 raise _training(node, name)
         if node.domain == "" and node.op_type in _RANDOM:
             raise ModelError(f"{name} draws random numbers ({_where(node)}).", "Export it after model.eval().")
@@ -140,38 +145,36 @@ def _is_false(tensor: onnx.TensorProto) -> bool:
     )  # fmt: skip
 
 
-def _check_tensor(tensor: onnx.TensorProto, name: str) -> None:
-    """Refuse external data, and dimensions that do not fit the data that is there."""
-    what = f"{name}: the weights {shown(tensor.name)}"
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
-        raise ModelError(
-            f"{what} are kept in another file.",
-            "Save it as one file: onnx.save(model, path, save_as_external_data=False).",
-        )
+def _check_tensor(tensor: onnx.TensorProto, name: str, *, beside: bool = False) -> None:
+    """Refuse dimensions that do not fit the data that is there, and data ``beside`` the model where it may not be."""
+    problem = _problem(tensor, beside)
+    if problem:
+        raise ModelError(f"{name}: the weights {shown(tensor.name)} {problem}.", _AGAIN)
+
+
+def _problem(tensor: onnx.TensorProto, beside: bool) -> str:
+    outside = tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0
+    if outside and not beside:
+        return "are inside a node, but kept in another file"
     count = 1
     for dim in tensor.dims:
         count *= dim
         if dim < 0 or count > MAX_ELEMENTS:
-            raise ModelError(f"{what} have an impossible shape.", _AGAIN)
-    known = tensor.data_type in onnx.helper.get_all_tensor_dtypes() and tensor.data_type != onnx.TensorProto.UNDEFINED
-    if not known:
-        raise ModelError(f"{what} are of an unknown type.", "Update onnx.")
+            return "have an impossible shape"
+    if tensor.data_type not in _TYPES:
+        return "are of an unknown type"
+    if outside:
+        return ""  # ``external`` compares the shape with the file
     if tensor.data_type == onnx.TensorProto.STRING:
         fits = len(tensor.string_data) == count
     elif tensor.raw_data:
-        fits = len(tensor.raw_data) == (count * _bits(tensor.data_type) + 7) // 8
+        fits = len(tensor.raw_data) == stored_bytes(tensor.data_type, tensor.dims)
     else:
         # Typed fields: one entry per element, except complex numbers (two) and 4-bit types (two to a byte).
         entries = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data),
                       len(tensor.uint64_data))  # fmt: skip
         fits = entries in (count, 2 * count, (count + 1) // 2)
-    if not fits:
-        raise ModelError(f"{what} do not have as many values as their shape says.", _AGAIN)
-
-
-def _bits(kind: int) -> int:
-    packed = _PACKED.get(onnx.TensorProto.DataType.Name(kind))
-    return packed or 8 * int(np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind)).itemsize)
+    return "" if fits else "do not have as many values as their shape says"
 
 
 def _check_order(nodes: Iterable[onnx.NodeProto], made: set[str], name: str) -> None:

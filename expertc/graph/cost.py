@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import reduce
+from math import prod
 
-import numpy as np
-import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
-from .model import Model, Shape
+from .equation import letters
+from .model import Model
+from .nodes import Constant, Node, Shape
 from .shapes import volume
 from .write import with_batch
 
@@ -22,8 +23,12 @@ from .write import with_batch
 _ROLES: Mapping[str, tuple[int, ...]] = {
     "Conv": (1, 2),
     "ConvTranspose": (1, 2),
+    "ConvInteger": (1,),
+    "QLinearConv": (3, 8),
     "Gemm": (0, 1, 2),
     "MatMul": (0, 1),
+    "MatMulInteger": (0, 1),
+    "QLinearMatMul": (0, 3),
     "Add": (0, 1),
     "Mul": (0, 1),
     "BatchNormalization": (1, 2),
@@ -50,9 +55,9 @@ class Cost:
 def cost(model: Model) -> Cost:
     """The cost of a whole model."""
     model = for_one_image(model)
-    parameters = sum(volume(tuple(constant.shape)) for node in model.nodes for _, constant in trained(node))
+    parameters = sum(volume(constant.shape) for node in model.nodes for _, constant in trained(node))
     total = sum(macs(model, node) for node in model.nodes)
-    size = sum(constant_bytes(constant) for constant in model.constants.values())
+    size = sum(constant.nbytes for constant in model.constants.values())
     return Cost(parameters, total, size)
 
 
@@ -68,22 +73,25 @@ def for_one_image(model: Model) -> Model:
     return with_batch(model, 1) if hidden else model
 
 
-def trained(node: gs.Node) -> Iterable[tuple[int, gs.Constant]]:
+def trained(node: Node) -> Iterable[tuple[int, Constant]]:
     """The inputs of a node that are trained values, with their positions.
 
     A scalar of Add or Mul is arithmetic of the exporter, not a parameter.
     """
-    for position in _ROLES.get(node.op, ()):
+    for position in range(len(node.inputs)) if node.op == "Einsum" else _ROLES.get(node.op, ()):
         tensor = node.inputs[position] if position < len(node.inputs) else None
-        if isinstance(tensor, gs.Constant) and (node.op not in ("Add", "Mul") or _is_vector(tensor)):
+        if isinstance(tensor, Constant) and (node.op not in ("Add", "Mul") or _is_vector(tensor)):
             yield position, tensor
 
 
-def _is_vector(constant: gs.Constant) -> bool:
-    return volume(tuple(constant.shape)) > 1 and np.issubdtype(np.dtype(constant.dtype), np.floating)
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
 
 
-def macs(model: Model, node: gs.Node) -> int:
+def _is_vector(constant: Constant) -> bool:
+    return volume(constant.shape) > 1 and constant.kind in _FLOATS
+
+
+def macs(model: Model, node: Node) -> int:
     """Multiply-accumulates of one node for a batch of one; 0 for anything but convolutions and matrix products."""
     if node.op == "ConvTranspose":  # every input element meets every weight of its channel once
         x, weight = (model.shapes.get(node.inputs[i].name, ()) for i in (0, 1))
@@ -92,28 +100,34 @@ def macs(model: Model, node: gs.Node) -> int:
     return 0 if counter is None else volume(model.shapes.get(node.outputs[0].name, ())) * counter(model, node)
 
 
-def _conv_inner(model: Model, node: gs.Node) -> int:
-    weight = model.shapes.get(node.inputs[1].name, ())
+def _conv_inner(model: Model, node: Node) -> int:
+    weight = model.shapes.get(node.inputs[3 if node.op == "QLinearConv" else 1].name, ())
     return volume(weight[1:])
 
 
-def _gemm_inner(model: Model, node: gs.Node) -> int:
+def _gemm_inner(model: Model, node: Node) -> int:
     a = model.shapes.get(node.inputs[0].name, ())
     return _size(a, 0 if node.attrs.get("transA", 0) else 1)
 
 
-def _matmul_inner(model: Model, node: gs.Node) -> int:
+def _matmul_inner(model: Model, node: Node) -> int:
     return _size(model.shapes.get(node.inputs[0].name, ()), -1)
 
 
-def _einsum_inner(model: Model, node: gs.Node) -> int:
-    equation = str(node.attrs.get("equation", "")).replace(" ", "")
-    terms, _, result = equation.partition("->")
+def _einsum_inner(model: Model, node: Node) -> int:
+    shapes = [model.shapes.get(tensor.name) for tensor in node.inputs]
+    known = [shape for shape in shapes if shape is not None]
+    if len(known) < len(shapes):
+        return 1
+    try:
+        terms, result = letters(str(node.attrs.get("equation", "")), [len(shape) for shape in known])
+    except ValueError:  # malformed: whoever cuts or runs it refuses it
+        return 1
     sizes: dict[str, int] = {}
-    for term, tensor in zip(terms.split(","), node.inputs, strict=False):
-        for letter, dim in zip(term, model.shapes.get(tensor.name, ()), strict=False):
-            sizes[letter] = dim if isinstance(dim, int) else 1
-    return reduce(lambda total, letter: total * (1 if letter in result else sizes[letter]), sizes, 1)
+    for term, shape in zip(terms, known, strict=True):
+        for letter, dim in zip(term, shape, strict=True):
+            sizes[letter] = max(sizes.get(letter, 1), dim if isinstance(dim, int) else 1)
+    return prod(size for letter, size in sizes.items() if letter not in result)
 
 
 def _size(shape: Shape, axis: int) -> int:
@@ -121,14 +135,13 @@ def _size(shape: Shape, axis: int) -> int:
     return dim if isinstance(dim, int) else 1
 
 
-_COUNTERS: Mapping[str, Callable[[Model, gs.Node], int]] = {
+_COUNTERS: Mapping[str, Callable[[Model, Node], int]] = {
     "Conv": _conv_inner,
+    "ConvInteger": _conv_inner,
+    "QLinearConv": _conv_inner,
     "Gemm": _gemm_inner,
     "MatMul": _matmul_inner,
+    "MatMulInteger": _matmul_inner,
+    "QLinearMatMul": _matmul_inner,
     "Einsum": _einsum_inner,
 }
-
-
-def constant_bytes(constant: gs.Constant) -> int:
-    """Bytes of an initializer, without loading it."""
-    return volume(tuple(constant.shape)) * int(np.dtype(constant.dtype).itemsize)

@@ -5,27 +5,26 @@ Nothing is executed. What cannot be read is refused with ``ModelError`` and a se
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx.inliner
-import onnx_graphsurgeon as gs
 from google.protobuf.message import DecodeError
 
 from ..errors import ModelError
 from ..text import clean_text, shown
 from .check import check, check_functions, check_sizes
+from .external import Files
 from .model import Model
-from .shapes import infer_shapes, skeleton
+from .nodes import Constant, Graph, Node, Shape, Tensor, Variable, variable
+from .shapes import SMALL, infer_shapes, skeleton, volume
 from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
+ROUNDS = 8  # of folding sizes and inferring shapes: a number that is known may fix the size of another tensor
 OLDEST_IR = 4  # from here on initializers need not be inputs too; what we write has them as initializers only
-
-logging.getLogger("onnx_graphsurgeon").setLevel(logging.ERROR)
-gs.logger.G_LOGGER.severity = gs.logger.G_LOGGER.ERROR
 
 
 def read_model(source: str | Path | bytes) -> Model:
@@ -34,8 +33,9 @@ def read_model(source: str | Path | bytes) -> Model:
     Raises ``ModelError`` if it is missing, not ONNX, inconsistent, or uses what cannot be cut exactly (random
     operators, training mode).
     """
-    name = "The model" if isinstance(source, bytes) else shown(source)
-    return from_proto(parse(source if isinstance(source, bytes) else read_bytes(source), name), name)
+    if isinstance(source, bytes):
+        return from_proto(parse(source))
+    return from_proto(parse(read_bytes(source), shown(source)), shown(source), Path(source).parent)
 
 
 def parse(data: bytes, name: str = "The model") -> onnx.ModelProto:
@@ -52,41 +52,88 @@ def parse(data: bytes, name: str = "The model") -> onnx.ModelProto:
     return proto
 
 
-def from_proto(proto: onnx.ModelProto, name: str = "The model") -> Model:
-    """Turn a parsed protobuf into a ``Model``, checked, functions inlined, constants lifted, shapes inferred."""
+def from_proto(proto: onnx.ModelProto, name: str = "The model", folder: Path | None = None) -> Model:
+    """Turn a parsed protobuf into a ``Model``, checked, functions inlined, constants lifted, shapes inferred.
+
+    Weights that it keeps in files are looked for in ``folder``; none are read.
+    """
     try:
-        return _convert(proto, name)
+        return _convert(proto, name, folder)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:  # ValueError: names that are not UTF-8
         reason = clean_text(str(error).strip().partition("\n")[0])[:200].rstrip(".")
         raise ModelError(f"{name} is not a valid ONNX model: {reason}.", "Export the model again.") from error
 
 
-def _convert(proto: onnx.ModelProto, name: str) -> Model:
+def _convert(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
     _standard_domain(proto)
     if proto.functions:
         check_functions(proto, name)
         proto = onnx.inliner.inline_local_functions(proto)
         _standard_domain(proto)
     check(proto, name)
-    onnx.checker.check_model(skeleton(proto))
     _lift_constants(proto.graph)
     _forget_prose(proto.graph)
+    files = Files(folder)
+    constants = {tensor.name: _constant(tensor, files, name) for tensor in proto.graph.initializer}
+    onnx.checker.check_model(skeleton(proto))
+    return assemble(proto, constants, name, files.sizes)
+
+
+def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
+    """An initializer where it lies; a small one is taken into the protobuf, for shapes may depend on its values."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
+        return Constant(tensor.name, tensor)
+    found = files.find(tensor, name)
+    if volume(found.shape) > SMALL:
+        return Constant(tensor.name, found)
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = bytes(found.stored())
+    return Constant(tensor.name, tensor)
+
+
+def assemble(proto: onnx.ModelProto, constants: Mapping[str, Constant], name: str, files: Mapping[str, int]) -> Model:
+    """The model of a checked protobuf with ``constants`` for its initializers; sizes are folded, shapes inferred."""
     shapes, types = infer_shapes(proto)
     check_sizes(shapes, name)
-    fold_sizes(proto.graph, shapes, types)
+    learned: dict[str, Shape] = {}
+    for _ in range(ROUNDS):
+        if not fold_sizes(proto.graph, shapes, types, learned):
+            break
+        shapes, types = infer_shapes(proto, learned)
+        check_sizes(shapes, name)
+    folded = {t.name: Constant(t.name, t) for t in proto.graph.initializer if t.name not in constants}
     return Model(
-        gs.import_onnx(proto),
+        _graph(proto, {**constants, **folded}),
         shapes,
         types,
         max(OLDEST_IR, proto.ir_version),
         {prop.key: prop.value for prop in proto.metadata_props},
-        {
-            at: {prop.key: prop.value for prop in node.metadata_props}
-            for at, node in enumerate(proto.graph.node)
-            if node.metadata_props
-        },
         (proto.producer_name, proto.producer_version),
+        files,
     )
+
+
+def _graph(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> Graph:
+    inputs = [variable(value) for value in proto.graph.input if value.name not in constants]
+    tensors: dict[str, Tensor] = {**constants, **{tensor.name: tensor for tensor in inputs}}
+
+    def find(name: str) -> Tensor:
+        found = tensors.get(name)
+        if found is None:
+            found = Variable(name)
+            if name:
+                tensors[name] = found
+        return found
+
+    nodes = [Node.read(node, find) for node in proto.graph.node]
+    outputs = []
+    for value in proto.graph.output:
+        declared, tensor = variable(value), find(value.name)
+        if isinstance(tensor, Variable):
+            tensor.kind, tensor.shape = declared.kind, declared.shape
+        outputs.append(tensor)
+    return Graph(nodes, inputs, outputs, proto.graph.name, {o.domain: o.version for o in proto.opset_import})
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -108,13 +155,20 @@ def read_bytes(path: str | Path) -> bytes:
         raise ModelError(f"The model {shown(path)} cannot be read ({reason}).", "Check the path.") from error
 
 
-def _forget_prose(graph: onnx.GraphProto) -> None:
-    """Drop the free text of the graph and its weights: exporters leave paths of their machine there."""
-    graph.ClearField("doc_string")
-    graph.ClearField("metadata_props")
-    for tensor in graph.initializer:
-        tensor.ClearField("doc_string")
-        tensor.ClearField("metadata_props")
+def _forget_prose(main: onnx.GraphProto) -> None:
+    """Drop the free text of graphs, nodes and weights: exporters leave paths of their machine there."""
+    stack = [main]
+    while stack:
+        graph = stack.pop()
+        for part in (graph, *graph.initializer):
+            part.ClearField("doc_string")
+            part.ClearField("metadata_props")
+        for node in graph.node:
+            node.ClearField("doc_string")
+            for attribute in node.attribute:
+                attribute.ClearField("doc_string")
+                if attribute.HasField("g"):
+                    stack.append(attribute.g)
 
 
 def _standard_domain(proto: onnx.ModelProto) -> None:

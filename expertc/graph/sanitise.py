@@ -15,7 +15,7 @@ import onnx
 
 from ..errors import ModelError
 from ..taxonomy import clean_text
-from .model import Shape
+from .nodes import Shape
 
 NODE_METADATA = ("pkg.torch.onnx.name_scopes",)
 """What of a node's metadata is kept: the module path that made it. Everything else may carry paths or source code."""

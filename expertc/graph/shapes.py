@@ -8,17 +8,23 @@ import onnx
 
 from ..errors import ModelError
 from ..text import clean_text
-from .model import Dim, Shape
+from .nodes import Shape, read_dim
 
 # Weights are of no use to shape inference and may be gigabytes; shapes, axes and indices are small.
-_SMALL = 1024
+SMALL = 1024
+
+# Their output is like their input, which ONNX does not infer.
+_LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
 
 
-def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, int]]:
+def infer_shapes(
+    proto: onnx.ModelProto, learned: Mapping[str, Shape] | None = None
+) -> tuple[dict[str, Shape], dict[str, int]]:
     """Infer shape and element type (``TensorProto.DataType``) of every tensor as far as ONNX can; symbols stay.
 
     What the file itself declares of inner tensors and outputs is believed only where nothing can be inferred: tools
-    that change a graph leave stale declarations behind, and runtimes ignore them.
+    that change a graph leave stale declarations behind, and runtimes ignore them. ``learned`` are shapes that somebody
+    else has found out, believed likewise.
     """
     shapes, types = _infer(proto, ())
     inputs = {dim.dim_param for v in proto.graph.input for dim in v.type.tensor_type.shape.dim}
@@ -26,12 +32,17 @@ def infer_shapes(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, in
         shapes, types = _infer(proto, (), propagate=True)
     # Inference invents a symbol for a size it cannot tell; a name that the file itself gives it is better.
     declared = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
+    declared |= {name: _value(name, types[name], shape) for name, shape in (learned or {}).items() if name in types}
     believed = [declared[name] for name in _unknown(proto, shapes, inputs) if name in declared]
     if believed:
         shapes, types = _infer(proto, believed, propagate=_is_small(proto, shapes))
     shapes |= {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
     types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
     return shapes, types
+
+
+def _value(name: str, kind: int, shape: Shape) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, kind, list(shape))
 
 
 def _unknown(proto: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: Container[str]) -> list[str]:
@@ -43,13 +54,18 @@ def _unknown(proto: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: Contai
 def _is_small(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
     """Whether values may be followed through the graph: ONNX holds an object per element of every list it follows."""
     lists = (shapes.get(name, ()) for node in proto.graph.node for name in node.output)
-    return sum(volume(shape) for shape in lists if len(shape) < 2) <= _SMALL * max(64, len(proto.graph.node))
+    return sum(volume(shape) for shape in lists if len(shape) < 2) <= SMALL * max(64, len(proto.graph.node))
 
 
 def _infer(
     proto: onnx.ModelProto, declared: Sequence[onnx.ValueInfoProto], *, propagate: bool = False
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     bare = skeleton(proto)
+    for node in bare.graph.node:
+        if node.op_type in _LIKE_INPUT and not node.domain:
+            node.op_type = "Identity"
+            del node.input[1:]
+            del node.attribute[:]
     outputs = {value.name for value in bare.graph.output}
     believed = {value.name for value in declared}
     for value in bare.graph.output:
@@ -65,7 +81,7 @@ def _infer(
     types: dict[str, int] = {}
     for value in (*inferred.value_info, *inferred.input, *inferred.output):
         if value.type.tensor_type.HasField("shape"):
-            shapes[value.name] = tuple(_dim(dim) for dim in value.type.tensor_type.shape.dim)
+            shapes[value.name] = tuple(read_dim(dim) for dim in value.type.tensor_type.shape.dim)
         if value.type.tensor_type.elem_type:
             types[value.name] = value.type.tensor_type.elem_type
     return shapes, types
@@ -85,17 +101,11 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
         count = 1
         for dim in tensor.dims:
             count *= dim
-        if count <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if count <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         elif tensor.name not in declared:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
     return bare
-
-
-def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
-    if dim.HasField("dim_value"):
-        return int(dim.dim_value)
-    return str(dim.dim_param) or None if dim.HasField("dim_param") else None
 
 
 def volume(shape: Shape) -> int:

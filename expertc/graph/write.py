@@ -1,44 +1,60 @@
-"""Writing a model as bytes: the same model gives the same bytes, whatever the hash seed."""
+"""Writing a model: the same model gives the same bytes, whatever the hash seed.
+
+A protobuf cannot hold more than 2 GiB, so the weights of a large model go to a file beside it, one after another.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import onnx
-import onnx_graphsurgeon as gs
 
 from .model import Model
-from .read import from_proto
-from .shapes import infer_shapes
+from .nodes import Constant, value_info
+from .read import assemble
+from .shapes import SMALL, infer_shapes, volume
+
+EXTERNAL_ABOVE = 1_500_000_000
+"""Bytes of weights from which on they are written to a file of their own."""
+
+DATA_SUFFIX = ".data"
+"""What that file's name has after the model's."""
+
+ALIGNMENT = 4096  # the runtime maps what starts at a page
+
+File = bytes | Path
+"""A model as it stands: its bytes, or its file where weights lie beside it."""
 
 
-def to_proto(model: Model) -> onnx.ModelProto:
-    """The ONNX protobuf of ``model``, with its opset, IR version and metadata."""
-    empty = _set_aside_empty_lists(model)
-    proto = gs.export_onnx(model.graph, do_type_check=False)
-    for at, kept in empty.items():
-        model.nodes[at].attrs.update(kept)
-        for name in kept:
-            proto.graph.node[at].attribute.append(onnx.AttributeProto(name=name, type=onnx.AttributeProto.INTS))
-    proto.ir_version = model.ir_version
+def to_proto(model: Model, *, weights: bool = True) -> onnx.ModelProto:
+    """The ONNX protobuf of ``model``, with its opset, IR version and metadata.
+
+    Without ``weights`` all but small initializers are names and shapes only: enough to infer shapes, at no cost.
+    """
+    proto = onnx.ModelProto(ir_version=model.ir_version)
     proto.producer_name, proto.producer_version = model.producer
-    for at, properties in sorted(model.node_metadata.items()):
-        _set(proto.graph.node[at].metadata_props, properties)
+    for domain, version in model.graph.opsets.items():
+        proto.opset_import.add(domain=domain, version=version)
+    proto.graph.name = model.graph.name
+    proto.graph.node.extend([node.write() for node in model.nodes])
+    for constant in model.constants.values():
+        whole = weights or volume(constant.shape) <= SMALL
+        proto.graph.initializer.append(constant.to_proto() if whole else _outline(constant))
+    proto.graph.input.extend([value_info(tensor) for tensor in model.graph.inputs])
+    proto.graph.output.extend([value_info(tensor) for tensor in model.graph.outputs])
     _set(proto.metadata_props, model.metadata)
-    del proto.graph.value_info[:]  # whoever needs shapes can infer them
     return proto
 
 
-def _set_aside_empty_lists(model: Model) -> dict[int, dict[str, list[int]]]:
-    """Take empty list attributes off the nodes: the exporter cannot tell their type. In ONNX all of them are INTS."""
-    found = {}
-    for at, node in enumerate(model.nodes):
-        empty = {name: value for name, value in node.attrs.items() if isinstance(value, list) and not value}
-        if empty:
-            found[at] = empty
-            for name in empty:
-                del node.attrs[name]
-    return found
+def _outline(constant: Constant) -> onnx.TensorProto:
+    return onnx.TensorProto(
+        name=constant.name,
+        data_type=constant.kind,
+        dims=constant.shape,
+        data_location=onnx.TensorProto.EXTERNAL,
+    )
 
 
 def with_batch(model: Model, batch: int) -> Model:
@@ -46,17 +62,17 @@ def with_batch(model: Model, batch: int) -> Model:
     symbols = {shape[0] for shape in model.inputs.values() if shape and not isinstance(shape[0], int)}
     if not symbols:
         return model
-    proto = to_proto(model)
+    proto = to_proto(model, weights=False)
     for value in (*proto.graph.input, *proto.graph.output):
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") and (dim.dim_param in symbols or axis == 0):
                 dim.dim_value = batch
-    return replace(from_proto(proto), metadata=model.metadata)
+    return assemble(proto, model.constants, "The model", model.files)
 
 
 def refreshed(model: Model) -> Model:
     """The same model with shapes and types inferred anew: what a pass calls on the graph it wrote."""
-    shapes, types = infer_shapes(to_proto(model))
+    shapes, types = infer_shapes(to_proto(model, weights=False))
     return replace(model, shapes=shapes, types=types)
 
 
@@ -66,7 +82,60 @@ def to_bytes(model: Model) -> bytes:
     return data
 
 
-def _set(target: object, properties: object) -> None:
-    for key, value in sorted(properties.items()):  # type: ignore[attr-defined]
+def pack(model: Model, path: Path | None) -> File:
+    """Serialise ``model``: as bytes, or if they are too many, to ``path`` and a file beside it; returns ``path`` then.
+
+    Weights are copied from map to file, one at a time. Raises ``ValueError`` for a large model without a path.
+    """
+    if not _is_large(model):
+        return to_bytes(model)
+    if path is None:
+        raise ValueError("a large model needs a place for its weights")
+    layout = _layout(model, path.name + DATA_SUFFIX)
+    path.write_bytes(layout.proto)
+    with path.with_name(path.name + DATA_SUFFIX).open("wb") as file:
+        for offset, constant in layout.parts:
+            file.seek(offset)
+            file.write(memoryview(constant.stored()))
+    return path
+
+
+def is_exactly(model: Model, file: File) -> bool:
+    """Whether ``file`` holds ``model`` as it would be written, and nothing else."""
+    if isinstance(file, bytes):
+        return to_bytes(model) == file
+    layout = _layout(model, file.name + DATA_SUFFIX)
+    same = file.read_bytes() == layout.proto
+    return same and file.with_name(file.name + DATA_SUFFIX).stat().st_size == layout.size
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """A protobuf and what its file of weights holds: where each starts, and bytes in all."""
+
+    proto: bytes
+    parts: tuple[tuple[int, Constant], ...]
+    size: int
+
+
+def _is_large(model: Model) -> bool:
+    return sum(constant.nbytes for constant in model.constants.values()) > EXTERNAL_ABOVE
+
+
+def _layout(model: Model, location: str) -> _Layout:
+    proto, end, parts = to_proto(model, weights=False), 0, []
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            constant = model.constants[tensor.name]
+            start = end + -end % ALIGNMENT
+            for key, value in (("location", location), ("offset", start), ("length", constant.nbytes)):
+                tensor.external_data.add(key=key, value=str(value))
+            parts.append((start, constant))
+            end = start + constant.nbytes
+    return _Layout(proto.SerializeToString(deterministic=True), tuple(parts), end)
+
+
+def _set(target: object, properties: Mapping[str, str]) -> None:
+    for key, value in sorted(properties.items()):
         entry = target.add()  # type: ignore[attr-defined]
         entry.key, entry.value = key, value

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from ..graph import Model, captured, constant_copy, fresh_name, refreshed, volume
+from ..graph import Constant, Graph, Model, Node, Tensor, Variable, captured, fresh_name, refreshed, volume
 
 Array = np.ndarray[Any, Any]
 
@@ -41,10 +40,9 @@ class _Folder:
     def __init__(self, model: Model) -> None:
         self.model = model
         self.changes = 0
-        self.tensors: dict[str, gs.Tensor] = {t.name: gs.Variable(t.name, t.dtype, t.shape) for t in model.graph.inputs}
-        self.inputs = [self.tensors[t.name] for t in model.graph.inputs]
-        self.nodes: list[gs.Node] = []
-        self.metadata: dict[int, Any] = {}
+        self.inputs = [Variable(t.name, t.kind, t.shape) for t in model.graph.inputs]
+        self.tensors: dict[str, Tensor] = {tensor.name: tensor for tensor in self.inputs}
+        self.nodes: list[Node] = []
         self.outputs = {t.name for t in model.graph.outputs}
         self.pinned = {name for node in model.nodes for name in captured(node)}  # read by name from a subgraph
         self.taken = {t.name for node in model.nodes for t in (*node.inputs, *node.outputs)}
@@ -61,12 +59,10 @@ class _Folder:
                 self._copy(at, node.inputs)
         graph, source = self.model.graph, [self._tensor(t) for t in self.model.graph.outputs]
         for tensor, old in zip(source, graph.outputs, strict=True):
-            if isinstance(tensor, gs.Variable):
-                tensor.dtype, tensor.shape = old.dtype, old.shape
-        written = gs.Graph(
-            self.nodes, self.inputs, source, name=graph.name, opset=graph.opset, import_domains=graph.import_domains
-        )
-        return replace(self.model, graph=written, node_metadata=self.metadata)
+            if isinstance(tensor, Variable) and isinstance(old, Variable):
+                tensor.kind, tensor.shape = old.kind, old.shape
+        written = Graph(self.nodes, self.inputs, source, graph.name, graph.opsets)
+        return replace(self.model, graph=written)
 
     # -- what folds --------------------------------------------------------------------------------------------------
 
@@ -79,12 +75,12 @@ class _Folder:
             conv = self.model.nodes[before]
             own = len(self.model.consumers[conv.outputs[0].name]) == 1 and conv.outputs[0].name not in self.outputs
             vectors = [*node.inputs[1:5], *conv.inputs[1:]]
-            constant = all(isinstance(t, gs.Constant) or not t.name for t in vectors)
+            constant = all(isinstance(t, Constant) or not t.name for t in vectors)
             if conv.op == "Conv" and own and constant and conv.outputs[0].name not in self.pinned:
                 found.append((before, at))
         return found
 
-    def _vanishes(self, node: gs.Node) -> bool:
+    def _vanishes(self, node: Node) -> bool:
         """Identity, inference-time Dropout, and a Cast to the type that is already there."""
         if not node.inputs or node.outputs[0].name in self.outputs | self.pinned:
             return False
@@ -94,20 +90,21 @@ class _Folder:
             self.tensors[node.outputs[0].name] = self._tensor(node.inputs[0])
         return same or plain
 
-    def _folds(self, node: gs.Node) -> bool:
+    def _folds(self, node: Node) -> bool:
         """Evaluate a node whose inputs are all constant, with ONNX's own reference evaluator."""
         if node.op not in _FOLDABLE or node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
             return False
         name = node.outputs[0].name
         shape = self.model.shapes.get(name)
         inputs = [self._tensor(tensor) for tensor in node.inputs if tensor.name]
-        constant = all(isinstance(tensor, gs.Constant) for tensor in inputs)
-        largest = max([_SMALL, *(volume(tuple(tensor.shape)) for tensor in inputs if isinstance(tensor, gs.Constant))])
+        constants = [tensor for tensor in inputs if isinstance(tensor, Constant)]
+        largest = max([_SMALL, *(volume(tensor.shape) for tensor in constants)])
         known = shape is not None and all(isinstance(dim, int) for dim in shape) and volume(shape) <= largest
-        if not constant or not known or name in self.outputs | self.pinned:
+        if len(constants) < len(inputs) or not known or name in self.outputs | self.pinned:
             return False
-        values = [np.asarray(tensor.values) for tensor in inputs]
-        self.tensors[name] = gs.Constant(name, _evaluate(node, values, self.model.opset))
+        self.tensors[name] = Constant(
+            name, _evaluate(node, [constant.values for constant in constants], self.model.opset)
+        )
         return True
 
     def _write_merged(self, at: int) -> None:
@@ -116,19 +113,15 @@ class _Folder:
         Computed in double precision; the convolution's rounding is the only one that is added.
         """
         conv, norm = self.model.nodes[at], self.model.nodes[self.merged[at]]
-        gamma, beta, mean, variance = (np.asarray(t.values).astype(np.float64) for t in norm.inputs[1:5])
-        weight = np.asarray(conv.inputs[1].values)
-        bias = (
-            np.asarray(conv.inputs[2].values).astype(np.float64)
-            if len(conv.inputs) > 2 and conv.inputs[2].name
-            else 0.0
-        )
+        gamma, beta, mean, variance = (_values(t).astype(np.float64) for t in norm.inputs[1:5])
+        weight = _values(conv.inputs[1])
+        bias = _values(conv.inputs[2]).astype(np.float64) if len(conv.inputs) > 2 and conv.inputs[2].name else 0.0
         scale = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
         folded = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
         name = norm.outputs[0].name
         made = {"weight": folded, "bias": (bias - mean) * scale + beta}
         constants = [
-            gs.Constant(fresh_name(f"{name}.{role}", self.taken), values.astype(weight.dtype))
+            Constant(fresh_name(f"{name}.{role}", self.taken), values.astype(weight.dtype))
             for role, values in made.items()
         ]
         self.tensors.update((constant.name, constant) for constant in constants)
@@ -136,34 +129,37 @@ class _Folder:
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
-    def _copy(self, at: int, inputs: Sequence[gs.Tensor], outputs: list[str] | None = None) -> None:
+    def _copy(self, at: int, inputs: Sequence[Tensor], outputs: list[str] | None = None) -> None:
         node = self.model.nodes[at]
-        made = [gs.Variable(name) for name in (outputs or [tensor.name for tensor in node.outputs])]
+        made = [Variable(name) for name in (outputs or [tensor.name for tensor in node.outputs])]
         self.tensors.update((tensor.name, tensor) for tensor in made if tensor.name)
-        if at in self.model.node_metadata:
-            self.metadata[len(self.nodes)] = self.model.node_metadata[at]
         read = [self._tensor(tensor) for tensor in inputs]
-        self.nodes.append(gs.Node(node.op, node.name, dict(node.attrs), read, made, domain=node.domain))
+        self.nodes.append(Node(node.op, node.name, node.attrs, read, made, node.domain, like=node))
 
-    def _tensor(self, tensor: gs.Tensor) -> gs.Tensor:
+    def _tensor(self, tensor: Tensor) -> Tensor:
         if not tensor.name:
-            return gs.Variable.empty()
-        if tensor.name not in self.tensors:  # only constants have not been made by an earlier node
-            self.tensors[tensor.name] = constant_copy(tensor)
+            return Tensor()
+        if tensor.name not in self.tensors and isinstance(tensor, Constant):
+            self.tensors[tensor.name] = tensor.copy()
         return self.tensors[tensor.name]
+
+
+def _values(tensor: Tensor) -> Array:
+    if not isinstance(tensor, Constant):
+        raise TypeError(f"'{tensor.name}' is no initializer")
+    return tensor.values
 
 
 def _onnx_type(value: Any) -> int | None:
     return int(value) if isinstance(value, int) else None
 
 
-def _evaluate(node: gs.Node, values: list[Array], opset: int) -> Array:
+def _evaluate(node: Node, values: list[Array], opset: int) -> Array:
     from onnx.reference import ReferenceEvaluator
 
     names = [tensor.name for tensor in node.inputs if tensor.name]
-    attributes = gs.exporters.onnx_exporter.OnnxExporter.export_attributes(node.attrs)
-    proto = onnx.helper.make_node(node.op, [t.name for t in node.inputs], ["result"])
-    proto.attribute.extend(attributes)
+    proto = node.write()
+    proto.output[:] = ["result"]
     graph = onnx.helper.make_graph(
         [proto],
         "constant",

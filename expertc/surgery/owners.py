@@ -8,15 +8,15 @@ found in anybody's model, whether they are separate modules or the groups of one
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from ..card import Card
-from ..graph import Model
-from ..graph.cost import Cost, constant_bytes, for_one_image, macs, trained
+from ..graph import Constant, Model
+from ..graph.cost import Cost, for_one_image, macs, trained
 from .demand import Demand, Who, demand, join, shares
 from .outputs import class_softmax, score_source
 from .sweep import sweep
@@ -69,11 +69,11 @@ def ownership(model: Model, card: Card) -> Ownership:
         total = macs(model, node)
         if total:
             shape = tuple(dim if isinstance(dim, int) else 1 for dim in model.shapes.get(node.outputs[0].name, ()))
-            _spread(spent, 1, owner, shape, total // max(1, int(np.prod(shape))))
+            _spread(spent, 1, owner, shape, total // max(1, prod(shape)))
         for tensor in node.inputs:
-            if isinstance(tensor, gs.Constant) and tensor.name not in seen:
+            if isinstance(tensor, Constant) and tensor.name not in seen:
                 seen.add(tensor.name)
-                size = constant_bytes(tensor) // max(1, int(np.prod(tuple(tensor.shape))))
+                size = tensor.nbytes // max(1, prod(tensor.shape))
                 _spread(spent, 2, flow.demands.get(tensor.name), tuple(tensor.shape), size)
     found = [_branch(card, who, numbers) for who, numbers in spent.items()]
     trunk = next((b for b in found if len(b.indices) == count), Branch("trunk", tuple(range(count)), Cost(0, 0, 0), 0))
@@ -108,9 +108,16 @@ def _spread(spent: dict[Who, list[int]], column: int, item: Demand | None, shape
             spent[who][column] += elements * each
 
 
+def _members(bits: int) -> Iterator[int]:
+    """The positions of the bits that are set, ascending."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
 def _branch(card: Card, who: Who, numbers: list[int]) -> Branch:
-    bits = int(who)
-    indices = tuple(i for i in range(len(card.classes)) if bits >> i & 1)
+    indices = tuple(_members(int(who)))
     whole = len(indices) == len(card.classes)
     node = None if whole else card.taxonomy.owner(indices)
     name = "trunk" if whole else node.name if node is not None else ""

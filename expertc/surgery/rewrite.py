@@ -15,9 +15,20 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from ..graph import Model, Shape, captured, constant_copy, fresh_name, refreshed
+from ..graph import (
+    Constant,
+    Graph,
+    Model,
+    Node,
+    Shape,
+    Tensor,
+    Variable,
+    captured,
+    captured_tensors,
+    fresh_name,
+    refreshed,
+)
 from .demand import Demand, covers
 from .rules.pieces import is_selection
 from .rules.sizes import sizes_read
@@ -33,7 +44,7 @@ def rewrite(model: Model, flow: Flow, results: Sequence[Result]) -> Model:
     """Write the part of ``model`` that ``flow`` needs, with ``results`` as its outputs, in order."""
     writer = _Writer(model, flow)
     graph = writer.write(results)
-    return refreshed(replace(model, graph=graph, node_metadata=writer.node_metadata))
+    return refreshed(replace(model, graph=graph))
 
 
 class _Writer:
@@ -42,14 +53,13 @@ class _Writer:
     def __init__(self, model: Model, flow: Flow, outer: _Writer | None = None) -> None:
         self.model, self.flow, self.outer = model, flow, outer
         self.root: _Writer = outer.root if outer else self
-        self.nodes: list[gs.Node] = []
-        self.node_metadata: dict[int, Any] = {}
-        self.inputs = [] if outer else [gs.Variable(t.name, t.dtype, t.shape) for t in model.graph.inputs]
-        self.tensors: dict[str, gs.Tensor] = {tensor.name: tensor for tensor in self.inputs}  # by the old name
-        self.made: dict[tuple[str, int, bytes], gs.Variable] = {}  # selections
-        self.measured: dict[str, gs.Variable] = {}  # shapes of graph inputs
-        self.vectors: dict[tuple[str, Shape], gs.Tensor] = {}  # of sizes
-        self.constants: dict[tuple[str, tuple[tuple[int, bytes], ...]], gs.Constant] = {}
+        self.nodes: list[Node] = []
+        self.inputs = [] if outer else [Variable(t.name, t.kind, t.shape) for t in model.graph.inputs]
+        self.tensors: dict[str, Tensor] = {tensor.name: tensor for tensor in self.inputs}  # by the old name
+        self.made: dict[tuple[str, int, bytes], Variable] = {}  # selections
+        self.measured: dict[str, Variable] = {}  # shapes of graph inputs
+        self.vectors: dict[tuple[str, Shape], Tensor] = {}  # of sizes
+        self.constants: dict[tuple[str, tuple[tuple[int, bytes], ...]], Constant] = {}
         # Only nodes that stay count: what goes would differ between a cut and a cut of a cut.
         live = [(at, model.nodes[at], answer) for at, answer in enumerate(flow.answers) if answer is not None]
         # What a subgraph that is not looked into reads from outside, it reads by name.
@@ -68,16 +78,21 @@ class _Writer:
         names |= {t.name for _, node, a in live for t, ask in zip(node.inputs, a.asks, strict=True) if ask is not None}
         self.taken |= names - self.virtual - {t.name for t in model.graph.inputs}
 
-    def write(self, results: Sequence[Result]) -> gs.Graph:
+    def write(self, results: Sequence[Result]) -> Graph:
         for at, answer in enumerate(self.flow.answers):
             if answer is not None and self.model.nodes[at].outputs[0].name not in self.virtual:
                 self._write_node(at, answer)
         outputs = [self._output(result) for result in results]
         self._name_constants()
         source = self.model.graph
-        return gs.Graph(
-            self.nodes, self.inputs, outputs, name=source.name, opset=source.opset, import_domains=source.import_domains
-        )
+        return Graph(self.nodes, self.inputs, outputs, source.name, source.opsets, self._local(outputs))
+
+    def _local(self, outputs: Sequence[Tensor]) -> dict[str, Constant]:
+        """The initializers of a subgraph; those of the main graph need no list."""
+        if self.outer is None:
+            return {}
+        read = [tensor for node in self.nodes for tensor in (*node.inputs, *captured_tensors(node))]
+        return {tensor.name: tensor for tensor in (*read, *outputs) if isinstance(tensor, Constant)}
 
     # -- nodes -------------------------------------------------------------------------------------------------------
 
@@ -85,7 +100,7 @@ class _Writer:
         node = self.model.nodes[at]
         site = Site(self.model, at, node)
         inputs = [
-            gs.Variable.empty() if ask is None or not tensor.name else self._obtain(tensor.name, ask)
+            Tensor() if ask is None or not tensor.name else self._obtain(tensor.name, ask)
             for tensor, ask in zip(node.inputs, answer.asks, strict=True)
         ]
         draft = Draft(self, str(node.op), dict(node.attrs), inputs, [tensor.name for tensor in node.outputs])
@@ -102,18 +117,16 @@ class _Writer:
             given = node.inputs[position].name if position < len(node.inputs) else ""
             base = given if given in self.model.constants else f"{node.name or node.outputs[0].name}.{position}"
             while len(draft.inputs) <= position:
-                draft.inputs.append(gs.Variable.empty())
+                draft.inputs.append(Tensor())
             draft.inputs[position] = self._constant(base, values)
-        made = [gs.Variable(name) for name in draft.outputs]
+        made = [Variable(name) for name in draft.outputs]
         self.tensors.update((tensor.name, tensor) for tensor in made if tensor.name)
-        if at in self.model.node_metadata:
-            self.node_metadata[len(self.nodes)] = self.model.node_metadata[at]
-        self.nodes.append(gs.Node(draft.op, node.name, draft.attrs, draft.inputs, made, domain=node.domain))
+        self.nodes.append(Node(draft.op, node.name, draft.attrs, draft.inputs, made, node.domain, like=node))
 
-    def _inside(self, inner: Inner) -> gs.Graph:
+    def _inside(self, inner: Inner) -> Graph:
         return _Writer(inner.model, inner.flow, self).write(inner.results)
 
-    def _obtain(self, name: str, want: Demand) -> gs.Tensor:
+    def _obtain(self, name: str, want: Demand) -> Tensor:
         """The tensor ``name`` holding exactly ``want``: an initializer is sliced, anything else selected from."""
         while name in self.selections:
             at = self.selections[name]
@@ -142,44 +155,44 @@ class _Writer:
                 tensor = self._select(tensor, axis, positions, name.removesuffix(WHOLE_MARK))
         return tensor
 
-    def _select(self, tensor: gs.Tensor, axis: int, positions: Array, name: str) -> gs.Variable:
+    def _select(self, tensor: Tensor, axis: int, positions: Array, name: str) -> Variable:
         """Take ``positions`` of an axis: a Slice if they are contiguous, else a Gather; shared between consumers."""
         key = (tensor.name, axis, positions.tobytes())
         if key not in self.made:
-            made = gs.Variable(fresh_name(f"{name}@{axis}", self.taken))
+            made = Variable(fresh_name(f"{name}@{axis}", self.taken))
             first, last = int(positions[0]), int(positions[-1])
             if last - first + 1 == len(positions):
                 bounds = {"starts": [first], "ends": [last + 1], "axes": [axis]}
                 if self.model.opset < 10:
-                    node = gs.Node("Slice", made.name, dict(bounds), [tensor], [made])
+                    node = Node("Slice", made.name, dict(bounds), [tensor], [made])
                 else:
-                    inputs = [gs.Constant(f"{made.name}.{k}", np.array(v, dtype=np.int64)) for k, v in bounds.items()]
-                    node = gs.Node("Slice", made.name, {}, [tensor, *inputs], [made])
+                    inputs = [Constant(f"{made.name}.{k}", np.array(v, dtype=np.int64)) for k, v in bounds.items()]
+                    node = Node("Slice", made.name, {}, [tensor, *inputs], [made])
             else:
-                index = gs.Constant(f"{made.name}.indices", positions.astype(np.int64))
-                node = gs.Node("Gather", made.name, {"axis": axis}, [tensor, index], [made])
+                index = Constant(f"{made.name}.indices", positions.astype(np.int64))
+                node = Node("Gather", made.name, {"axis": axis}, [tensor, index], [made])
             self.nodes.append(node)
             self.made[key] = made
         return self.made[key]
 
     # -- what a rule may ask for (site.Maker) ------------------------------------------------------------------------
 
-    def emit(self, op: str, name: str, attrs: dict[str, Any], inputs: Sequence[gs.Tensor]) -> gs.Variable:
+    def emit(self, op: str, name: str, attrs: dict[str, Any], inputs: Sequence[Tensor]) -> Variable:
         """Write a node of one output."""
-        made = gs.Variable(fresh_name(name, self.taken))
-        self.nodes.append(gs.Node(op, made.name, attrs, list(inputs), [made]))
+        made = Variable(fresh_name(name, self.taken))
+        self.nodes.append(Node(op, made.name, attrs, list(inputs), [made]))
         return made
 
-    def sizes(self, dims: Shape, name: str) -> gs.Tensor:
+    def sizes(self, dims: Shape, name: str) -> Tensor:
         """A vector of sizes. A graph input is measured once, before whoever needs it first; symbols are read there."""
         if (name, dims) not in self.vectors:
             self.vectors[name, dims] = self._vector(dims, name)
         return self.vectors[name, dims]
 
-    def _vector(self, dims: Shape, name: str) -> gs.Tensor:
+    def _vector(self, dims: Shape, name: str) -> Tensor:
         if all(isinstance(dim, int) for dim in dims):
             return self._constant(name, np.array(dims, dtype=np.int64))
-        parts: list[gs.Tensor] = []
+        parts: list[Tensor] = []
         for source, run in groupby(dims, key=lambda dim: symbol_source(self.root.model, dim)):
             values = list(run)
             if source is None:
@@ -188,7 +201,7 @@ class _Writer:
                 parts += [self._symbol(*source)] * len(values)
         return parts[0] if len(parts) == 1 else self.emit("Concat", name, {"axis": 0}, parts)
 
-    def _symbol(self, source: str, axis: int) -> gs.Tensor:
+    def _symbol(self, source: str, axis: int) -> Tensor:
         if source not in self.measured:
             self.measured[source] = self.emit("Shape", f"{source}@shape", {}, [self.root.tensors[source]])
         whole = self.measured[source]
@@ -197,7 +210,7 @@ class _Writer:
 
     # -- outputs -----------------------------------------------------------------------------------------------------
 
-    def _output(self, result: Result) -> gs.Tensor:
+    def _output(self, result: Result) -> Tensor:
         tensor, name = self._obtain(result.source, result.want), result.name
         other = self.tensors.get(name)
         if other is not None and other is not tensor and other.name == name:
@@ -205,22 +218,22 @@ class _Writer:
         if tensor.name != name:
             graph_names = {t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs)}
             foreign = self.outer is not None and not any(tensor is t for node in self.nodes for t in node.outputs)
-            if isinstance(tensor, gs.Constant) or foreign or tensor.name in graph_names | self.pinned:
-                shown = gs.Variable(name)
-                self.nodes.append(gs.Node("Identity", name, {}, [tensor], [shown]))
+            if isinstance(tensor, Constant) or foreign or tensor.name in graph_names | self.pinned:
+                shown = Variable(name)
+                self.nodes.append(Node("Identity", name, {}, [tensor], [shown]))
                 tensor = shown
             else:
                 tensor.name = name
         shape = self.model.shapes.get(result.source)
-        if isinstance(tensor, gs.Variable):
+        if isinstance(tensor, Variable):
             if shape is not None:
                 tensor.shape = [result.want.size(axis, dim) for axis, dim in enumerate(shape)]
-            tensor.dtype = self.model.types.get(result.source)
+            tensor.kind = self.model.types.get(result.source)
         return tensor
 
     # -- initializers ------------------------------------------------------------------------------------------------
 
-    def _initializer(self, name: str, want: Demand) -> gs.Constant:
+    def _initializer(self, name: str, want: Demand) -> Constant:
         constant = self.model.constants[name]
         cut = tuple((axis, mark.tobytes()) for axis, mark in sorted(want.marks.items()))
         if (name, cut) not in self.constants:
@@ -228,26 +241,30 @@ class _Writer:
                 values = np.asarray(constant.values)
                 for axis, mark in want.marks.items():
                     values = np.take(values, np.flatnonzero(mark), axis=axis)
-                self.constants[name, cut] = gs.Constant(name, np.ascontiguousarray(values))
+                self.constants[name, cut] = Constant(name, np.ascontiguousarray(values))
             else:
-                self.constants[name, cut] = constant_copy(constant)
+                self.constants[name, cut] = constant.copy()
         return self.constants[name, cut]
 
-    def _constant(self, base: str, values: Array) -> gs.Constant:
-        return self.constants.setdefault((base, ((-1, values.tobytes()),)), gs.Constant(base, values))
+    def _constant(self, base: str, values: Array) -> Constant:
+        return self.constants.setdefault((base, ((-1, values.tobytes()),)), Constant(base, values))
 
     def _name_constants(self) -> None:
         """Give every initializer its own name back, and a marked one where several cuts of it are needed."""
-        groups: dict[str, list[gs.Constant]] = {}
+        groups: dict[str, list[Constant]] = {}
         variables = {t.name for node in self.nodes for t in node.outputs} | {t.name for t in self.inputs}
         for (name, _), constant in self.constants.items():
             base = name.partition(CUT_MARK)[0]
             groups.setdefault(name if base in variables else base, []).append(constant)
         for base, members in groups.items():
-            digests = [""] if len(members) == 1 else [_digest(np.asarray(c.values)) for c in members]
-            alone = len(set(digests)) == 1
+            held = self.model.constants[base].shape if base in self.pinned and base in self.model.constants else None
+            # A subgraph reads it as a whole, by its name: whoever has less of it needs another.
+            cut = [constant for constant in members if held is not None and constant.shape != held]
+            digests = [_digest(c.values) for c in members] if len(members) > 1 or cut else [""]
+            alone = len(set(digests)) == 1 and not cut
             for constant, digest in zip(members, digests, strict=True):
-                constant.name = base if alone else f"{base}{CUT_MARK}{digest}"
+                plain = alone or (held is not None and constant.shape == held)
+                constant.name = base if plain else f"{base}{CUT_MARK}{digest}"
 
 
 def _digest(values: Array) -> str:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from ..graph import Dim, Model, Shape
+from ..graph import Dim, Model, Node, Shape, Tensor, Variable
 from .demand import Demand, Who
 
 
@@ -19,7 +18,7 @@ class Site:
 
     model: Model
     at: int  # position in model.nodes
-    node: gs.Node
+    node: Node
 
     @property
     def op(self) -> str:
@@ -122,10 +121,10 @@ Wanted = Sequence[Demand | None]
 class Maker(Protocol):
     """What a rule may ask of whoever writes the expert, when one node is not enough."""
 
-    def emit(self, op: str, name: str, attrs: dict[str, Any], inputs: Sequence[gs.Tensor]) -> gs.Variable:
+    def emit(self, op: str, name: str, attrs: dict[str, Any], inputs: Sequence[Tensor]) -> Variable:
         """Write a node in front of the one being drafted; returns its output, called ``name``."""
 
-    def sizes(self, dims: Shape, name: str) -> gs.Tensor:
+    def sizes(self, dims: Shape, name: str) -> Tensor:
         """A vector of sizes; symbols are read off the graph input that has them, at run time."""
 
 
@@ -141,7 +140,7 @@ class Draft:
 
     op: str
     attrs: dict[str, Any]
-    inputs: list[gs.Tensor]
+    inputs: list[Tensor]
     outputs: list[str]  # names of the outputs that are still there, "" for one nobody wants
     constants: dict[int, np.ndarray[Any, Any]] = field(default_factory=dict)  # inputs to be replaced by these values
     alias: int | None = None

@@ -19,7 +19,7 @@ import numpy as np
 from ..backends.cpu import open_session
 from ..card import Card
 from ..errors import ExpertcError
-from ..graph import read_model
+from ..graph import DATA_SUFFIX, File, read_model
 from .inputs import prepare
 from .ladder import climb
 from .limits import Limits
@@ -55,15 +55,24 @@ def _run(folder: Path) -> dict[str, Any]:
     certificate = climb(
         open_session,
         full,
-        (folder / "cut.onnx").read_bytes(),
-        (folder / "final.onnx").read_bytes(),
+        _given(folder / "cut.onnx"),
+        _given(folder / "final.onnx"),
         card=card,
         indices=job["indices"],
         inputs=inputs,
         level=job["level"],
+        scratch=folder,
         before_running=limit,
     )
     return certificate.to_mapping()
+
+
+def _given(path: Path) -> File:
+    """An expert: bytes, or if its weights lie beside it, the file, which may be anywhere."""
+    elsewhere = path.with_suffix(".path")
+    if elsewhere.exists():
+        return Path(elsewhere.read_text(encoding="utf-8"))
+    return path if path.with_name(path.name + DATA_SUFFIX).exists() else path.read_bytes()
 
 
 def _await_go() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from ..card import Card
 from ..errors import CardError, DataError, ModelError, VerificationError
+from ..graph import File, Model, pack
 from ..text import clean_text
 from .certificate import Certificate
 from .standby import Standby, standby, writing
@@ -25,7 +26,7 @@ _FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError)
 _SMALLER = "Verify on fewer images, or on a machine with more memory."
 
 
-def verify(full: bytes | Path, cut: bytes, final: bytes, **options: Any) -> Certificate:
+def verify(full: File, cut: Model | bytes, final: File, **options: Any) -> Certificate:
     """Verify an expert: ``cut`` as it was cut, before any other pass, and ``final`` as it will be shipped.
 
     The options, what is returned and what is raised are those of ``verifier``.
@@ -36,7 +37,7 @@ def verify(full: bytes | Path, cut: bytes, final: bytes, **options: Any) -> Cert
 
 @contextmanager
 def verifier(
-    full: bytes | Path,
+    full: File,
     *,
     card_full: Card,
     indices: Sequence[int],
@@ -46,7 +47,7 @@ def verifier(
     seed: int = 0,
     limits: Limits | None = None,
     standing: Standby | None = None,
-) -> Iterator[Callable[[bytes, bytes], Certificate]]:
+) -> Iterator[Callable[[Model | bytes, File], Certificate]]:
     """Let a child process read the full model while the caller still cuts it; yields ``finish(cut, final)``.
 
     ``finish`` runs ``ladder.climb`` on ONNX Runtime in the child, once.
@@ -84,18 +85,23 @@ def verifier(
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         child.go()
 
-        def finish(cut: bytes, final: bytes) -> Certificate:
+        def finish(cut: Model | bytes, final: File) -> Certificate:
             with writing():
-                (folder / "cut.onnx").write_bytes(cut)
-                (folder / "final.onnx").write_bytes(final)
+                packed = pack(cut, folder / "cut.onnx") if isinstance(cut, Model) else cut
+                if isinstance(packed, bytes):
+                    (folder / "cut.onnx").write_bytes(packed)
+                if isinstance(final, bytes):
+                    (folder / "final.onnx").write_bytes(final)
+                else:
+                    (folder / "final.path").write_text(str(final.absolute()), encoding="utf-8")
             return _certificate(_outcome(folder, child.finish()))
 
         yield finish
 
 
-def _store(folder: Path, model: bytes | Path) -> Path:
+def _store(folder: Path, model: File) -> Path:
     if isinstance(model, Path):
-        return model.resolve()
+        return model.absolute()
     path = folder / "full.onnx"
     path.write_bytes(model)
     return path

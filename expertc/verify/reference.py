@@ -2,61 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 
-from ..graph import Dim, Model, captured, constant_copy, to_bytes
+from ..graph import Constant, Dim, Graph, Model, Node, Tensor, Variable, captured
 from .structure import MOVERS
+from .zeros import Unread
 
 
 @dataclass(frozen=True)
 class Reference:
-    """An ONNX model, how many images it takes at once, and how many of its tensors are poison."""
+    """A model to compare with, and how many of its tensors are poison."""
 
-    model: bytes
+    model: Model
     poisoned: int
 
 
-def whole(model: Model, outputs: Sequence[str]) -> bytes:
+def whole(model: Model, outputs: Sequence[str]) -> Model:
     """The model with these tensors as its outputs; nodes that they do not need are left out."""
-    return _Writer(model, None, ()).write(outputs)
+    return _Writer(model, None, (), {}).write(outputs)
 
 
-def poisoned(model: Model, keep: Collection[int], outputs: Sequence[str], inputs: Sequence[int]) -> Reference:
+def poisoned(
+    model: Model,
+    keep: Collection[int],
+    outputs: Sequence[str],
+    inputs: Sequence[int],
+    unread: Mapping[int, Unread] = MappingProxyType({}),
+) -> Reference:
     """The model with only the nodes at ``keep``, and these tensors as its outputs, for inputs of shape ``inputs``.
 
     What a kept node reads from one that is gone becomes NaN of the right shape: if anything the selected classes
     depend on was cut off, NaN reaches their scores. Nodes that only rearrange stay (an expert may have lost them to
-    renaming), and so does whatever cannot be poison, being an integer or of unknown size.
+    renaming), and so does whatever cannot be poison, being an integer or of unknown size. What a product multiplies
+    with zeros alone (``unread``) becomes zero, poison or not.
     """
-    writer = _Writer(model, frozenset(keep), inputs)
+    writer = _Writer(model, frozenset(keep), inputs, unread)
     return Reference(writer.write(outputs), writer.poisoned)
 
 
 class _Writer:
-    def __init__(self, model: Model, keep: frozenset[int] | None, inputs: Sequence[int]) -> None:
-        self.model, self.keep = model, keep
+    def __init__(
+        self, model: Model, keep: frozenset[int] | None, inputs: Sequence[int], unread: Mapping[int, Unread]
+    ) -> None:
+        self.model, self.keep, self.unread = model, keep, unread
         declared = next(iter(model.inputs.values()), ())
         # Every symbol of the input has a size now.
         self.sizes: dict[Dim, int] = {d: n for d, n in zip(declared, inputs, strict=False) if isinstance(d, str)}
-        self.tensors: dict[str, gs.Tensor] = {}
+        self.tensors: dict[str, Tensor] = {}
         self.poisoned = 0
 
-    def write(self, outputs: Sequence[str]) -> bytes:
+    def write(self, outputs: Sequence[str]) -> Model:
         graph = self.model.graph
-        inputs = [gs.Variable(tensor.name, tensor.dtype, tensor.shape) for tensor in graph.inputs]
+        inputs = [Variable(tensor.name, tensor.kind, tensor.shape) for tensor in graph.inputs]
         self.tensors = {tensor.name: tensor for tensor in inputs}
-        nodes = [self._copy(self.model.nodes[at]) for at in sorted(self._needed(outputs))]
+        nodes = [node for at in sorted(self._needed(outputs)) for node in self._copied(at)]
         results = [self._tensor(name) for name in dict.fromkeys(outputs)]
         for tensor in results:
-            tensor.dtype = self._dtype(tensor.name)
-        made = gs.Graph(nodes, inputs, results, name=graph.name, opset=graph.opset, import_domains=graph.import_domains)
-        return to_bytes(replace(self.model, graph=made, metadata={}, node_metadata={}))
+            if isinstance(tensor, Variable):
+                tensor.kind = self.model.types.get(tensor.name)
+        made = Graph(nodes, inputs, results, graph.name, graph.opsets)
+        return replace(self.model, graph=made, metadata={})
 
     def _needed(self, outputs: Sequence[str]) -> set[int]:
         """Positions of the nodes to write; poisons what stands in for the others."""
@@ -81,13 +92,14 @@ class _Writer:
         if self.keep is None or at in self.keep or node.op in MOVERS:
             return False
         made = {tensor.name: self._nan(tensor.name) for tensor in node.outputs if tensor.name}
-        if any(tensor is None for tensor in made.values()):  # gs compares a tensor with None by name
+        poison = made[name]
+        if poison is None or None in made.values():
             return False
-        self.tensors[name] = made[name]
+        self.tensors[name] = poison
         self.poisoned += 1
         return True
 
-    def _nan(self, name: str) -> gs.Constant | None:
+    def _nan(self, name: str) -> Constant | None:
         shape, dtype = self.model.shapes.get(name), self._dtype(name)
         dims = None if shape is None else [self.sizes.get(dim, dim) for dim in shape]
         if (
@@ -97,21 +109,32 @@ class _Writer:
             or not np.issubdtype(dtype, np.floating)
         ):
             return None
-        return gs.Constant(name, np.full(dims, np.nan, dtype))  # type: ignore[arg-type]
+        return Constant(name, np.full(dims, np.nan, dtype))
 
     def _dtype(self, name: str) -> np.dtype[Any] | None:
         kind = self.model.types.get(name)
         return None if kind is None else np.dtype(onnx.helper.tensor_dtype_to_np_dtype(kind))
 
-    def _copy(self, node: gs.Node) -> gs.Node:
+    def _copied(self, at: int) -> list[Node]:
+        """The node; before it, what takes the poison out of what it multiplies with zeros."""
+        node, blind = self.model.nodes[at], self.unread.get(at)
         read = [self._tensor(tensor.name) for tensor in node.inputs]
         made = [self._tensor(tensor.name) for tensor in node.outputs]
-        return gs.Node(node.op, node.name, dict(node.attrs), read, made, domain=node.domain)
+        copy = Node(node.op, node.name, node.attrs, read, made, node.domain, like=node)
+        if blind is None:
+            return [copy]
+        given = read[blind.position]
+        size = self.model.shapes[given.name][blind.axis]
+        name = f"{given.name}@read-by-{at}"
+        mask = Constant(f"{name}.mask", blind.mask(int(size or 0)))
+        zero = Constant(f"{name}.zero", np.zeros((), self._dtype(given.name)))
+        copy.inputs[blind.position] = Variable(name)
+        return [Node("Where", name, {}, [mask, given, zero], [copy.inputs[blind.position]]), copy]
 
-    def _tensor(self, name: str) -> gs.Tensor:
+    def _tensor(self, name: str) -> Tensor:
         if not name:
-            return gs.Variable.empty()
+            return Tensor()
         if name not in self.tensors:
             constant = self.model.constants.get(name)
-            self.tensors[name] = gs.Variable(name) if constant is None else constant_copy(constant)
+            self.tensors[name] = Variable(name) if constant is None else constant.copy()
         return self.tensors[name]

@@ -13,14 +13,14 @@ from itertools import zip_longest
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
-from ..graph import Model, Shape
+from ..graph import Constant, Graph, Model, Node, Shape, Tensor
 from ..surgery.rewrite import CUT_MARK
 from ..text import shown
 from .certificate import Mismatch
 from .views import View
 from .weights import is_part
+from .zeros import Unread, unread
 
 MOVERS = ("Concat", "Split", "Slice", "Gather", "Identity")
 """Operators that put rows together or take them out: a cut may make them smaller until nothing is left of them."""
@@ -40,6 +40,8 @@ _COUNTING: Mapping[str, tuple[int, ...]] = {
 _COUNTING_ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "Conv": ("group",),
     "ConvTranspose": ("group",),
+    "ConvInteger": ("group",),
+    "QLinearConv": ("group",),
     "Split": ("split", "num_outputs"),
     "Reshape": ("allowzero",),
     "Squeeze": ("axes",),
@@ -59,12 +61,14 @@ class Trace:
         sliced: how many of these are there in part.
         reshaped: how many nodes work on smaller tensors than in the full model (or on fewer groups), so that the
             runtime may pick another kernel for them.
+        unread: for products of the full model, what they multiply with zeros and the expert does not have.
     """
 
     twins: frozenset[int]
     weights: frozenset[str]
     sliced: int
     reshaped: int
+    unread: Mapping[int, Unread] = field(default_factory=dict)
 
 
 def trace(full: Model, cut: Model, views: Sequence[View]) -> Trace:
@@ -81,6 +85,7 @@ class _Tracer:
     twins: dict[int, int] = field(default_factory=dict)  # full -> expert
     pairs: dict[tuple[str, str], bool] = field(default_factory=dict)  # initializers compared: whether it is sliced
     reshaped: int = 0
+    unread: dict[int, Unread] = field(default_factory=dict)
 
     def run(self) -> Trace:
         self._compare_faces()
@@ -94,7 +99,7 @@ class _Tracer:
             if not self._leads(self.shows.get(view.output, ""), view.source):
                 raise Mismatch("structure", f"The output {shown(view.output)} shows something else than it should.")
         weights = frozenset(whole for _, whole in self.pairs)
-        return Trace(frozenset(self.twins), weights, sum(self.pairs.values()), self.reshaped)
+        return Trace(frozenset(self.twins), weights, sum(self.pairs.values()), self.reshaped, self.unread)
 
     def _compare_faces(self) -> None:
         full, cut = self.full, self.cut
@@ -107,7 +112,7 @@ class _Tracer:
             if one != other:
                 raise Mismatch("structure", f"The expert's {what} differ from the full model's.")
 
-    def _is_selection(self, node: gs.Node) -> bool:
+    def _is_selection(self, node: Node) -> bool:
         """Whether the cut put this node in: it takes rows of a tensor, or gives one the name that somebody reads."""
         if not node.inputs or node.inputs[0].name not in self.shows:
             return False
@@ -115,9 +120,9 @@ class _Tracer:
             name = node.outputs[0].name
             return name in self.cut.outputs or self._leads(self.shows[node.inputs[0].name], name)
         taking = node.op in ("Slice", "Gather") and bool(_INSERTED.search(node.name))
-        return taking and all(isinstance(tensor, gs.Constant) for tensor in node.inputs[1:])
+        return taking and all(isinstance(tensor, Constant) for tensor in node.inputs[1:])
 
-    def _pair(self, at: int, node: gs.Node) -> None:
+    def _pair(self, at: int, node: Node) -> None:
         """Find the node's counterpart, and remember which tensors its outputs are."""
         problem = ""
         for twin in self._candidates(node):
@@ -130,7 +135,7 @@ class _Tracer:
             problem = f"The expert's node {_where(node)} is not in the full model."
         raise Mismatch("structure", problem)
 
-    def _candidates(self, node: gs.Node) -> list[int]:
+    def _candidates(self, node: Node) -> list[int]:
         """Nodes of the full model that make a tensor of the same name; below an output, where the cut renames what is
         left of a Concat, also those that only rearranging separates from it."""
         names = [_SUFFIX.sub("", t.name) if t.name not in self.full.producers else t.name for t in node.outputs]
@@ -139,14 +144,14 @@ class _Tracer:
         same = [at for at in found if at not in self.twins and self.full.nodes[at].op == node.op]
         return [at for at in same if (self.full.nodes[at].domain or "") == (node.domain or "")]
 
-    def _difference(self, at: int, node: gs.Node, twin: int) -> str | None:
+    def _difference(self, at: int, node: Node, twin: int) -> str | None:
         """What the node does otherwise than its counterpart, as a sentence; None if nothing."""
         other = self.full.nodes[twin]
         free = _COUNTING_ATTRIBUTES.get(node.op, ())
         for name in sorted({*node.attrs, *other.attrs} - set(free)):
             if not (name in node.attrs and name in other.attrs and _same(node.attrs[name], other.attrs[name])):
                 return f"The expert's node {_where(node)} differs from the full model's in '{name}'."
-        if self.cut.node_metadata.get(at, {}) != self.full.node_metadata.get(twin, {}):
+        if node.metadata != other.metadata:
             return f"The expert's node {_where(node)} carries other metadata than the full model's."
         if node.op == "Concat":
             rest = iter(other.inputs)
@@ -159,19 +164,19 @@ class _Tracer:
             return f"The expert's node {_where(node)} reads something else at {shown(unread[0].name)}."
         return None
 
-    def _reads(self, x: gs.Tensor | None, y: gs.Tensor | None, counting: bool) -> bool:
+    def _reads(self, x: Tensor | None, y: Tensor | None, counting: bool) -> bool:
         """Whether ``x`` of the expert is (a part of) ``y`` of the full model."""
-        if counting and isinstance(x, gs.Constant):
+        if counting and isinstance(x, Constant):
             return np.issubdtype(x.dtype, np.integer)
         if x is None or y is None or not x.name or not y.name:
             return (x is None or not x.name) and (y is None or not y.name)
-        if isinstance(x, gs.Constant) and isinstance(y, gs.Constant):
+        if isinstance(x, Constant) and isinstance(y, Constant):
             return self._is_weight(x, y)
-        if isinstance(x, gs.Constant) or isinstance(y, gs.Constant):
+        if isinstance(x, Constant) or isinstance(y, Constant):
             return False
         return x.name in self.shows and self._leads(self.shows[x.name], y.name)
 
-    def _is_weight(self, x: gs.Constant, y: gs.Constant) -> bool:
+    def _is_weight(self, x: Constant, y: Constant) -> bool:
         if (x.name, y.name) in self.pairs:
             return True
         named = x.name.partition(CUT_MARK)[0] == y.name.partition(CUT_MARK)[0]
@@ -180,7 +185,7 @@ class _Tracer:
         self.pairs[x.name, y.name] = tuple(x.shape) != tuple(y.shape)
         return True
 
-    def _accept(self, at: int, node: gs.Node, twin: int) -> None:
+    def _accept(self, at: int, node: Node, twin: int) -> None:
         self.twins[twin] = at
         other = self.full.nodes[twin]
         left = [tensor.name for tensor in other.outputs if tensor.name]
@@ -188,6 +193,10 @@ class _Tracer:
             if tensor.name:
                 name = _SUFFIX.sub("", tensor.name) if tensor.name not in left else tensor.name
                 self.shows[tensor.name] = name if name in left else left[0]
+        for position, (x, y) in enumerate(zip(node.inputs, other.inputs, strict=False)):
+            if isinstance(x, Constant) and isinstance(y, Constant) and self.pairs.get((x.name, y.name)):
+                found = unread(node, x.values, y.values, position)
+                self.unread |= {} if found is None else {twin: found}
         smaller = any(
             isinstance(a, int) and isinstance(b, int) and a != b
             for x, y in zip(node.outputs, other.outputs, strict=False)
@@ -197,7 +206,7 @@ class _Tracer:
         self.reshaped += node.op not in MOVERS and (smaller or fewer)
 
     @staticmethod
-    def _shape(model: Model, tensor: gs.Tensor) -> Shape:
+    def _shape(model: Model, tensor: Tensor) -> Shape:
         return model.shapes.get(tensor.name, ())
 
     def _leads(self, tensor: str, to: str) -> bool:
@@ -217,16 +226,16 @@ class _Tracer:
         return queue
 
 
-def _where(node: gs.Node) -> str:
+def _where(node: Node) -> str:
     return f"{shown(node.name or node.outputs[0].name)} ({shown(node.op)})"
 
 
 def _same(one: Any, other: Any) -> bool:
     """Equality of attribute values: numbers, text, lists, tensors, subgraphs."""
-    if isinstance(one, gs.Graph) and isinstance(other, gs.Graph):
+    if isinstance(one, Graph) and isinstance(other, Graph):
         names = [[t.name for t in (*graph.inputs, *graph.outputs)] for graph in (one, other)]
         return names[0] == names[1] and len(one.nodes) == len(other.nodes) and all(map(_same, one.nodes, other.nodes))
-    if isinstance(one, gs.Node) and isinstance(other, gs.Node):
+    if isinstance(one, Node) and isinstance(other, Node):
         return (one.op, one.domain, [t.name for t in one.outputs]) == (
             other.op, other.domain, [t.name for t in other.outputs],
         ) and _same(dict(one.attrs), dict(other.attrs)) and _same(list(one.inputs), list(other.inputs))  # fmt: skip
@@ -234,9 +243,9 @@ def _same(one: Any, other: Any) -> bool:
         return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
-    if isinstance(one, gs.Constant) and isinstance(other, gs.Constant):
+    if isinstance(one, Constant) and isinstance(other, Constant):
         return one.name == other.name and _same(np.asarray(one.values), np.asarray(other.values))
-    if isinstance(one, gs.Tensor) and isinstance(other, gs.Tensor):
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
         return bool(one.name == other.name)
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         return (one.dtype, one.shape, one.tobytes()) == (other.dtype, other.shape, other.tobytes())

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
 
 from ..card import Card
-from ..graph import Model
+from ..graph import Model, Node
 from ..surgery.outputs import class_softmax, score_source
 
 Array = np.ndarray[Any, Any]
@@ -33,7 +32,7 @@ class View:
     axis: int | None
     tensor: str
     source: str
-    tail: tuple[gs.Node, ...] = ()
+    tail: tuple[Node, ...] = ()
 
     def rows(self, values: Array, indices: Sequence[int]) -> Array:
         """The values of the selected classes, if the output has classes."""

@@ -6,26 +6,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx_graphsurgeon as gs
+from onnx import TensorProto
 
-from ..graph import Model, volume
+from ..graph import Constant, Model, volume
 from ..text import shown
 from .certificate import Mismatch
 
 Array = np.ndarray[Any, Any]
 Mark = tuple[str, tuple[int, ...], bytes]
 
+_COUNTS = (TensorProto.INT32, TensorProto.INT64)  # shapes and indices, which a cut writes anew
 _TINY = 8  # elements; a smaller tensor says nothing about where it comes from
 
 
 def is_part(part: Array, whole: Array) -> bool:
     """Whether ``part`` is ``whole[np.ix_(...)]`` for ascending indices per axis, as bits."""
+    return part_of(part, whole) is not None
+
+
+def part_of(part: Array, whole: Array) -> dict[int, list[int]] | None:
+    """The indices, for every axis on which ``part`` is shorter than ``whole``; None if it is no part of it."""
     if part.dtype != whole.dtype or part.ndim != whole.ndim:
-        return False
+        return None
     if any(small > large for small, large in zip(part.shape, whole.shape, strict=True)):
-        return False
-    cut = [axis for axis in range(part.ndim) if part.shape[axis] != whole.shape[axis]]
-    return _rows(part, whole, cut) is not None
+        return None
+    return _rows(part, whole, [axis for axis in range(part.ndim) if part.shape[axis] != whole.shape[axis]])
 
 
 def _rows(part: Array, whole: Array, axes: Sequence[int]) -> dict[int, list[int]] | None:
@@ -91,16 +96,15 @@ def require_absent(full: Model, kept: Iterable[str], *experts: Model) -> int:
     return len(gone)
 
 
-def _weights(model: Model) -> dict[str, gs.Constant]:
-    kinds = (np.int32, np.int64)
-    return {name: constant for name, constant in model.constants.items() if np.dtype(constant.dtype) not in kinds}
+def _weights(model: Model) -> dict[str, Constant]:
+    return {name: constant for name, constant in model.constants.items() if constant.kind not in _COUNTS}
 
 
-def _form(constant: gs.Constant) -> tuple[str, tuple[int, ...]]:
-    return np.dtype(constant.dtype).str, tuple(constant.shape)
+def _form(constant: Constant) -> tuple[int, tuple[int, ...]]:
+    return constant.kind, constant.shape
 
 
-def _by_mark(constants: Iterable[gs.Constant]) -> dict[Mark, list[Array]]:
+def _by_mark(constants: Iterable[Constant]) -> dict[Mark, list[Array]]:
     found: dict[Mark, list[Array]] = {}
     for constant in constants:
         values = np.asarray(constant.values)

@@ -361,10 +361,11 @@ class Breaks:
     name, requires, ensures = "breaks", "", ""
 
     def run(self, model):
-        constants = model.constants
-        constants["reds.w"].values, constants["yellows.w"].values = (
-            np.array(constants[name].values) for name in ("yellows.w", "reds.w")
+        reds, yellows = (
+            next(node for node in model.nodes if name in [tensor.name for tensor in node.inputs])
+            for name in ("reds.w", "yellows.w")
         )
+        reds.inputs[1], yellows.inputs[1] = yellows.inputs[1], reds.inputs[1]
         return model, True
 
 
@@ -383,7 +384,7 @@ def test_a_bug_is_said_to_be_one(cli, full, monkeypatch):
     def trips(*arguments: object) -> None:
         raise KeyError("[/] \x1b[31m")
 
-    monkeypatch.setattr("expertc.surgery.owners.ownership", trips)
+    monkeypatch.setattr("expertc.source.ownership", trips)
     code, out, err = cli("classes", full)
     assert (code, out) == (ExitCode.INTERNAL, "")
     assert "Something unexpected happened (KeyError" in err

@@ -258,7 +258,7 @@ def test_external_data_wherever_it_may_be() -> None:
         entry.key, entry.value = "location", location
         return tensor
 
-    refused(changed(lambda p: outside(p.graph.initializer[0])), "another file")
+    refused(changed(lambda p: outside(p.graph.initializer[0])), "in memory")
     constant = helper.make_node("Constant", [], ["k"], value=outside(numpy_helper.from_array(np.zeros(4, np.float32))))
     refused(changed(lambda p: p.graph.node.insert(0, constant)), "another file")
     refused(

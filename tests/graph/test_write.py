@@ -1,4 +1,4 @@
-"""Round trips: what is read is written again, with everything that graphsurgeon would lose."""
+"""Round trips: what is read is written again, everything but prose."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 from networks import Net, card, feeds, operators, run, weights
 from onnx import TensorProto, helper, numpy_helper
 
-from expertc.graph import read_model, refreshed, to_bytes, with_batch
-from expertc.graph.model import captured, constant_copy, fresh_name
+from expertc.graph import captured, fresh_name, read_model, refreshed, to_bytes, with_batch
 from expertc.surgery.prune import prune
 
 
@@ -212,6 +211,6 @@ def test_what_subgraphs_read_from_outside() -> None:
 def test_a_copied_constant_is_another_object_with_the_same_values() -> None:
     model = read_model(small().bytes())
     constant = model.constants["scores.w"]
-    copy = constant_copy(constant)
+    copy = constant.copy()
     assert copy is not constant
     assert np.array_equal(copy.values, constant.values)

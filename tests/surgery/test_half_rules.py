@@ -7,15 +7,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import onnx
-import onnx_graphsurgeon as gs
 import pytest
 from judged import check_judged
 from laws import Expert, check
 from networks import Net, card, cut, feeds, run, weights
 from onnx import TensorProto, helper
 
-from expertc.graph import read_model, to_bytes
-from expertc.graph.constants import pack
+from expertc.graph import Constant, read_model, to_bytes
 
 HALVES = [np.float16, ml_dtypes.bfloat16]
 
@@ -145,12 +143,8 @@ def test_a_constant_of_any_type_is_sliced_and_written(dtype: Any) -> None:
     assert to_bytes(read_model(expert)) == expert
 
 
-def test_a_constant_in_a_branch_of_an_if_is_packed_too() -> None:
-    """Both the constants of a graph and those of the graphs in its nodes."""
+def test_a_constant_of_four_bits_is_packed() -> None:
     values = np.arange(5).astype(ml_dtypes.int4)
-    inner = gs.Graph([gs.Node("Cast", "cast", {"to": 1}, [gs.Constant("w", values)], [gs.Variable("float")])])
-    outer = gs.Graph([gs.Node("If", "if", {"then_branch": inner}, [gs.Variable("flag")], [gs.Variable("out")])])
-    pack(outer)
-    tensor = gs.exporters.onnx_exporter.OnnxExporter.export_tensor_proto(inner.nodes[0].inputs[0])
+    tensor = Constant("w", values).to_proto()
     assert (tensor.data_type, len(tensor.raw_data)) == (TensorProto.INT4, 3)
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(tensor), values)

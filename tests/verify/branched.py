@@ -19,8 +19,8 @@ from expertc.preprocessing import Preprocess
 from expertc.surgery.fold import Fold
 from expertc.surgery.prune import prune
 from expertc.verify import Certificate
-from expertc.verify.ladder import climb
 from expertc.verify.inputs import prepare
+from expertc.verify.ladder import climb
 
 PREPROCESS = Preprocess((8, 8), 8, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.25))
 quiet_session = partial(open_session, threads=1)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from networks import run
 
 from expertc.errors import BundleError, DataError
-from expertc.graph import read_model
+from expertc.graph import read_model, to_bytes
 from expertc.preprocessing import Preprocess
 from expertc.verify import Certificate
-from expertc.verify.limits import Limits
 from expertc.verify.inputs import noise, prepare
+from expertc.verify.limits import Limits
 from expertc.verify.reference import poisoned, whole
 from expertc.verify.scores import decisions, monotony, relative_distance, reversals
 from expertc.verify.structure import trace
@@ -147,11 +147,11 @@ def test_the_kept_nodes_alone_give_the_same_scores() -> None:
     full, cut = read_model(case.full), read_model(case.cut)
     kept = trace(full, cut, views(full, case.card)).twins
     x = prepare(None, branched.PREPROCESS, (None, 3, 8, 8)).values
-    scores = run(poisoned(full, kept, ["scores"], x.shape).model, {"image": x})["scores"]
+    scores = run(to_bytes(poisoned(full, kept, ["scores"], x.shape).model), {"image": x})["scores"]
     truth = run(case.full, {"image": x})["scores"]
     assert np.array_equal(scores[:, [0, 3]], truth[:, [0, 3]])
     assert np.isnan(scores[:, [1, 2, 4]]).all()
-    assert np.array_equal(run(whole(full, ["scores"]), {"image": x})["scores"], truth)
+    assert np.array_equal(run(to_bytes(whole(full, ["scores"])), {"image": x})["scores"], truth)
 
 
 def test_every_node_that_is_left_out_is_noticed() -> None:
@@ -161,7 +161,7 @@ def test_every_node_that_is_left_out_is_noticed() -> None:
     x = prepare(None, branched.PREPROCESS, (None, 3, 8, 8)).values
     for at in kept:
         if full.nodes[at].op != "Concat":  # rearranging is never left out
-            scores = run(poisoned(full, kept - {at}, ["scores"], x.shape).model, {"image": x})["scores"]
+            scores = run(to_bytes(poisoned(full, kept - {at}, ["scores"], x.shape).model), {"image": x})["scores"]
             assert np.isnan(scores[:, [1, 3]]).any(), full.nodes[at].name
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import onnx_graphsurgeon as gs
-
-from ...graph import Model, constant_copy, refreshed
+from ...graph import Constant, Graph, Model, Node, Tensor, Variable, refreshed
 from ..demand import Demand, join
 from ..site import Answer, Draft, Inner, Result, Rule, Site, Wanted, everyone, opaque, symbol_source
 
@@ -41,32 +39,29 @@ def _if_write(site: Site, answer: Answer, draft: Draft) -> None:
     draft.outputs = [name for name, kept in zip(draft.outputs, answer.kept, strict=True) if kept is not None]
 
 
-def _as_model(site: Site, branch: gs.Graph) -> Model | None:
+def _as_model(site: Site, branch: Graph) -> Model | None:
     """A branch as a graph whose inputs are what it captures; its constants are initializers; None if one is unknown.
 
     Sizes that the graph around it cannot read at run time are not known inside either.
     """
     outer = site.model
-    made: dict[str, gs.Tensor] = {}
-    nodes: list[gs.Node] = []
+    made: dict[str, Tensor] = {}
+    nodes: list[Node] = []
 
-    def tensor(old: gs.Tensor) -> gs.Tensor:
+    def tensor(old: Tensor) -> Tensor:
         if not old.name:
-            return gs.Variable.empty()
+            return Tensor()
         if old.name not in made:
-            made[old.name] = constant_copy(old) if isinstance(old, gs.Constant) else gs.Variable(old.name)
+            made[old.name] = old.copy() if isinstance(old, Constant) else Variable(old.name)
         return made[old.name]
 
     for node in branch.nodes:
-        if node.op == "Constant" and isinstance(node.attrs.get("value"), gs.Tensor):
-            value = node.attrs["value"]
-            made[node.outputs[0].name] = gs.Constant(node.outputs[0].name, value._values)
+        if node.op == "Constant" and isinstance(node.attrs.get("value"), Constant):
+            made[node.outputs[0].name] = node.attrs["value"].copy(node.outputs[0].name)
             continue
         read, written = [tensor(t) for t in node.inputs], [tensor(t) for t in node.outputs]
-        nodes.append(gs.Node(node.op, node.name, dict(node.attrs), read, written, domain=node.domain))
-    inside = {t.name for node in nodes for t in node.outputs} | {
-        n for n, t in made.items() if isinstance(t, gs.Constant)
-    }
+        nodes.append(Node(node.op, node.name, node.attrs, read, written, node.domain, like=node))
+    inside = {t.name for node in nodes for t in node.outputs} | {n for n, t in made.items() if isinstance(t, Constant)}
     inputs = []
     for name in _captured(branch):
         if name in inside:
@@ -75,26 +70,25 @@ def _as_model(site: Site, branch: gs.Graph) -> Model | None:
         if shape is None or kind is None:
             return None
         known = [dim if isinstance(dim, int) or symbol_source(outer, dim) else None for dim in shape]
-        made[name] = made.get(name) or gs.Variable(name)
-        made[name].dtype, made[name].shape = kind, known
-        inputs.append(made[name])
-    graph = gs.Graph(
-        nodes, inputs, [tensor(t) for t in branch.outputs], name=branch.name, opset=outer.opset,
-        import_domains=outer.graph.import_domains,
-    )  # fmt: skip
-    return refreshed(replace(outer, graph=graph, metadata={}, node_metadata={}))
+        captive = made.get(name)
+        if not isinstance(captive, Variable):
+            captive = made[name] = Variable(name)
+        captive.kind, captive.shape = kind, known
+        inputs.append(captive)
+    graph = Graph(nodes, inputs, [tensor(t) for t in branch.outputs], branch.name, outer.graph.opsets)
+    return refreshed(replace(outer, graph=graph, metadata={}))
 
 
-def _captured(graph: gs.Graph) -> list[str]:
+def _captured(graph: Graph) -> list[str]:
     """Names of the tensors a subgraph reads from outside; constants count as its own, whoever has them."""
     found: dict[str, None] = {}
-    stack: list[tuple[gs.Graph, frozenset[str]]] = [(graph, frozenset())]
+    stack: list[tuple[Graph, frozenset[str]]] = [(graph, frozenset())]
     while stack:
         inner, outer = stack.pop()
         local = outer | {t.name for t in inner.inputs} | {t.name for node in inner.nodes for t in node.outputs}
         read = [t for node in inner.nodes for t in node.inputs] + list(inner.outputs)
-        found.update((t.name, None) for t in read if t.name and t.name not in local and isinstance(t, gs.Variable))
-        stack += [(g, local) for node in inner.nodes for g in node.attrs.values() if isinstance(g, gs.Graph)]
+        found.update((t.name, None) for t in read if t.name and t.name not in local and isinstance(t, Variable))
+        stack += [(g, local) for node in inner.nodes for g in node.attrs.values() if isinstance(g, Graph)]
     return list(found)
 
 

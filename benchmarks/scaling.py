@@ -1,0 +1,244 @@
+"""Cutting five classes out of branched models of growing size: our whole command against others', time and memory.
+
+    pip install '.[bench]'
+    python -m benchmarks.scaling [--runs 5] [--largest 5] [--folder SCRATCH] [--only expertc,onnx.utils]
+
+Every tool gets a model (``benchmarks.synthetic``) and must write one that gives the first five logits. Each run is a
+process of its own, measured from its start to its end, with its peak of resident memory; the order of the tools rotates
+from run to run; *cold* means that the model's files were dropped from the page cache before. Medians. Sizes that disk
+or memory lack are left out. Ours also finds the branches, folds, compiles, and writes a bundle; verification, which no
+peer does, is off, and measured apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from benchmarks.synthetic import write_model
+
+RESULTS = Path(__file__).parent / "results"
+KEPT = 5
+GRID = ((10, 0.05), (100, 0.05), (1000, 0.05), (100, 0.5), (1000, 0.5), (1000, 5.0))  # branches, gigabytes
+NODES = (100, 1000, 10_000)  # branches of next to no weight, for the growth with the number of nodes
+SECONDS = 600  # longest a tool may take
+
+_OUTPUTS = ", ".join(f"'branch.{b}.logit'" for b in range(KEPT))
+_GS = f"""
+import sys, onnx, onnx_graphsurgeon as gs
+source, target = sys.argv[1:]
+graph = gs.import_onnx(onnx.load(source))
+tensors = graph.tensors()
+graph.outputs = [tensors[name].to_variable(dtype="float32") for name in ({_OUTPUTS})]
+onnx.save(gs.export_onnx(graph.cleanup()), target)
+"""
+_UTILS = f"""
+import sys, onnx.utils
+onnx.utils.extract_model(sys.argv[1], sys.argv[2], ["image"], [{_OUTPUTS}])
+"""
+_SLIM = f"""
+import sys, onnx, onnxslim
+slim = onnxslim.slim(sys.argv[1], outputs=[{_OUTPUTS}], skip_optimizations=["constant_folding"])
+onnx.save(slim, sys.argv[2])
+"""
+
+
+def commands(source: Path, target: Path) -> dict[str, tuple[str, list[str]]]:
+    """The tools: the package each needs and its command line."""
+    python, build = sys.executable, ["-m", "expertc", "build", str(source), "--classes", f"#0-{KEPT - 1}", "-q"]
+    outputs = [f"branch.{b}.logit:auto" for b in range(KEPT)]
+    polygraphy = str(Path(python).with_name("polygraphy"))
+    extract = [polygraphy, "surgeon", "extract", str(source), "--inputs", "image:auto:auto"]
+    return {
+        "expertc": ("expertc", [python, *build, "--verify", "off", "--measure", "0", "-o", str(target)]),
+        "expertc, verified": ("expertc", [python, *build, "--measure", "0", "-o", str(target)]),
+        "Polygraphy": ("polygraphy", [*extract, "--outputs", *outputs, "-o", str(target)]),
+        "onnx.utils": ("onnx", [python, "-c", _UTILS, str(source), str(target)]),
+        "graphsurgeon": ("onnx_graphsurgeon", [python, "-c", _GS, str(source), str(target)]),
+        "OnnxSlim": ("onnxslim", [python, "-c", _SLIM, str(source), str(target)]),
+    }
+
+
+def main() -> None:
+    """Measure and write the table and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--largest", type=float, default=5.0, help="gigabytes of the largest model")
+    parser.add_argument("--folder", type=Path, help="where the models are written (default: a temporary folder)")
+    parser.add_argument("--only", help="comma-separated names of tools")
+    given = parser.parse_args()
+    only = None if given.only is None else set(given.only.split(","))
+    sizes = [(k, int(gigabytes * 1e9)) for k, gigabytes in GRID if gigabytes <= given.largest]
+    rows = []
+    with tempfile.TemporaryDirectory(dir=given.folder) as name:
+        for branches, size in sizes:
+            if not _has_room(Path(name), size):
+                print(f"left out: {branches} branches of {size / 1e9:g} GB, for want of disk or memory")
+                continue
+            rows += measure(Path(name), branches, size, given.runs, only)
+        growth = [measure(Path(name), k, 100_000, given.runs, {"expertc"}, cold=False)[0] for k in NODES]
+    found = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "runs": given.runs,
+        "rows": rows,
+        "nodes": growth,
+        "exponents": exponents(rows, growth),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "scaling.json").write_text(json.dumps(found, indent=1) + "\n")
+    (RESULTS / "scaling.md").write_text(table(found))
+    plot(rows)
+    print(table(found))
+
+
+def measure(
+    folder: Path, branches: int, size: int, runs: int, only: set[str] | None, *, cold: bool = True
+) -> list[dict[str, Any]]:
+    """Measure every tool on one model; a row each."""
+    model = write_model(folder / "model", branches, size)
+    target = folder / "target"
+    tools = {
+        n: line
+        for n, (package, line) in commands(model, target).items()
+        if find_spec(package) and (not only or n in only)
+    }
+    rows: dict[str, dict[str, Any]] = {
+        n: {"tool": n, "branches": branches, "bytes": size, "nodes": 9 * branches + 4} for n in tools
+    }
+    for state in ("cold", "warm") if cold else ("warm",):
+        taken: dict[str, list[tuple[float, float]]] = {n: [] for n in tools}
+        for run in range(runs):
+            order = list(tools)[run % len(tools) :] + list(tools)[: run % len(tools)]
+            for n in order:
+                if "error" in rows[n]:
+                    continue
+                if state == "cold":
+                    _forget(model.parent.iterdir())
+                outcome = spawn(tools[n])
+                if isinstance(outcome, str):
+                    rows[n]["error"] = outcome
+                else:
+                    taken[n].append(outcome)
+                _remove(target)
+        for n, times in taken.items():
+            if times and "error" not in rows[n]:
+                rows[n][state] = round(statistics.median(seconds for seconds, _ in times), 3)
+                rows[n]["megabytes"] = round(max(peak for _, peak in times))
+    for row in rows.values():
+        print(json.dumps(row), flush=True)
+    shutil.rmtree(model.parent)
+    return list(rows.values())
+
+
+def spawn(command: Sequence[str]) -> tuple[float, float] | str:
+    """Seconds and peak megabytes of a process, or what became of it."""
+    with tempfile.TemporaryFile() as complaint:
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=complaint)
+        while True:
+            done, status, usage = os.wait4(process.pid, os.WNOHANG)
+            if done:
+                break
+            if time.perf_counter() - start > SECONDS:
+                process.kill()
+                os.wait4(process.pid, 0)
+                return f"longer than {SECONDS} s"
+            time.sleep(0.005)
+        seconds = time.perf_counter() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            complaint.seek(0)
+            last = complaint.read().decode(errors="replace").strip().rpartition("\n")[2]
+            return f"exit {process.returncode}: {last[:100]}"
+        return seconds, usage.ru_maxrss / 1000
+
+
+def exponents(rows: Iterable[dict[str, Any]], growth: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Slopes of log time over log nodes and over log bytes, by least squares; 1 is linear, the start counts too."""
+    sized = [(row["bytes"], row["warm"]) for row in rows if row["tool"] == "expertc" and row["branches"] == 1000]
+    return {
+        "time over nodes": slope([(row["nodes"], row["warm"]) for row in growth]),
+        "time over bytes, 1000 branches": slope(sized),
+    }
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Slope of the line through the logarithms."""
+    xs, ys = ([math.log(value) for value in side] for side in zip(*points, strict=True))
+    return round(statistics.linear_regression(xs, ys).slope, 2) if len(xs) > 1 else math.nan
+
+
+def table(found: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [
+        f"Five classes of a synthetic model; medians of {found['runs']} runs, {found['machine']}. Peak memory in MB.",
+        "",
+        "| branches | size | tool | cold | warm | memory |",
+        "| ---: | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in found["rows"]:
+        size = f"{row['bytes'] / 1e9:g} GB"
+        result = row.get("error") or f"{row['cold']:.2f} s | {row['warm']:.2f} s | {row['megabytes']:,}"
+        lines.append(f"| {row['branches']:,} | {size} | {row['tool']} | {result}{' | |' if 'error' in row else ''} |")
+    lines += ["", "| nodes | whole command, warm | memory |", "| ---: | ---: | ---: |"]
+    lines += [f"| {row['nodes']:,} | {row['warm']:.2f} s | {row['megabytes']:,} |" for row in found["nodes"]]
+    lines += ["", *(f"* exponent of {name}: {value}" for name, value in found["exponents"].items())]
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: Sequence[dict[str, Any]]) -> None:
+    """Time over size for each tool, at 1000 branches."""
+    if not find_spec("matplotlib"):
+        return
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for tool in dict.fromkeys(row["tool"] for row in rows):
+        mine = [row for row in rows if row["tool"] == tool and row["branches"] == 1000 and "error" not in row]
+        for panel, key in zip(axes, ("cold", "megabytes"), strict=True):
+            panel.plot([row["bytes"] / 1e9 for row in mine], [row[key] for row in mine], marker="o", label=tool)
+    for panel, label in zip(axes, ("seconds, cold", "peak memory, MB"), strict=True):
+        panel.set(xscale="log", yscale="log", xlabel="weights, GB", ylabel=label)
+        panel.grid(alpha=0.3)
+    axes[0].set_title("five of 1000 branches")
+    axes[0].legend(frameon=False)
+    figure.savefig(RESULTS / "scaling.svg", metadata={"Date": None})
+
+
+def _has_room(folder: Path, size: int) -> bool:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return shutil.disk_usage(folder).free > 2.5 * size and memory > 1.5 * size
+
+
+def _forget(files: Iterable[Path]) -> None:
+    for file in files:
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    main()
