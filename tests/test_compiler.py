@@ -111,7 +111,7 @@ def test_a_failed_stage_leaves_nothing(full, tmp_path, monkeypatch):
     def broken(*arguments: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr("expertc.compiler.ownership", broken)
+    monkeypatch.setattr("expertc.source.ownership", broken)
     with pytest.raises(RuntimeError, match="no"):
         expertc.build(full, classes="reds", output=tmp_path / "a.expert", measure_seconds=0)
     assert list(tmp_path.iterdir()) == []

@@ -14,7 +14,7 @@ import click
 from .. import __version__
 from . import options, show
 
-BASE = ("numpy", "onnx", "onnx-graphsurgeon", "onnxruntime", "click", "rich", "pillow", "pyyaml")
+BASE = ("numpy", "onnx", "onnxruntime", "click", "rich", "pillow", "pyyaml")
 EXTRAS = {
     "train": ("torch", "torchvision", "timm", "safetensors", "onnxscript"),
     "tensorrt": ("tensorrt", "cuda-python"),

@@ -17,6 +17,7 @@ import numpy as np
 from ..graph import Constant, Graph, Model, Node, Shape, Tensor
 from ..surgery.rewrite import CUT_MARK
 from ..text import shown
+from .branches import as_model
 from .certificate import Mismatch
 from .views import View
 from .weights import is_part
@@ -86,20 +87,39 @@ class _Tracer:
     pairs: dict[tuple[str, str], bool] = field(default_factory=dict)  # initializers compared: whether it is sliced
     reshaped: int = 0
     unread: dict[int, Unread] = field(default_factory=dict)
+    outer: _Tracer | None = None  # of the graph around a branch
 
     def run(self) -> Trace:
         self._compare_faces()
         self.shows.update((name, name) for name in self.full.inputs)
-        for at, node in enumerate(self.cut.nodes):
-            if self._is_selection(node):
-                self.shows[node.outputs[0].name] = self.shows[node.inputs[0].name]
-            else:
-                self._pair(at, node)
+        self._walk()
         for view in self.views:
             if not self._leads(self.shows.get(view.output, ""), view.source):
                 raise Mismatch("structure", f"The output {shown(view.output)} shows something else than it should.")
         weights = frozenset(whole for _, whole in self.pairs)
         return Trace(frozenset(self.twins), weights, sum(self.pairs.values()), self.reshaped, self.unread)
+
+    def _walk(self) -> None:
+        for at, node in enumerate(self.cut.nodes):
+            if self._is_selection(node):
+                self.shows[node.outputs[0].name] = self.shows[node.inputs[0].name]
+            else:
+                self._pair(at, node)
+
+    def _is_branch(self, one: Graph, other: Graph) -> bool:
+        """Whether ``one`` of the expert is (a part of) the branch ``other`` of the full model's If."""
+        full, cut = as_model(self.full, other), as_model(self.cut, one)
+        inner = _Tracer(full, cut, (), dict(self.shows), pairs=self.pairs, outer=self)
+        try:
+            inner._walk()
+        except Mismatch:
+            return False
+        ends = {tensor.name: tensor for tensor in inner.full.graph.outputs}
+        self.reshaped += inner.reshaped
+        return all(
+            tensor.name in ends and (inner._reads(tensor, ends[tensor.name], False) or tensor.name in inner.shows)
+            for tensor in inner.cut.graph.outputs
+        )
 
     def _compare_faces(self) -> None:
         full, cut = self.full, self.cut
@@ -149,7 +169,12 @@ class _Tracer:
         other = self.full.nodes[twin]
         free = _COUNTING_ATTRIBUTES.get(node.op, ())
         for name in sorted({*node.attrs, *other.attrs} - set(free)):
-            if not (name in node.attrs and name in other.attrs and _same(node.attrs[name], other.attrs[name])):
+            mine, theirs = node.attrs.get(name), other.attrs.get(name)
+            if isinstance(mine, Graph) and isinstance(theirs, Graph) and node.op == "If":
+                same = self._is_branch(mine, theirs)
+            else:
+                same = name in node.attrs and name in other.attrs and _same(mine, theirs)
+            if not same:
                 return f"The expert's node {_where(node)} differs from the full model's in '{name}'."
         if node.metadata != other.metadata:
             return f"The expert's node {_where(node)} carries other metadata than the full model's."
@@ -220,9 +245,12 @@ class _Tracer:
         for tensor in queue:
             at = self.full.producers.get(tensor)
             if at is not None and self.full.nodes[at].op in MOVERS:
-                new = [t.name for t in self.full.nodes[at].inputs if t.name and t.name not in found]
-                found.update(dict.fromkeys(new))
-                queue += new
+                read = [t.name for t in self.full.nodes[at].inputs if t.name]
+            else:
+                read = self.outer._upstream(tensor) if at is None and self.outer else []
+            new = [name for name in read if name not in found]
+            found.update(dict.fromkeys(new))
+            queue += new
         return queue
 
 

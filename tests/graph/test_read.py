@@ -155,7 +155,7 @@ def attribute(node: onnx.NodeProto, kind: int, **fields: Any) -> None:
 
 @pytest.mark.parametrize("kind", ["GRAPHS", "TENSORS", "SPARSE_TENSOR", "TYPE_PROTO", "UNDEFINED"])
 def test_attribute_kinds_that_would_be_dropped(kind: str) -> None:
-    """graphsurgeon would skip them with a warning, and the network would be another one."""
+    """A pass that does not know them would make another network of it."""
     net = linear()
     net.domains["acme"] = 1
     net.nodes[0].domain, net.nodes[0].op_type = "acme", "Custom"
