@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import expertc
 from expertc.card import CARD_KEY, Card, Output
@@ -24,6 +24,7 @@ from expertc.taxonomy import Taxonomy
 
 CHANNELS, SIZE = 32, 16  # of the trunk's output, and of the image
 CHUNK = 2**22  # values written at a time
+SMALLEST = 1024  # bytes of a tensor in the external file, as in onnx.save_model; smaller ones stay in the protobuf
 
 
 class Store:
@@ -36,8 +37,11 @@ class Store:
 
     def random_tensor(self, name: str, shape: tuple[int, ...], scale: float, shift: float = 0.0) -> str:
         """Write a tensor of ``shape`` of uniform values in ``shift`` +- ``scale``."""
-        self.file.seek(-self.file.tell() % 64, 1)
         offset, count = self.file.tell(), math.prod(shape)
+        if 4 * count < SMALLEST:
+            values = shift + scale * (2 * self.random.random(shape, np.float32) - 1)
+            self.tensors.append(numpy_helper.from_array(values.astype(np.float32), name))
+            return name
         if self.hollow and count > CHUNK // 1024:
             self.file.truncate(offset + 4 * count)
             self.file.seek(0, 2)

@@ -23,20 +23,22 @@ from .verify.process import verifier
 LEVELS = ("fast", "full", "off")
 
 Array = np.ndarray[Any, Any]
-Finish = Callable[[Cut, File], Certificate]
+Start = Callable[[Cut, File], Callable[[], Certificate]]
 
 
 @contextmanager
 def verifying(
     source: Source, indices: Sequence[int], level: str, images: Array | None, standing: Standby | None = None
-) -> Iterator[Finish]:
-    """Let the verifying process get ready while an expert for ``indices`` is made; yields what checks the finished one.
+) -> Iterator[Start]:
+    """Let the verifying process get ready while an expert for ``indices`` is made; yields what starts the check.
+
+    What that returns waits for the certificate.
 
     ``images`` are preprocessed photos ``[N, ...]``, noise without any; at the level "off" nothing is done. The process
     is ``standing`` if there is one.
     """
     if level == "off":
-        yield lambda cut, expert: Certificate.off()
+        yield lambda cut, expert: Certificate.off
         return
     with verifier(
         source.runnable,
@@ -46,8 +48,8 @@ def verifying(
         inputs=images,
         images=images is not None,
         standing=standing,
-    ) as finish:
-        yield lambda cut, expert: finish(cut.model, expert)
+    ) as start:
+        yield lambda cut, expert: start(cut.model, expert)
 
 
 def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images: Array | None = None) -> Certificate:
@@ -66,7 +68,7 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
             "Give the full model it was built from with --against.",
         )
     indices = about["selection"]["indices"]
-    with verifying(source, indices, level, images) as finish:
+    with verifying(source, indices, level, images) as start:
         cut = prune(source.model, source.card, indices)
         kept = {
             "classes": (tuple(about["selection"]["classes"]), cut.card.classes),
@@ -80,7 +82,7 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
                     f"The bundle {shown(bundle.path)} differs from its full model in its {what}.", "Build it again."
                 )
         beside = WEIGHTS in bundle.manifest["files"]
-        return finish(cut, bundle.file(MODEL) if beside else bundle.file(MODEL).read_bytes())
+        return start(cut, bundle.file(MODEL) if beside else bundle.file(MODEL).read_bytes())()
 
 
 def refuse_unfit(source: Source, device: Target) -> None:

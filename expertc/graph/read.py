@@ -75,8 +75,9 @@ def _convert(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
     _forget_prose(proto.graph)
     files = Files(folder)
     constants = {tensor.name: _constant(tensor, files, name) for tensor in proto.graph.initializer}
-    onnx.checker.check_model(skeleton(proto))
-    return assemble(proto, constants, name, files.sizes)
+    bare = skeleton(proto)
+    onnx.checker.check_model(bare)
+    return assemble(proto, constants, name, files.sizes, bare)
 
 
 def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
@@ -92,9 +93,15 @@ def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
     return Constant(tensor.name, tensor)
 
 
-def assemble(proto: onnx.ModelProto, constants: Mapping[str, Constant], name: str, files: Mapping[str, int]) -> Model:
+def assemble(
+    proto: onnx.ModelProto,
+    constants: Mapping[str, Constant],
+    name: str,
+    files: Mapping[str, int],
+    bare: onnx.ModelProto | None = None,
+) -> Model:
     """The model of a checked protobuf with ``constants`` for its initializers; sizes are folded, shapes inferred."""
-    shapes, types = infer_shapes(proto)
+    shapes, types = infer_shapes(proto, bare=bare)
     check_sizes(shapes, name)
     learned: dict[str, Shape] = {}
     for _ in range(ROUNDS):

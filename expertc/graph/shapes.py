@@ -18,15 +18,15 @@ _LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
 
 
 def infer_shapes(
-    proto: onnx.ModelProto, learned: Mapping[str, Shape] | None = None
+    proto: onnx.ModelProto, learned: Mapping[str, Shape] | None = None, bare: onnx.ModelProto | None = None
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     """Infer shape and element type (``TensorProto.DataType``) of every tensor as far as ONNX can; symbols stay.
 
     What the file itself declares of inner tensors and outputs is believed only where nothing can be inferred: tools
     that change a graph leave stale declarations behind, and runtimes ignore them. ``learned`` are shapes that somebody
-    else has found out, believed likewise.
+    else has found out, believed likewise; ``bare`` is the graph's ``skeleton`` if somebody has made it already.
     """
-    shapes, types = _infer(proto, ())
+    shapes, types = _infer(proto, (), bare=bare)
     inputs = {dim.dim_param for v in proto.graph.input for dim in v.type.tensor_type.shape.dim}
     if _unknown(proto, shapes, inputs) and _is_small(proto, shapes):
         shapes, types = _infer(proto, (), propagate=True)
@@ -58,9 +58,13 @@ def _is_small(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
 
 
 def _infer(
-    proto: onnx.ModelProto, declared: Sequence[onnx.ValueInfoProto], *, propagate: bool = False
+    proto: onnx.ModelProto,
+    declared: Sequence[onnx.ValueInfoProto],
+    *,
+    propagate: bool = False,
+    bare: onnx.ModelProto | None = None,
 ) -> tuple[dict[str, Shape], dict[str, int]]:
-    bare = skeleton(proto)
+    bare = skeleton(proto) if bare is None else bare
     for node in bare.graph.node:
         if node.op_type in _LIKE_INPUT and not node.domain:
             node.op_type = "Identity"

@@ -103,7 +103,9 @@ def _seeds(model: Model, card: Card) -> tuple[dict[str, Demand], frozenset[int]]
 
 
 def _spread(spent: dict[Who, list[int]], column: int, item: Demand | None, shape: tuple[int, ...], each: int) -> None:
-    if item is not None:
+    if item is not None and not item.marks:
+        spent[item.who][column] += prod(shape) * each
+    elif item is not None:
         for who, elements in shares(item, shape).items():
             spent[who][column] += elements * each
 

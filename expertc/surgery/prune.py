@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..card import CARD_KEY, Card
+from ..card import CARD_KEY, Card, Output
 from ..errors import UsageError
 from ..graph import Model
-from .outputs import plan_outputs
-from .rewrite import rewrite
+from .outputs import class_softmax, plan_outputs, score_source
+from .rewrite import rewrite, set_apart
 from .sweep import sweep
 
 
@@ -43,6 +43,11 @@ def prune(model: Model, card: Card, indices: Sequence[int]) -> Cut:
     plan = plan_outputs(model, card, indices)
     flow = sweep(model, plan.seeds, plan.through)
     written = rewrite(model, flow, plan.results)
+    for output in card.outputs:
+        if class_softmax(written, output.name, output.axis) is not None and not _is_through(
+            model, output, plan.through
+        ):
+            written = set_apart(written, output.name, output.axis)
     restricted = card.restrict(indices)
     # Other metadata of the full model may name the classes that are gone.
     written = written.with_metadata({CARD_KEY: restricted.to_json()})
@@ -57,3 +62,7 @@ def prune(model: Model, card: Card, indices: Sequence[int]) -> Cut:
         tuple(sorted(stopped.items())),
         removed,
     )
+
+
+def _is_through(model: Model, output: Output, through: frozenset[int]) -> bool:
+    return class_softmax(model, score_source(model, output.name), output.axis) in through

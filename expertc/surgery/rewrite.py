@@ -47,6 +47,21 @@ def rewrite(model: Model, flow: Flow, results: Sequence[Result]) -> Model:
     return refreshed(replace(model, graph=graph))
 
 
+def set_apart(model: Model, name: str, axis: int) -> Model:
+    """Show output ``name`` through a Concat of one input, so that a softmax below it is not the class softmax.
+
+    A softmax over some classes of many may come to stand at the end when the others go. The Concat, whose other inputs
+    went with them, says that it was never a distribution over all classes; a further cut takes it out again.
+    """
+    at = [tensor.name for tensor in model.graph.outputs].index(name)
+    below, taken = model.graph.outputs[at], {tensor.name for node in model.nodes for tensor in node.outputs}
+    shown = Variable(name, model.types.get(name), model.shapes.get(name))
+    below.name = fresh_name(f"{name}{WHOLE_MARK}", taken)
+    outputs = [*model.graph.outputs[:at], shown, *model.graph.outputs[at + 1 :]]
+    nodes = [*model.nodes, Node("Concat", name, {"axis": axis}, [below], [shown])]
+    return refreshed(replace(model, graph=replace(model.graph, nodes=nodes, outputs=outputs)))
+
+
 class _Writer:
     """Writes a graph; a subgraph has a writer of its own, which asks the ``outer`` one for what it captures."""
 
@@ -56,7 +71,7 @@ class _Writer:
         self.nodes: list[Node] = []
         self.inputs = [] if outer else [Variable(t.name, t.kind, t.shape) for t in model.graph.inputs]
         self.tensors: dict[str, Tensor] = {tensor.name: tensor for tensor in self.inputs}  # by the old name
-        self.made: dict[tuple[str, int, bytes], Variable] = {}  # selections
+        self.made: dict[tuple[Tensor, int, bytes], Variable] = {}  # selections
         self.measured: dict[str, Variable] = {}  # shapes of graph inputs
         self.vectors: dict[tuple[str, Shape], Tensor] = {}  # of sizes
         self.constants: dict[tuple[str, tuple[tuple[int, bytes], ...]], Constant] = {}
@@ -157,7 +172,7 @@ class _Writer:
 
     def _select(self, tensor: Tensor, axis: int, positions: Array, name: str) -> Variable:
         """Take ``positions`` of an axis: a Slice if they are contiguous, else a Gather; shared between consumers."""
-        key = (tensor.name, axis, positions.tobytes())
+        key = (tensor, axis, positions.tobytes())
         if key not in self.made:
             made = Variable(fresh_name(f"{name}@{axis}", self.taken))
             first, last = int(positions[0]), int(positions[-1])
@@ -212,24 +227,50 @@ class _Writer:
 
     def _output(self, result: Result) -> Tensor:
         tensor, name = self._obtain(result.source, result.want), result.name
+        faces = {t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs)} | self.pinned
+        own = {t for node in self.nodes for t in node.outputs}
+        below, whole = self._selected_from(tensor), f"{name}{WHOLE_MARK}"
+        if below is not tensor and below in own and below.name not in (faces - {name}) | {whole}:
+            # In a cut that keeps all of it, it is the output: so it is called after the output in every other, too.
+            self._rename(below, fresh_name(whole, self.taken))
         other = self.tensors.get(name)
         if other is not None and other is not tensor and other.name == name:
-            other.name = fresh_name(f"{name}{WHOLE_MARK}", self.taken)  # used inside; the output shows a part of it
+            self._rename(other, fresh_name(whole, self.taken))  # used inside; the output shows something else
         if tensor.name != name:
-            graph_names = {t.name for t in (*self.model.graph.inputs, *self.model.graph.outputs)}
-            foreign = self.outer is not None and not any(tensor is t for node in self.nodes for t in node.outputs)
-            if isinstance(tensor, Constant) or foreign or tensor.name in graph_names | self.pinned:
+            if isinstance(tensor, Constant) or (self.outer and tensor not in own) or tensor.name in faces:
                 shown = Variable(name)
                 self.nodes.append(Node("Identity", name, {}, [tensor], [shown]))
                 tensor = shown
             else:
-                tensor.name = name
+                self._rename(tensor, name)
         shape = self.model.shapes.get(result.source)
         if isinstance(tensor, Variable):
             if shape is not None:
                 tensor.shape = [result.want.size(axis, dim) for axis, dim in enumerate(shape)]
             tensor.kind = self.model.types.get(result.source)
         return tensor
+
+    def _selected_from(self, tensor: Tensor) -> Tensor:
+        """The tensor of which ``tensor`` is a selection, or itself."""
+        below = {made: key[0] for key, made in self.made.items()}
+        while tensor in below:
+            tensor = below[tensor]
+        return tensor
+
+    def _rename(self, tensor: Tensor, name: str) -> None:
+        """Call a tensor ``name``, and its selections after it."""
+        before, after = tensor.name.removesuffix(WHOLE_MARK), name.removesuffix(WHOLE_MARK)
+        tensor.name = name
+        self.taken.add(name)
+        if before == after:
+            return
+        nodes = {made: node for node in self.nodes for made in node.outputs}
+        for (_, axis, _), made in self.made.items():
+            if self._selected_from(made) is tensor and made.name.startswith(f"{before}@{axis}"):
+                old = made.name
+                made.name = nodes[made].name = fresh_name(f"{after}@{axis}", self.taken)
+                for constant in nodes[made].inputs[1:]:
+                    constant.name = made.name + constant.name.removeprefix(old)
 
     # -- initializers ------------------------------------------------------------------------------------------------
 

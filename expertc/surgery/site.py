@@ -169,10 +169,15 @@ def unchanged(site: Site, answer: Answer, draft: Draft) -> None:
 
 @dataclass(frozen=True)
 class Rule:
-    """The transfer rule of an operator."""
+    """The transfer rule of an operator.
+
+    ``plain`` says that an output wanted as a whole needs every input as a whole, as with most operators: then nobody
+    need ask, which in a network of many branches is most of the time.
+    """
 
     ask: Ask
     write: Write = unchanged
+    plain: bool = False
 
 
 def everyone(wanted: Wanted) -> Who:

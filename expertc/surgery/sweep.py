@@ -11,7 +11,7 @@ from ..text import shown
 from .demand import Demand, join
 from .rules import rule_of
 from .rules.elementwise import first_only
-from .site import Answer, Flow, Rule, Site, Wanted, everyone
+from .site import Answer, Flow, Rule, Site, Wanted, everyone, opaque
 
 CUT_THROUGH = Rule(first_only)
 """The rule of a class softmax: the expert normalises over the classes it keeps (RULES, outputs)."""
@@ -47,6 +47,8 @@ def _asked(site: Site, rule: Rule, wanted: Wanted) -> Answer:
 
     A rule takes its operator's specification for granted; a stranger's node that breaks it ends here.
     """
+    if rule.plain and all(item is not None and not item.marks for item in wanted):
+        return opaque(site, wanted)
     try:
         answer = rule.ask(site, wanted)
     except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:

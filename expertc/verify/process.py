@@ -31,8 +31,8 @@ def verify(full: File, cut: Model | bytes, final: File, **options: Any) -> Certi
 
     The options, what is returned and what is raised are those of ``verifier``.
     """
-    with verifier(full, **options) as finish:
-        return finish(cut, final)
+    with verifier(full, **options) as start:
+        return start(cut, final)()
 
 
 @contextmanager
@@ -47,10 +47,10 @@ def verifier(
     seed: int = 0,
     limits: Limits | None = None,
     standing: Standby | None = None,
-) -> Iterator[Callable[[Model | bytes, File], Certificate]]:
-    """Let a child process read the full model while the caller still cuts it; yields ``finish(cut, final)``.
+) -> Iterator[Callable[[Model | bytes, File], Callable[[], Certificate]]]:
+    """Let a child process read the full model while the caller still cuts it; yields ``start(cut, final)``.
 
-    ``finish`` runs ``ladder.climb`` on ONNX Runtime in the child, once.
+    ``start`` lets the child run ``ladder.climb`` on ONNX Runtime, once, and returns what waits for the certificate.
 
     Args:
         full: the full model, its file or its bytes.
@@ -63,9 +63,9 @@ def verifier(
         limits: memory and time for the child; by default from the cost of the full model.
         standing: the child, if one was started earlier; else one is started and ended here.
 
-    The certificate's verdict is "verified" or "uninformative". ``finish`` raises ``VerificationError`` if a step fails
-    or the child does not survive it, ``ModelError`` if the full model does not run, ``DataError`` if the inputs do not
-    fit it; it and the start raise ``FileSystemError`` if there is no room for temporary files.
+    The certificate's verdict is "verified" or "uninformative". Waiting for it raises ``VerificationError`` if a step
+    fails or the child does not survive it, ``ModelError`` if the full model does not run, ``DataError`` if the inputs
+    do not fit it; the start raises ``FileSystemError`` if there is no room for temporary files.
     """
     with ExitStack() as stack:
         child = stack.enter_context(standby()) if standing is None else standing
@@ -85,7 +85,7 @@ def verifier(
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         child.go()
 
-        def finish(cut: Model | bytes, final: File) -> Certificate:
+        def start(cut: Model | bytes, final: File) -> Callable[[], Certificate]:
             with writing():
                 packed = pack(cut, folder / "cut.onnx") if isinstance(cut, Model) else cut
                 if isinstance(packed, bytes):
@@ -94,9 +94,10 @@ def verifier(
                     (folder / "final.onnx").write_bytes(final)
                 else:
                     (folder / "final.path").write_text(str(final.absolute()), encoding="utf-8")
-            return _certificate(_outcome(folder, child.finish()))
+            child.go()
+            return lambda: _certificate(_outcome(folder, child.process.wait()))
 
-        yield finish
+        yield start
 
 
 def _store(folder: Path, model: File) -> Path:

@@ -29,14 +29,9 @@ class Standby:
     folder: Path
 
     def go(self) -> None:
-        """Let it take the next step. One that died already is not told; ``finish`` finds out."""
+        """Let it take the next step. One that died already is not told."""
         if self.process.poll() is None:
             os.write(self.pipe, GO)
-
-    def finish(self) -> int:
-        """Let it take the last step, wait for its end; returns its exit status (minus the signal that killed it)."""
-        self.go()
-        return self.process.wait()
 
 
 @contextmanager

@@ -55,7 +55,7 @@ BROADCAST = (
 ).split()
 
 RULES: dict[str, Rule] = {
-    **{op: Rule(first_only) for op in UNARY},
-    **{op: Rule(_broadcast) for op in BROADCAST},
+    **{op: Rule(first_only, plain=True) for op in UNARY},
+    **{op: Rule(_broadcast, plain=True) for op in BROADCAST},
     "Dropout": Rule(_dropout),
 }

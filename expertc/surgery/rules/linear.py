@@ -199,7 +199,7 @@ def _leave_zeros(
 
 
 RULES: dict[str, Rule] = {
-    **{op: Rule(_conv, _write_groups) for op in _CONVOLUTIONS},
-    **{op: Rule(_matmul) for op in _PRODUCTS},
-    "Gemm": Rule(_gemm),
+    **{op: Rule(_conv, _write_groups, plain=True) for op in _CONVOLUTIONS},
+    **{op: Rule(_matmul, plain=True) for op in _PRODUCTS},
+    "Gemm": Rule(_gemm, plain=True),
 }

@@ -164,14 +164,14 @@ REDUCTIONS = (
 POOLS = ("AveragePool", "GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "LpPool", "MaxPool")
 
 RULES: dict[str, Rule] = {
-    **{op: Rule(_pool) for op in POOLS},
+    **{op: Rule(_pool, plain=True) for op in POOLS},
     **{op: Rule(_reduce) for op in REDUCTIONS},
     **{op: Rule(_softmax) for op in ("Softmax", "LogSoftmax", "Hardmax")},
     **{op: Rule(_arg) for op in ("ArgMax", "ArgMin")},
     **{op: Rule(_everything) for op in ("NonZero", "Unique")},
     "TopK": Rule(_top),
     "CumSum": Rule(_running_sum),
-    "BatchNormalization": Rule(_batch_norm),
+    "BatchNormalization": Rule(_batch_norm, plain=True),
     "InstanceNormalization": Rule(_instance_norm),
     "LayerNormalization": Rule(_layer_norm),
     "RMSNormalization": Rule(_layer_norm),
