@@ -51,7 +51,12 @@ def describe(
     }
     return {
         "name": cut.card.name,
-        "source": {"name": source.name, "sha256": source.sha256, "kept_tensors": tensors},
+        "source": {
+            "name": source.name,
+            "sha256": source.sha256,
+            "files": dict(source.model.files),  # bytes of each; only what is kept of them is hashed, because read
+            "kept_tensors": tensors,
+        },
         "selection": {
             "indices": list(cut.indices),
             "classes": list(cut.card.classes),
