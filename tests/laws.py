@@ -12,6 +12,7 @@ from expertc.card import Card, Output
 from expertc.surgery.prune import Cut
 
 ROUNDING = 1e-5  # of the largest |score|, where the cut changes a kernel
+TINY = 1e-30  # what a float32 can no longer be divided by with any precision
 CHANGES = ((2.0, 1.0), (-1.0, 0.0), (0.0, 0.0), (0.5, 0.0), (-5.0, 3.0))  # scale and shift of a weight
 
 
@@ -58,8 +59,10 @@ def check(
         wanted = expected(before[name], output, keep)
         assert after[name].shape == wanted.shape
         assert after[name].dtype == wanted.dtype
-        close(after[name], wanted, name, exact=exact and output.kind != "probabilities")
-        close(judged[name], expected(again[name], output, keep), f"{name}, reference", exact=False)
+        plain = output.kind != "probabilities"
+        close(after[name], wanted if plain else known(wanted, after[name]), name, exact=exact and plain)
+        oracle = expected(again[name], output, keep)
+        close(judged[name], oracle if plain else known(oracle, judged[name]), f"{name}, reference", exact=False)
         close(expected(dead[name], output, keep), wanted, f"{name}, poisoned", exact=True)  # not even by a bit
     if alive:
         _check_alive(expert, card, inputs, after, sample)
@@ -74,8 +77,14 @@ def expected(scores: Array, output: Output, keep: Sequence[int]) -> Array:
     kept = rows(scores, sorted(keep), output.axis)
     if output.kind != "probabilities":
         return kept
-    total = kept.sum(axis=output.axis, keepdims=True)
-    return kept / np.where(total == 0, 1, total)  # a softmax may leave nothing to the classes that are kept
+    total = kept.sum(axis=output.axis, keepdims=True, dtype=np.float64)
+    # A softmax that is sure of a class that goes leaves the others nothing that could be conditioned on.
+    return np.where(total > TINY, kept / np.maximum(total, TINY), np.nan).astype(kept.dtype)
+
+
+def known(wanted: Array, got: Array) -> Array:
+    """``wanted``, with what the expert gives where the full model's probabilities say nothing."""
+    return np.where(np.isnan(wanted), got, wanted)
 
 
 def close(got: Array, wanted: Array, name: str, *, exact: bool) -> None:
@@ -83,7 +92,7 @@ def close(got: Array, wanted: Array, name: str, *, exact: bool) -> None:
     if exact:
         np.testing.assert_array_equal(got, wanted, err_msg=name)
     else:
-        scale = max(float(np.abs(wanted).max()), 1e-30)
+        scale = max(float(np.abs(wanted).max()), TINY)
         np.testing.assert_allclose(got, wanted, rtol=0, atol=ROUNDING * scale, err_msg=name)
 
 

@@ -9,7 +9,7 @@ import onnx
 from ..errors import ModelError
 from ..text import clean_text, shown
 from .nodes import Shape
-from .tensors import stored_bytes
+from .tensors import bits, stored_bytes
 
 MAX_ELEMENTS = 2**40  # of one tensor: beyond, a product of dimensions is a lie or an attack
 MAX_AXIS = 2**24  # of one axis: the demand analysis holds a mark per index
@@ -36,6 +36,7 @@ def check(proto: onnx.ModelProto, name: str) -> None:
     graph = proto.graph
     if not graph.output:
         raise ModelError(f"{name} has no outputs.", "Export the model with its scores as an output.")
+    _check_text(proto, name)
     _check_opset(proto, name)
     for value in graph.input:
         if not value.type.tensor_type.HasField("shape"):
@@ -96,6 +97,23 @@ def _check_opset(proto: onnx.ModelProto, name: str) -> None:
         )
 
 
+def _check_text(proto: onnx.ModelProto, name: str) -> None:
+    """Refuse names that are no text, and metadata that says two things: what a runtime never looks at goes on."""
+    keys = [entry.key for entry in proto.metadata_props]
+    carried = [proto.producer_name, proto.producer_version, *keys, *(entry.value for entry in proto.metadata_props)]
+    carried += [opset.domain for opset in proto.opset_import]
+    for graph in _graphs(proto.graph):
+        carried += [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
+        for node in graph.node:
+            carried += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            carried += [attribute.name for attribute in node.attribute]
+            carried += [text for entry in node.metadata_props for text in (entry.key, entry.value)]
+    if not all(isinstance(text, str) for text in carried):
+        raise ModelError(f"{name} has a name that is not UTF-8 text.", _AGAIN)  # protobuf hands it on as bytes
+    if len(set(keys)) < len(keys):
+        raise ModelError(f"{name} has two entries of one name in its metadata.", _AGAIN)
+
+
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """The graph and every graph inside its nodes."""
     stack = [graph]
@@ -113,11 +131,9 @@ def _check_graph(graph: onnx.GraphProto, name: str, main: onnx.GraphProto) -> No
     for tensor in graph.initializer:
         _check_tensor(tensor, name, beside=graph is main)
     for node in graph.node:
-        follows = all(tensor in fixed for tensor in node.input if tensor)
+        follows = all(tensor in fixed for tensor in _reads(node))
         if follows:
             fixed.update(node.output)
-        if not all(isinstance(text, str) for text in (node.name, node.op_type, node.domain, *node.input, *node.output)):
-            raise ModelError(f"{name} has a name that is not UTF-8 text.", _AGAIN)  # protobuf hands it on as bytes
         for attribute in node.attribute:
             if attribute.type not in _KNOWN_ATTRIBUTES:
                 raise ModelError(f"{name}: {_where(node)} has an attribute of an unknown kind.", "Update onnx.")
@@ -131,6 +147,8 @@ def _check_graph(graph: onnx.GraphProto, name: str, main: onnx.GraphProto) -> No
         if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] and node.input[2] not in falsehoods:
             raise _training(node, name)
         if node.op_type == "Constant" and node.domain == "":
+            if len(node.output) != 1:
+                raise ModelError(f"{name}: {_where(node)} is a constant without a name.", _AGAIN)
             falsehoods |= {node.output[0] for a in node.attribute if a.HasField("t") and _is_false(a.t)}
 
 
@@ -159,10 +177,12 @@ def _problem(tensor: onnx.TensorProto, beside: bool) -> str:
     count = 1
     for dim in tensor.dims:
         count *= dim
-        if dim < 0 or count > MAX_ELEMENTS:
+        if not 0 <= dim <= MAX_ELEMENTS or count > MAX_ELEMENTS:
             return "have an impossible shape"
     if tensor.data_type not in _TYPES:
         return "are of an unknown type"
+    if outside and tensor.data_type == onnx.TensorProto.STRING:
+        return "are text, but kept in another file"
     if outside:
         return ""  # ``external`` compares the shape with the file
     if tensor.data_type == onnx.TensorProto.STRING:
@@ -170,11 +190,16 @@ def _problem(tensor: onnx.TensorProto, beside: bool) -> str:
     elif tensor.raw_data:
         fits = len(tensor.raw_data) == stored_bytes(tensor.data_type, tensor.dims)
     else:
-        # Typed fields: one entry per element, except complex numbers (two) and 4-bit types (two to a byte).
-        entries = max(len(tensor.float_data), len(tensor.int32_data), len(tensor.int64_data), len(tensor.double_data),
-                      len(tensor.uint64_data))  # fmt: skip
-        fits = entries in (count, 2 * count, (count + 1) // 2)
+        entries = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
+        fits = entries == _entries(tensor.data_type, count)
     return "" if fits else "do not have as many values as their shape says"
+
+
+def _entries(kind: int, count: int) -> int:
+    """How many entries of a typed field ``count`` values take."""
+    if kind in (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128):
+        return 2 * count
+    return stored_bytes(kind, (count,)) if bits(kind) < 8 else count
 
 
 def _check_order(nodes: Iterable[onnx.NodeProto], made: set[str], name: str) -> None:

@@ -8,6 +8,7 @@ own input is written with 0 and -1, so that inference, run again, knows what com
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ Numbers = np.ndarray[Any, Any]  # dtype object: integers and booleans, symbols, 
 
 _SMALL = 1024
 _INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
+_WIDE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
+_EXACT = {onnx.TensorProto.FLOAT: 2**24, onnx.TensorProto.DOUBLE: 2**53, onnx.TensorProto.FLOAT16: 2**11}
 _KEPT = ("Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Cast")
 
 
@@ -42,8 +45,8 @@ def fold_sizes(
         if node.op_type not in _CONCERNED or node.domain:
             kept.append(node)
             continue
-        value = _evaluate(node, numbers, given, shapes)
         name = node.output[0] if node.output else ""
+        value = _evaluate(node, numbers, given, shapes, types.get(name, onnx.TensorProto.UNDEFINED))
         shape = None if value is not None else _outcome(node, numbers, given, shapes)
         # A symbol that inference invents means something else the next time.
         if shape is not None and shape != shapes.get(name) and all(isinstance(d, int) or d in symbols for d in shape):
@@ -71,8 +74,36 @@ def _evaluate(
     numbers: Mapping[str, Numbers],
     given: Mapping[str, onnx.TensorProto],
     shapes: Mapping[str, Shape],
+    kind: int,
 ) -> Numbers | None:
-    """What a node computes, as far as it is known; None if it is no computation with sizes."""
+    """What a node computes, as far as numbers of type ``kind`` hold it; None if it is no computation with sizes."""
+    found = _computed(node, numbers, given, shapes, kind)
+    return None if found is None or found.size > _SMALL else _held(found, kind)
+
+
+def _held(values: Numbers, kind: int) -> Numbers:
+    """The same, and None for each that a number of type ``kind`` cannot be exactly: the runtime wraps or rounds it."""
+    if kind in _EXACT:
+        least, most = -_EXACT[kind], _EXACT[kind]
+    elif kind == onnx.TensorProto.BOOL:
+        least, most = 0, 1
+    else:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(kind) if kind else np.dtype(np.object_)
+        least, most = (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max)) if dtype.kind in "iu" else (1, 0)
+    held = np.empty(values.shape, dtype=object)
+    for at, item in np.ndenumerate(values):
+        known = kind in _WIDE if isinstance(item, str) else item is not None and least <= item <= most
+        held[at] = item if known else None
+    return held
+
+
+def _computed(
+    node: onnx.NodeProto,
+    numbers: Mapping[str, Numbers],
+    given: Mapping[str, onnx.TensorProto],
+    shapes: Mapping[str, Shape],
+    kind: int,
+) -> Numbers | None:
     if not node.input:
         return None
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
@@ -83,7 +114,7 @@ def _evaluate(
         if node.op_type == "Shape":
             return _objects(shape[attributes.get("start", 0) : attributes.get("end", len(shape))])
         whole = all(isinstance(dim, int) for dim in shape)
-        return np.array(int(np.prod(shape, dtype=np.int64)), dtype=object) if whole else None  # type: ignore[arg-type]
+        return np.array(prod(shape), dtype=object) if whole else None  # type: ignore[arg-type]
     inputs = [_numbers(name, numbers, given) for name in node.input]
     if inputs[0] is None:
         return None
@@ -96,6 +127,8 @@ def _evaluate(
     if len(known) < len(inputs):
         return None
     rule = _RULES.get(node.op_type)
+    if kind not in _INTEGERS and node.op_type in ("Div", "Mod"):
+        rule = _FRACTIONS.get(node.op_type)
     if rule is None:
         return None
     try:
@@ -110,7 +143,7 @@ def _gather(attributes: Mapping[str, Any], data: Numbers, index: Numbers) -> Num
 
 
 def _concat(attributes: Mapping[str, Any], *parts: Numbers) -> Numbers | None:
-    return np.concatenate(parts, axis=attributes["axis"])
+    return np.concatenate(parts, axis=attributes["axis"]) if sum(part.size for part in parts) <= _SMALL else None
 
 
 def _slice(attributes: Mapping[str, Any], data: Numbers, *bounds: Numbers) -> Numbers | None:
@@ -120,8 +153,13 @@ def _slice(attributes: Mapping[str, Any], data: Numbers, *bounds: Numbers) -> Nu
     axes = rest[0] if rest else list(range(len(starts)))
     steps = rest[1] if len(rest) > 1 else [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        stop = None if step < 0 and end < -data.shape[axis] else end
-        data = np.take(data, np.arange(data.shape[axis])[slice(start, stop, step)], axis=axis)
+        size = data.shape[axis]
+        if step < 0 and end > size:
+            return None  # runtimes do not agree
+        first, last = (0, size) if step > 0 else (-1, size - 1)  # what bounds beyond the list mean
+        begin = min(max(start + size * (start < 0), 0), last)
+        stop = min(max(end + size * (end < 0), first), size)
+        data = np.take(data, np.arange(begin, stop, step), axis=axis)
     return data
 
 
@@ -132,7 +170,7 @@ def _transpose(attributes: Mapping[str, Any], data: Numbers) -> Numbers | None:
 def _filled(attributes: Mapping[str, Any], shape: Numbers) -> Numbers | None:
     sizes = [int(item) for item in shape.reshape(-1)]
     value = attributes.get("value")
-    if value is None or value.data_type not in _INTEGERS or int(np.prod(sizes, dtype=np.int64)) > _SMALL:
+    if value is None or value.data_type not in _INTEGERS or prod(sizes) > _SMALL:
         return None
     return np.full(sizes, numpy_helper.to_array(value).reshape(-1)[0].item(), dtype=object)
 
@@ -143,10 +181,12 @@ def _where(attributes: Mapping[str, Any], condition: Numbers, first: Numbers, se
     )
 
 
-def _each(one: Callable[..., Any]) -> Callable[..., Numbers]:
+def _each(one: Callable[..., Any]) -> Callable[..., Numbers | None]:
     """The operator that applies ``one`` element by element."""
 
-    def rule(attributes: Mapping[str, Any], *values: Numbers) -> Numbers:
+    def rule(attributes: Mapping[str, Any], *values: Numbers) -> Numbers | None:
+        if prod(np.broadcast_shapes(*(value.shape for value in values))) > _SMALL:
+            return None
         spread = np.broadcast_arrays(*values)
         found = np.empty(spread[0].shape, dtype=object)
         for at in np.ndindex(found.shape):
@@ -156,7 +196,7 @@ def _each(one: Callable[..., Any]) -> Callable[..., Numbers]:
     return rule
 
 
-def _integers(one: Callable[[int, int], int], neutral: int | None = None) -> Callable[..., Numbers]:
+def _integers(one: Callable[[int, int], int | None], neutral: int | None = None) -> Callable[..., Numbers | None]:
     """Arithmetic: of a symbol nothing is known but what a neutral second operand does to it."""
 
     def apply(a: Any, b: Any) -> Any:
@@ -180,6 +220,14 @@ def _quotient(a: int, b: int) -> int:
     return abs(a) // abs(b) * (1 if (a < 0) == (b < 0) else -1)  # towards zero
 
 
+def _modulo(attributes: Mapping[str, Any], *values: Numbers) -> Numbers | None:
+    if attributes.get("fmod", 0):
+        return None
+    return _integers(lambda a, b: a % b)(attributes, *values)
+
+
+_FRACTIONS = {"Div": _integers(lambda a, b: a // b if a % b == 0 else None, 1)}  # of types that have them
+
 _RULES: Mapping[str, Callable[..., Numbers | None]] = {
     "Gather": _gather,
     "Concat": _concat,
@@ -192,7 +240,7 @@ _RULES: Mapping[str, Callable[..., Numbers | None]] = {
     "Sub": _integers(lambda a, b: a - b, 0),
     "Mul": _integers(lambda a, b: a * b, 1),
     "Div": _integers(_quotient, 1),
-    "Mod": _integers(lambda a, b: a % b),
+    "Mod": _modulo,
 }
 
 
@@ -288,7 +336,7 @@ def _outcome(
             symbols.remove(dim)
         else:
             return None
-    taken = int(np.prod([dim for dim in after if isinstance(dim, int) and dim != -1], dtype=np.int64))
+    taken = prod(dim for dim in after if isinstance(dim, int) and dim != -1)
     if symbols or not taken or left % taken:
         return None
     return tuple(left // taken if dim == -1 else dim for dim in after)
@@ -300,7 +348,7 @@ def _numbers(name: str, numbers: Mapping[str, Numbers], given: Mapping[str, onnx
     tensor = given.get(name)
     if tensor is None or tensor.data_type not in _INTEGERS:
         return None
-    small = int(np.prod(tensor.dims, dtype=np.int64)) <= _SMALL
+    small = prod(tensor.dims) <= _SMALL
     return _objects(numpy_helper.to_array(tensor)) if small else None
 
 

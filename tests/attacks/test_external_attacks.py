@@ -152,6 +152,16 @@ def test_shapes_that_lie(dims: list[int], folder: Path) -> None:
     refused(folder, proto)
 
 
+@pytest.mark.parametrize("kind", ["STRING", "UNDEFINED", 99])
+@pytest.mark.parametrize("dims", [[600, 4], [2, 2], []])
+def test_types_that_no_file_can_hold(kind: str | int, dims: list[int], folder: Path) -> None:
+    proto = model(location=SECRET)
+    tensor = proto.graph.initializer[0]
+    tensor.data_type = TensorProto.DataType.Value(kind) if isinstance(kind, str) else kind
+    tensor.dims[:] = dims
+    refused(folder, proto)
+
+
 def test_two_tensors_may_share_bytes_as_the_runtime_lets_them(folder: Path) -> None:
     proto = model(location=SECRET, offset="0")
     other = proto.graph.initializer.add()

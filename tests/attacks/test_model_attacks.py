@@ -19,6 +19,7 @@ import onnx
 import pytest
 from networks import Net, card
 from onnx import TensorProto, helper, numpy_helper
+from victims import everything
 
 import expertc
 from expertc.card import Card, Output
@@ -56,32 +57,6 @@ def attempt(data: bytes, full: Card) -> list[str]:
         assert isinstance(error, InvalidArtifactError), repr(error)
         assert error.message.isprintable()
     return [type(error).__name__ for error in found]
-
-
-def everything() -> Net:
-    """One of each operator that reads small integers or attributes."""
-    net = Net()
-    x = net.conv(net.image(), 3, 6, kernel=3, group=3, name="c")
-    x = net.node("ConvTranspose", x, net.weight(6, 2, 2, 2, name="t"), group=3, strides=[2, 2])
-    x = net.node("Pad", x, net.constant([0, 0, 1, 1, 0, 0, 1, 1], "pads"))
-    x = net.node("Resize", x, "", net.constant([1.0, 1.0, 0.5, 0.5], "scales"), mode="nearest")
-    x = net.norm(net.node("MaxPool", x, kernel_shape=[2, 2]), 6)
-    a, b = net.node("Split", x, net.constant([2, 4], "sizes"), out=["a", "b"], axis=1)
-    x = net.node("Concat", b, a, axis=1)
-    x = net.node(
-        "Slice", x, *(net.constant(v, n) for v, n in (([0], "start"), ([6], "end"), ([1], "axes"), ([1], "step")))
-    )
-    x = net.node("Gather", x, net.constant([0, 2, 1, 5, 4, 3], "index"), axis=1)
-    x = net.node("Transpose", net.node("LayerNormalization", net.node("Transpose", x, perm=[0, 2, 3, 1]),
-                                       net.weight(6, name="ln"), axis=-1), perm=[0, 3, 1, 2])  # fmt: skip
-    x = net.node("ReduceMean", x, net.constant([2, 3], "space"), keepdims=1)
-    x = net.node("Squeeze", net.node("Unsqueeze", x, net.constant([4], "new")), net.constant([3, 4], "old"))
-    x = net.node("Reshape", net.node("Flatten", x), net.constant([-1, 3, 1, 2], "target"))
-    x = net.node("MatMul", x, net.weight(3, 2, 2, name="heads"))
-    x = net.node("Reshape", net.node("Expand", x, net.constant([1, 3, 1, 2], "wide")), net.constant([-1, 6], "flat"))
-    x = net.node("Gemm", x, net.weight(6, 6, name="fc"), net.weight(6, name="bias"), transB=1)
-    net.result(net.node("Softmax", net.node("Clip", x, net.constant(-3.0, "low")), axis=1, out="scores"), 6)
-    return net
 
 
 FULL = card(6, Output("scores", "probabilities"))
