@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from . import manifest
+from .atomic import reported
 from .audit import LEVELS, refuse_nan, refuse_unfit, verifying
-from .backends import Session, cpu
+from .backends import cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
 from .errors import UnsupportedError, UsageError
-from .graph import DATA_SUFFIX, File, pack, with_batch
+from .graph import DATA_SUFFIX, File, is_large, pack, with_batch
 from .graph.cost import Cost, cost
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
@@ -139,7 +141,6 @@ def build(
     path = Path(output) if output is not None else Path(bundle_name(selection))
     with (
         reserve(path, force=force) as place,
-        TemporaryDirectory(prefix="expertc-") as scratch,
         verifying(source, selection.indices, verification, photos, standing) as start,
         ExitStack() as stack,
     ):
@@ -148,23 +149,22 @@ def build(
             refuse_nan(cut.model)
         with clock.stage("fold"):
             final, passes = run_all(cut.model if batch is None else with_batch(cut.model, batch), PIPELINE)
-            expert = pack(final, Path(scratch) / MODEL)
-        certified = start(cut, expert)  # by another process, while this one does what is left to do
-        with clock.stage("compile"):
-            engine = cpu.compile_expert(expert, device)
+            expert = pack(final, _scratch(stack) / MODEL if is_large(final) else None)
+        # Another process, which has limits, runs the models first; this one meanwhile only counts.
+        certified = start(cut, expert)
         files = _files(expert)
         size = sum(len(part) if isinstance(part, bytes) else part.stat().st_size for part in files.values())
         kept = source.owners.kept(cut.indices)
         full = Side(len(source.card.classes), len(source.owners.branches), source.cost, source.file_bytes)
         small = Side(len(cut.indices), len(kept), cost(cut.model), size)
-        window = _window(source, measure_seconds)
-        rivals = [stack.enter_context(closing(s)) for s in _rivals(source, expert, threads)] if window else []
         with clock.stage("verify"):
             certificate = certified()
-        timing = None
-        if rivals:
+        with clock.stage("compile"):
+            engine = cpu.compile_expert(expert, device)
+        timing, window = None, _window(source, measure_seconds)
+        if window > 0:
             with clock.stage("measure"):
-                timing = _measure(rivals[0], rivals[1], window)
+                timing = _measure(source, expert, window, threads)
         with clock.stage("write"):
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, passes)
@@ -203,18 +203,22 @@ def bundle_name(selection: Selection, name: str | None = None) -> str:
     return default_name(selection.asked if len(selection.asked) <= 3 else selection.classes)
 
 
-def _rivals(source: Source, expert: File, threads: int | None) -> Iterator[Session]:
-    """The full model and the expert, ready to run."""
-    yield cpu.open_session(source.runnable, threads=threads)
-    yield cpu.open_session(expert, threads=threads)
+def _scratch(stack: ExitStack) -> Path:
+    """A folder for what is too large for memory, until ``stack`` is closed."""
+    with reported(Path(os.environ.get("TMPDIR", "/tmp"))):  # noqa: S108 (named in an error only)
+        return Path(stack.enter_context(TemporaryDirectory(prefix="expertc-")))
 
 
-def _measure(full: Session, small: Session, seconds: float) -> Timing:
+def _measure(source: Source, expert: File, seconds: float, threads: int | None) -> Timing:
     """Time the full model and the expert in turns, on as many images per call as the expert takes (1 if any)."""
-    shape = [small.input_shape[0] or 1, *(axis or cpu.FREE_AXIS for axis in small.input_shape[1:])]
-    x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    calls = {"full": lambda: full.run(x), "expert": lambda: small.run(x)}
-    samples = interleave(calls, seconds=seconds, warmup=seconds / 4)
+    with (
+        closing(cpu.open_session(source.runnable, threads=threads)) as full,
+        closing(cpu.open_session(expert, threads=threads)) as small,
+    ):
+        shape = [small.input_shape[0] or 1, *(axis or cpu.FREE_AXIS for axis in small.input_shape[1:])]
+        x = np.random.default_rng(0).standard_normal(shape, np.float32)
+        calls = {"full": lambda: full.run(x), "expert": lambda: small.run(x)}
+        samples = interleave(calls, seconds=seconds, warmup=seconds / 4)
     medians = [statistics.median(samples.durations(name)) for name in ("full", "expert")]
     return Timing(medians[0], medians[1], samples.ratio("full", "expert"))
 

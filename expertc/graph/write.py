@@ -82,12 +82,17 @@ def to_bytes(model: Model) -> bytes:
     return data
 
 
+def is_large(model: Model) -> bool:
+    """Whether the weights are too many for one protobuf, so that ``pack`` needs a place."""
+    return sum(constant.nbytes for constant in model.constants.values()) > EXTERNAL_ABOVE
+
+
 def pack(model: Model, path: Path | None) -> File:
     """Serialise ``model``: as bytes, or if they are too many, to ``path`` and a file beside it; returns ``path`` then.
 
     Weights are copied from map to file, one at a time. Raises ``ValueError`` for a large model without a path.
     """
-    if not _is_large(model):
+    if not is_large(model):
         return to_bytes(model)
     if path is None:
         raise ValueError("a large model needs a place for its weights")
@@ -116,10 +121,6 @@ class _Layout:
     proto: bytes
     parts: tuple[tuple[int, Constant], ...]
     size: int
-
-
-def _is_large(model: Model) -> bool:
-    return sum(constant.nbytes for constant in model.constants.values()) > EXTERNAL_ABOVE
 
 
 def _layout(model: Model, location: str) -> _Layout:

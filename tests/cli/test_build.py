@@ -230,5 +230,5 @@ def test_progress_is_told(full, tmp_path):
     heard: list[str] = []
     options = {"output": tmp_path / "a.expert", "verification": "off", "measure_seconds": 0}
     build(full, classes=["reds", "blues"], progress=heard.append, **options)
-    assert heard == ["read", "cut", "fold", "compile", "verify", "write"]
+    assert heard == ["read", "cut", "fold", "verify", "compile", "write"]
     assert set(tree(tmp_path / "a.expert")) >= {"expert.onnx", "manifest.json"}
