@@ -5,22 +5,33 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import expertc
-from benchmarks.synthetic import write_model
 from expertc.graph import to_bytes
 from expertc.graph.external import External
 from expertc.source import open_source
 from expertc.surgery.owners import ownership
 from expertc.surgery.prune import prune
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 @pytest.fixture(scope="module")
-def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def write_model() -> Callable[..., Path]:
+    """The benchmarks' generator of branched models."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.syspath_prepend(str(ROOT))
+        from benchmarks import synthetic
+    return synthetic.write_model
+
+
+@pytest.fixture(scope="module")
+def path(write_model: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty branches of 40 kB each in a file of their own."""
     return write_model(tmp_path_factory.mktemp("synthetic"), branches=20, total_bytes=800_000)
 
@@ -43,7 +54,7 @@ def test_only_kept_weights_are_read(path: Path, monkeypatch: pytest.MonkeyPatch)
     assert 0 < len(read) <= 2 * 2  # once for the digest of its name, once to be written
 
 
-def test_three_gigabytes_are_cut_in_little_memory(tmp_path: Path) -> None:
+def test_three_gigabytes_are_cut_in_little_memory(write_model: Callable[..., Path], tmp_path: Path) -> None:
     """A hundred branches of 30 MB, of which two stay; holes in the file, so that it takes no room on the disk."""
     path = write_model(tmp_path, branches=100, total_bytes=3 * 10**9, hollow=True)
     program = """
