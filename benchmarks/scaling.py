@@ -116,7 +116,7 @@ def measure(
         if find_spec(package) and (not only or n in only)
     }
     rows: dict[str, dict[str, Any]] = {
-        n: {"tool": n, "branches": branches, "bytes": size, "nodes": 9 * branches + 4} for n in tools
+        n: {"tool": n, "branches": branches, "bytes": size, "nodes": 9 * branches + 4, "runs": runs} for n in tools
     }
     for state in ("cold", "warm") if cold else ("warm",):
         taken: dict[str, list[tuple[float, float]]] = {n: [] for n in tools}
@@ -184,15 +184,16 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
-        f"Five classes of a synthetic model; medians of {found['runs']} runs, {found['machine']}. Peak memory in MB.",
+        f"Five classes of a synthetic model; medians, {found['machine']}. Peak memory in MB.",
         "",
-        "| branches | size | tool | cold | warm | memory |",
-        "| ---: | ---: | --- | ---: | ---: | ---: |",
+        "| branches | size | tool | runs | cold | warm | memory |",
+        "| ---: | ---: | --- | ---: | ---: | ---: | ---: |",
     ]
     for row in found["rows"]:
         size = f"{row['bytes'] / 1e9:g} GB"
-        result = row.get("error") or f"{row['cold']:.2f} s | {row['warm']:.2f} s | {row['megabytes']:,}"
-        lines.append(f"| {row['branches']:,} | {size} | {row['tool']} | {result}{' | |' if 'error' in row else ''} |")
+        result = f"{row['error']} | |" if "error" in row else ""
+        result = result or f"{row['cold']:.2f} s | {row['warm']:.2f} s | {row['megabytes']:,}"
+        lines.append(f"| {row['branches']:,} | {size} | {row['tool']} | {row['runs']} | {result} |")
     lines += ["", "| nodes | whole command, warm | memory |", "| ---: | ---: | ---: |"]
     lines += [f"| {row['nodes']:,} | {row['warm']:.2f} s | {row['megabytes']:,} |" for row in found["nodes"]]
     lines += ["", *(f"* exponent of {name}: {value}" for name, value in found["exponents"].items())]
