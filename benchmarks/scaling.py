@@ -209,7 +209,7 @@ def plot(rows: Sequence[dict[str, Any]]) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 4), layout="constrained")
     for tool in dict.fromkeys(row["tool"] for row in rows):
         mine = [row for row in rows if row["tool"] == tool and row["branches"] == 1000 and "error" not in row]
         for panel, key in zip(axes, ("cold", "megabytes"), strict=True):
@@ -217,8 +217,8 @@ def plot(rows: Sequence[dict[str, Any]]) -> None:
     for panel, label in zip(axes, ("seconds, cold", "peak memory, MB"), strict=True):
         panel.set(xscale="log", yscale="log", xlabel="weights, GB", ylabel=label)
         panel.grid(alpha=0.3)
-    axes[0].set_title("five of 1000 branches")
-    axes[0].legend(frameon=False)
+    figure.suptitle("five of 1000 branches")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     figure.savefig(RESULTS / "scaling.svg", metadata={"Date": None})
 
 
