@@ -303,7 +303,13 @@ def captured(node: Node) -> list[str]:
 
 def captured_tensors(node: Node) -> Iterable[Tensor]:
     """The tensors that a control-flow node's subgraphs read from outside."""
-    stack: list[tuple[Graph, frozenset[str]]] = [(graph, frozenset()) for graph in subgraphs(node)]
+    for graph in reversed(subgraphs(node)):
+        yield from outside(graph)
+
+
+def outside(branch: Graph) -> Iterable[Tensor]:
+    """The tensors that a subgraph, or one inside it, reads from the graph around it."""
+    stack: list[tuple[Graph, frozenset[str]]] = [(branch, frozenset())]
     while stack:
         graph, outer = stack.pop()
         local = outer | {t.name for t in graph.inputs} | graph.local.keys()

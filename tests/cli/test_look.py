@@ -57,8 +57,6 @@ def test_classes_of_a_bundle(cli, bundle):
 
 
 def test_classes_of_the_bundled_model(cli):
-    if not BUNDLED.is_file():
-        pytest.skip("the trained model is not in this checkout")
     code, out, _ = cli("classes")
     assert code == 0
     assert fits(out)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ...graph import Constant, Graph, Model, Node, Tensor, Variable, refreshed
+from ...graph import Constant, Graph, Model, Node, Tensor, Variable, outside, refreshed
 from ..demand import Demand, join
 from ..site import Answer, Draft, Inner, Result, Rule, Site, Wanted, everyone, opaque, symbol_source
 
@@ -63,7 +63,8 @@ def _as_model(site: Site, branch: Graph) -> Model | None:
         nodes.append(Node(node.op, node.name, node.attrs, read, written, node.domain, like=node))
     inside = {t.name for node in nodes for t in node.outputs} | {n for n, t in made.items() if isinstance(t, Constant)}
     inputs = []
-    for name in _captured(branch):
+    # Constants count as the branch's own, whoever has them.
+    for name in dict.fromkeys(tensor.name for tensor in outside(branch) if isinstance(tensor, Variable)):
         if name in inside:
             continue
         shape, kind = outer.shapes.get(name), outer.types.get(name)
@@ -77,19 +78,6 @@ def _as_model(site: Site, branch: Graph) -> Model | None:
         inputs.append(captive)
     graph = Graph(nodes, inputs, [tensor(t) for t in branch.outputs], branch.name, outer.graph.opsets)
     return refreshed(replace(outer, graph=graph, metadata={}))
-
-
-def _captured(graph: Graph) -> list[str]:
-    """Names of the tensors a subgraph reads from outside; constants count as its own, whoever has them."""
-    found: dict[str, None] = {}
-    stack: list[tuple[Graph, frozenset[str]]] = [(graph, frozenset())]
-    while stack:
-        inner, outer = stack.pop()
-        local = outer | {t.name for t in inner.inputs} | {t.name for node in inner.nodes for t in node.outputs}
-        read = [t for node in inner.nodes for t in node.inputs] + list(inner.outputs)
-        found.update((t.name, None) for t in read if t.name and t.name not in local and isinstance(t, Variable))
-        stack += [(g, local) for node in inner.nodes for g in node.attrs.values() if isinstance(g, Graph)]
-    return list(found)
 
 
 def _loop(site: Site, wanted: Wanted) -> Answer:
