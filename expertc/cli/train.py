@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @click.option("--data", required=True, metavar="DIR", help="Labelled photos: a folder per class, or packed.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Checkpoints and the trained weights go here.")
 @click.option("--classes", metavar="LIST", help="Train on these classes alone.")
+@click.option("--trunk-weights", metavar="FILE", help="Safetensors of the backbone, instead of what timm would fetch.")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="torch device, such as cuda.")
 @click.option("--precision", default="fp32", show_default=True, metavar="fp32|bf16", help="Autocast type.")
 @click.option(
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
 @options.quietly
 @options.everywhere
 def command(
-    recipe: str, data: str, output: str, classes: str | None, device: str, precision: str, workers: int, quiet: bool
+    recipe: str,
+    data: str,
+    output: str,
+    classes: str | None,
+    trunk_weights: str | None,
+    device: str,
+    precision: str,
+    workers: int,
+    quiet: bool,
 ) -> None:
     """Train RECIPE (a name or a TOML file). A run that was stopped goes on where it was.
 
@@ -59,7 +68,15 @@ def command(
     folder = Path(output)
     with _display(quiet) as report:
         trained = train(
-            loaded, taxonomy, images, folder, workers=workers, device=device, autocast=kinds[precision], report=report
+            loaded,
+            taxonomy,
+            images,
+            folder,
+            trunk_weights=None if trunk_weights is None else Path(trunk_weights),
+            workers=workers,
+            device=device,
+            autocast=kinds[precision],
+            report=report,
         )
     save_trained(folder, trained, loaded, taxonomy)
     held = trained.facts["holdout"]

@@ -19,9 +19,10 @@ from ..taxonomy import Taxonomy
 from ..zoo import NHL, import_timm
 from .checkpoint import RunState
 from .data import Decoded, Photos, eval_transform, normalise, split, train_loader, train_transform
+from .first import first_network
 from .progress import Clock, Progress
 from .recipe import Recipe
-from .stage import StageRun, TrunkClassifier
+from .stage import StageRun
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ def train(
     images: LabelledImages,
     folder: Path,
     *,
+    trunk_weights: Path | None = None,
     workers: int = 1,
     device: str = "cpu",
     autocast: torch.dtype | None = None,
@@ -47,9 +49,9 @@ def train(
 
     Images of other classes are left out, so a taxonomy restricted to two classes trains on those two alone. A run that
     was killed goes on after its last complete epoch when called with the same ``folder``, and ends in the same weights
-    as one that was not. Raises ``DataError`` for images that do not fit or cannot be decoded,
-    ``InvalidArtifactError`` if ``folder`` holds another run or a damaged one, ``FileSystemError`` if it cannot be
-    written.
+    as one that was not. ``trunk_weights`` is what ``first_network`` says. Raises ``DataError`` for images that do not
+    fit or cannot be decoded, ``InvalidArtifactError`` if ``folder`` holds another run or a damaged one,
+    ``FileSystemError`` if it cannot be written.
     """
     timm = import_timm()
     label_of = {name: index for index, name in enumerate(taxonomy.classes)}
@@ -60,9 +62,8 @@ def train(
     train_indices, held_indices = split(images, labels, recipe.holdout)
     if len(train_indices) < 2:
         raise DataError("There are fewer than two images to train on.", "Give more images, or a smaller holdout.")
-    torch.manual_seed(recipe.seed)
-    network: NHL = timm.create_model(recipe.arch, taxonomy=taxonomy, **recipe.arch_args)
-    model = TrunkClassifier(network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network, origin = first_network(recipe, taxonomy, trunk_weights)
+    model = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = timm.utils.ModelEmaV3(model, decay=recipe.stages[0].ema_decay, use_warmup=True)
     state = RunState(model, averaged.module, folder, recipe.fingerprint, taxonomy.classes)
     state.resume()  # before the images are decoded: a folder of another run is refused at once
@@ -88,14 +89,14 @@ def train(
             for step, value in enumerate(run.epoch(loader, epoch - schedule.start)):
                 loss = value if step == 0 else 0.98 * loss + 0.02 * value
                 report(Progress(*at, loss, None, clock.left(epoch, (step + 1) / len(loader))))
-            accuracy = count_hits(averaged.module.part(stage), held, recipe, device) / max(1, len(held))
+            accuracy = count_hits(averaged.module, held, recipe, device) / max(1, len(held))
             state.epochs_done = epoch + 1
             state.history.append({"stage": stage.name, "loss": round(loss, 4), "holdout": round(accuracy, 4)})
             state.momentum = run.momentum()
             state.save()
             report(Progress(*at, loss, accuracy, clock.left(epoch, 1.0)))
 
-    final = averaged.module.network.eval()
+    final = averaged.module.eval()
     held = Photos(unseen, eval_transform(recipe, recipe.size))
     hits = count_hits(final, held, recipe, device)
     low, high = wilson(hits, len(held))
@@ -103,6 +104,7 @@ def train(
         "recipe": recipe.name,
         "fingerprint": recipe.fingerprint,
         "seed": recipe.seed,
+        **origin,
         "train_images": len(train_indices),
         "holdout": {"images": len(held), "hits": hits, "wilson95": [round(low, 4), round(high, 4)]},
         "history": state.history,

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 from .recipe import Recipe
 
-_COST = {"trunk": 1.0, "full": 1.9}  # measured: the nest nearly doubles the cost of a step
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -26,7 +24,7 @@ class Clock:
     """Time left, from the pixels still to be seen: an epoch's cost goes with its images' area."""
 
     def __init__(self, recipe: Recipe, epochs_done: int) -> None:
-        self.costs = [stage.size**2 * _COST[stage.part] for stage in recipe.stages for _ in range(stage.epochs)]
+        self.costs = [stage.size**2 for stage in recipe.stages for _ in range(stage.epochs)]
         self.start, self.before = time.monotonic(), sum(self.costs[:epochs_done])
 
     def left(self, epoch: int, share: float) -> float:

@@ -19,22 +19,19 @@ if sys.version_info >= (3, 11):
 else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
 
-PARTS = ("trunk", "full")
-
 
 @dataclass(frozen=True)
 class Stage:
     """One stretch of training with its own image size and learning-rate cycle.
 
-    ``part`` is "trunk" (the trunk under a flat linear head, cheap) or "full" (the whole network). ``lr`` is the peak of
-    a cosine cycle with linear warm-up; ``mix`` the probability that a batch is mixed (CutMix or mixup).
+    ``lr`` is the peak of a cosine cycle with linear warm-up; ``mix`` the probability that a batch is mixed (CutMix or
+    mixup).
     """
 
     name: str
     epochs: int
     size: int
     lr: float
-    part: str = "full"
     batch: int = 64
     warmup_epochs: float = 1.0
     scale: float = 0.35  # smallest area of the random resized crop
@@ -44,8 +41,6 @@ class Stage:
 
     def __post_init__(self) -> None:
         """Raise ``ValueError`` for what would otherwise fail, or quietly mean something else, hours later."""
-        if self.part not in PARTS:
-            raise ValueError(f"stage '{self.name}': part is '{self.part}', not one of {', '.join(PARTS)}")
         for key in ("epochs", "size", "batch"):
             if not isinstance(getattr(self, key), int) or getattr(self, key) < 1:
                 raise ValueError(f"stage '{self.name}': {key} is not a whole number from 1 on")

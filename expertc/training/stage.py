@@ -1,4 +1,4 @@
-"""One stage of a recipe: its network part, loss, optimiser and schedule, all timm's."""
+"""One stage of a recipe: its loss, optimiser and schedule, all timm's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import DataError
 from ..zoo import NHL, import_timm
@@ -14,32 +14,14 @@ from .data import normalise
 from .recipe import Recipe, Stage
 
 
-class TrunkClassifier(nn.Module):
-    """The trunk under global average pooling and one linear layer: the cheap way to teach a trunk."""
-
-    def __init__(self, network: NHL) -> None:
-        super().__init__()
-        self.network = network
-        self.flat_head = nn.Linear(network.num_features, network.num_classes)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``[N, classes]`` of images ``[N, 3, H, W]``."""
-        logits: Tensor = self.flat_head(self.network.forward_features(x).mean((2, 3)))
-        return logits
-
-    def part(self, stage: Stage) -> nn.Module:
-        """What the stage trains, judges and averages: this, or the whole network."""
-        return self if stage.part == "trunk" else self.network
-
-
 class StageRun:
-    """Trains ``model.part(stage)`` and moves ``averaged`` (timm's ``ModelEmaV3`` of ``model``) along."""
+    """Trains ``model`` and moves ``averaged`` (timm's ``ModelEmaV3`` of it) along."""
 
     def __init__(
         self,
         recipe: Recipe,
         stage: Stage,
-        model: TrunkClassifier,
+        model: NHL,
         averaged: Any,
         device: str,
         autocast: torch.dtype | None,
@@ -52,15 +34,14 @@ class StageRun:
         self.recipe, self.stage, self.averaged = recipe, stage, averaged
         self.device, self.autocast = device, autocast
         self.model = model
-        self.forward = model.part(stage)
         averaged.decay = stage.ema_decay
         self.mixup = Mixup(
             mixup_alpha=0.2, cutmix_alpha=1.0, prob=stage.mix, switch_prob=0.5,
-            label_smoothing=recipe.smoothing, num_classes=model.network.num_classes,
+            label_smoothing=recipe.smoothing, num_classes=model.num_classes,
         )  # fmt: skip
         self.loss = SoftTargetCrossEntropy()
         self.optimizer = create_optimizer_v2(
-            self.forward, opt="sgd", lr=stage.lr, weight_decay=recipe.weight_decay, momentum=0.9
+            model, opt="sgd", lr=stage.lr, weight_decay=recipe.weight_decay, momentum=0.9
         )
 
     def epoch(self, loader: Any, epoch: int) -> Iterator[float]:
@@ -81,7 +62,7 @@ class StageRun:
                 x, y = x[:-1], y[:-1]  # timm's Mixup pairs the batch with itself reversed
             x, y = self.mixup(x, y.to(self.device))
             with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
-                logits = self.forward(x)
+                logits = self.model(x)
             loss = self.loss(logits.float(), y)
             if not torch.isfinite(loss):
                 raise DataError(
@@ -96,12 +77,12 @@ class StageRun:
     def momentum(self) -> dict[str, Tensor]:
         """The optimiser's momentum by parameter name."""
         state = self.optimizer.state
-        named = dict(self.forward.named_parameters())
+        named = dict(self.model.named_parameters())
         return {n: state[p]["momentum_buffer"] for n, p in named.items() if "momentum_buffer" in state.get(p, {})}
 
     def restore(self, momentum: dict[str, Tensor]) -> None:
         """Put back what ``momentum`` returned, in the parameters' memory layout."""
-        for name, parameter in self.forward.named_parameters():
+        for name, parameter in self.model.named_parameters():
             if name in momentum:
                 buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer

@@ -12,6 +12,7 @@ from ..export.trained import FACTS, SCHEMA, WEIGHTS
 from ..taxonomy import Taxonomy
 from ..zoo import import_timm
 from .checkpoint import save_facts, save_tensors
+from .first import FETCHED
 from .loop import Trained
 from .recipe import Recipe
 
@@ -29,7 +30,7 @@ def save_trained(folder: Path, trained: Trained, recipe: Recipe, taxonomy: Taxon
             "schema": SCHEMA,
             "arch": recipe.arch,
             # Where the trunk's first weights came from is no part of the network, and nothing to be fetched again.
-            "arch_args": {key: value for key, value in recipe.arch_args.items() if key != "pretrained_backbone"},
+            "arch_args": {key: value for key, value in recipe.arch_args.items() if key != FETCHED},
             "taxonomy": taxonomy.to_mapping(),
             "preprocess": recipe.preprocess.to_mapping(),
             "training": trained.facts,

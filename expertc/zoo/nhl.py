@@ -98,6 +98,7 @@ class NHL(nn.Module):
         widths, strides: per level of the tree, the bottleneck width and stride; the last entry holds for deeper levels.
         expansion: output channels of a block divided by its width.
         drop_rate: dropout before each head.
+        pretrained_backbone: start from timm's weights for the backbone, which timm fetches.
         backbone_args: further arguments for ``timm.create_model`` of the backbone.
 
     Maps images ``[N, 3, H, W]`` float to logits ``[N, classes]``.
@@ -194,7 +195,7 @@ def nhl_resnet50(pretrained: bool = False, **kwargs: Any) -> NHL:
 
 
 @register_model
-def nhl_resnet18(pretrained: bool = False, **kwargs: Any) -> NHL:
-    """A small NHL: ResNet-18 without its last stage, three quarters as wide (48/96/192 channels)."""
-    narrow = {"channels": (48, 96, 192, 384)}
-    return nhl(pretrained, **({"backbone": "resnet18", "backbone_args": narrow} | kwargs))
+def nhl_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> NHL:
+    """A small NHL: EfficientNet-Lite0 up to its last layers of stride 16, 112 channels."""
+    # timm's feature network for this family keeps the layers nobody reads; its getter takes them out.
+    return nhl(pretrained, **({"backbone": "efficientnet_lite0", "backbone_args": {"feature_cls": "getter"}} | kwargs))

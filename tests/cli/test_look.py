@@ -137,14 +137,14 @@ def test_inspect_the_bundled_model(cli):
 
 def test_inspect_an_architecture(cli):
     torch = pytest.importorskip("torch", reason="needs the train extra")
-    code, out, err = cli("inspect", "--arch", "nhl_resnet18", "--classes-count", "23", "--json")
+    code, out, err = cli("inspect", "--arch", "nhl_efficientnet_lite0", "--classes-count", "23", "--json")
     assert (code, err) == (0, "")
     found = json.loads(out)
     assert found["classes"] == 23
     from expertc.zoo import import_timm
 
     with torch.device("meta"):
-        network = import_timm().create_model("nhl_resnet18", num_classes=23)
+        network = import_timm().create_model("nhl_efficientnet_lite0", num_classes=23)
     assert found["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     # torchvision's published figures
     out = cli("inspect", "--arch", "resnet50", "--classes-count", "1000").out

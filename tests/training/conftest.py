@@ -64,7 +64,7 @@ def recipe() -> Recipe:
         name="colours",
         taxonomy="colours",
         arch="nhl",
-        stages=(Stage("trunk", part="trunk", **common), Stage("full", part="full", warmup_epochs=0.5, **common)),
+        stages=(Stage("first", **common), Stage("second", warmup_epochs=0.5, **common)),
         arch_args={
             "backbone": "resnet18",
             "backbone_args": {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]},

@@ -76,6 +76,7 @@ def test_the_cards_preprocessing_is_what_the_network_was_judged_with(shape: tupl
     torch.testing.assert_close(ours, judged, rtol=0, atol=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_depend_on_the_seed_alone(recipe: Recipe, swatches: Any, workers: int) -> None:
     photos = Photos(Decoded(swatches(range(24)), range(24), EVERY), train_transform(recipe, recipe.stages[0]))

@@ -19,8 +19,8 @@ def run(recipe: Recipe, taxonomy: Taxonomy, images: Any, folder: Path, **options
 
 
 def test_it_learns_what_can_be_learnt(recipe: Recipe, taxonomy: Taxonomy, swatches: Any, tmp_path: Path) -> None:
-    trunk, full = recipe.stages
-    patient = replace(recipe, stages=(replace(trunk, epochs=4, mix=0.0), replace(full, epochs=6, mix=0.0)))
+    first, second = recipe.stages
+    patient = replace(recipe, stages=(replace(first, epochs=4, mix=0.0), replace(second, epochs=6, mix=0.0)))
     seen: list[Progress] = []
     trained = run(patient, taxonomy, swatches(range(96)), tmp_path, report=seen.append)
     held = trained.facts["holdout"]
@@ -29,7 +29,7 @@ def test_it_learns_what_can_be_learnt(recipe: Recipe, taxonomy: Taxonomy, swatch
     assert held["hits"] >= 0.9 * held["images"]
     assert held["wilson95"][0] < held["hits"] / held["images"] <= held["wilson95"][1]
     assert not trained.network.training
-    assert [entry["stage"] for entry in trained.facts["history"]] == ["trunk"] * 4 + ["full"] * 6
+    assert [entry["stage"] for entry in trained.facts["history"]] == ["first"] * 4 + ["second"] * 6
     assert seen[-1].accuracy == pytest.approx(held["hits"] / held["images"])
     assert seen[-1].seconds_left == pytest.approx(0, abs=1e-6)
     assert [p.epoch for p in seen if p.accuracy is not None] == [1, 2, 3, 4, 1, 2, 3, 4, 5, 6]
@@ -124,5 +124,5 @@ def test_images_that_do_not_fit(recipe: Recipe, taxonomy: Taxonomy, swatches: An
 
 def test_a_loss_that_explodes_is_said(recipe: Recipe, taxonomy: Taxonomy, swatches: Any, tmp_path: Path) -> None:
     wild = replace(recipe, stages=(replace(recipe.stages[0], lr=1e30, warmup_epochs=0.0),))
-    with pytest.raises(DataError, match="stage 'trunk'"):
+    with pytest.raises(DataError, match="stage 'first'"):
         run(wild, taxonomy, swatches(range(40)), tmp_path)

@@ -27,7 +27,6 @@ def test_the_shipped_recipe() -> None:
     recipe = load_recipe("sea-animals")
     assert recipe.arch in import_timm().list_models("nhl*")
     assert len(Taxonomy.load(ROOT / "expertc" / "taxonomies" / f"{recipe.taxonomy}.yaml")) == 23
-    assert recipe.stages[-1].part == "full"
     assert max(stage.size for stage in recipe.stages) <= recipe.size
     assert recipe.preprocess.size == (recipe.size, recipe.size)
 
@@ -40,7 +39,7 @@ def test_a_file_and_its_defaults(tmp_path: Path) -> None:
 CHANGES: dict[str, Any] = {
     "name": "x", "taxonomy": "x", "arch": "x", "arch_args": {"drop_rate": 0.2}, "size": 64, "mean": (0.0, 0.0, 0.0),
     "std": (1.0, 1.0, 1.0), "interpolation": "bicubic", "seed": 1, "holdout": 0.1, "weight_decay": 0.0,
-    "smoothing": 0.0, "epochs": 2, "lr": 0.2, "part": "trunk", "batch": 32, "warmup_epochs": 0.0, "scale": 0.9,
+    "smoothing": 0.0, "epochs": 2, "lr": 0.2, "batch": 32, "warmup_epochs": 0.0, "scale": 0.9,
     "colour_jitter": 0.0, "mix": 0.5, "ema_decay": 0.9,
 }  # fmt: skip
 
@@ -69,7 +68,6 @@ def test_every_field_changes_the_fingerprint() -> None:
         (HEAD + STAGE + "sparkle = 1\n", "sparkle"),
         ("sparkle = 1\n" + HEAD + STAGE, "sparkle"),
         (STAGE, "malformed"),
-        (HEAD + STAGE + 'part = "trnk"\n', "trnk"),
         (HEAD + STAGE.replace("epochs = 1", "epochs = 0"), "epochs"),
         (HEAD + STAGE.replace("epochs = 1", "epochs = 1.5"), "epochs"),
         (HEAD + STAGE.replace("size = 32", 'size = "32"'), "size"),
