@@ -105,6 +105,10 @@ class UnsupportedError(ExpertcError):
     exit_code = ExitCode.UNSUPPORTED
 
 
+class OutOfMemoryError(UnsupportedError):
+    """This machine has too little memory to run the model on such an input."""
+
+
 class VerificationError(ExpertcError):
     """The expert does not agree with the full model."""
 

@@ -12,7 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from ..errors import CompilationError, ExpertcError, ModelError, UnsupportedError
+from ..errors import CompilationError, ExpertcError, ModelError, OutOfMemoryError, UnsupportedError
 from ..targets import Target
 from ..text import clean_text
 from . import Session
@@ -94,8 +94,8 @@ class CpuSession:
         self._session: onnxruntime.InferenceSession | None = session
 
     def run(self, x: NDArray[Any]) -> dict[str, np.ndarray]:
-        """See ``Session.run``. Raises ``ModelError`` if the model cannot run on ``x``, ``UnsupportedError`` if it
-        needs more memory than there is."""
+        """See ``Session.run``. Raises ``ModelError`` if the model cannot run on ``x``, ``OutOfMemoryError``
+        if it needs more memory than there is."""
         if self._session is None:
             raise ValueError("the session is closed")
         try:
@@ -147,7 +147,7 @@ def _explain(error: Exception, what: str) -> ExpertcError:
     text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", clean_text(str(error)))
     text = re.sub(r"/onnxruntime_src/\S+ .*?\) ", "", text)[:_MAX_MESSAGE].rstrip(".")
     if _MEMORY.search(str(error)):
-        return UnsupportedError(f"{what}: it needs more memory than there is.", "Use a smaller batch or model.")
+        return OutOfMemoryError(f"{what}: it needs more memory than there is.", "Use a smaller batch or model.")
     if _UNSUPPORTED.search(str(error)):
         return UnsupportedError(f"{what}: {text}.", "Update onnxruntime, or export the model with an older opset.")
     return ModelError(f"{what}: {text}.", "Check that it is a complete ONNX model and that the input fits it.")

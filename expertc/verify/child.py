@@ -2,13 +2,14 @@
 
 One byte on standard input says that the folder holds ``job.json`` and, if inputs were given, ``inputs.npy``; another,
 that ``cut.onnx`` and ``final.onnx`` are there too. The outcome is written beside them. The other end of standard input
-is held by the parent: the process ends when that does, whichever way.
+is held by the parent: the process ends when that does, whichever way, and then takes the folder with it.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import threading
 from pathlib import Path
@@ -32,12 +33,12 @@ def main(folder: Path) -> None:
     except ExpertcError as error:
         outcome = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     except MemoryError:
-        outcome = {"error": "MemoryError"}
+        outcome = {"error": MemoryError.__name__}
     (folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
 
 
 def _run(folder: Path) -> dict[str, Any]:
-    _await_go()
+    _await_go(folder)
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     card = Card.from_json(job["card"])
     full = read_model(Path(job["full"]))
@@ -45,8 +46,8 @@ def _run(folder: Path) -> dict[str, Any]:
     values = np.load(given, mmap_mode="r", allow_pickle=False) if given.exists() else None
     shape = full.inputs.get(card.input, ())
     inputs = prepare(values, card.preprocess, shape, images=job["images"], seed=job["seed"])
-    _await_go()
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _await_go(folder)
+    threading.Thread(target=_await_go, args=(folder,), daemon=True).start()  # which nothing but the end can follow
 
     def limit(batch: int) -> None:
         given = job["limits"]
@@ -75,14 +76,11 @@ def _given(path: Path) -> File:
     return path if path.with_name(path.name + DATA_SUFFIX).exists() else path.read_bytes()
 
 
-def _await_go() -> None:
-    if not os.read(sys.stdin.fileno(), 1):
+def _await_go(folder: Path) -> None:
+    if not os.read(sys.stdin.fileno(), 1):  # unbuffered: a lock held at the interpreter's end would abort it
+        # The parent was killed, else it would have ended this process: nobody else is left to clear up.
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(1)
-
-
-def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # unbuffered: a lock held at the interpreter's end would abort it
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..card import Card
-from ..errors import CardError, DataError, ModelError, VerificationError
+from ..errors import CardError, DataError, ModelError, OutOfMemoryError, UnsupportedError, VerificationError
 from ..graph import File, Model, pack
 from ..text import clean_text
 from .certificate import Certificate
@@ -22,7 +22,8 @@ from .standby import Standby, standby, writing
 if TYPE_CHECKING:
     from .limits import Limits
 
-_FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError)}
+_FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError, UnsupportedError)}
+_SHORT = (MemoryError.__name__, OutOfMemoryError.__name__)
 _SMALLER = "Verify on fewer images, or on a machine with more memory."
 
 
@@ -64,8 +65,9 @@ def verifier(
         standing: the child, if one was started earlier; else one is started and ended here.
 
     The certificate's verdict is "verified" or "uninformative". Waiting for it raises ``VerificationError`` if a step
-    fails or the child does not survive it, ``ModelError`` if the full model does not run, ``DataError`` if the inputs
-    do not fit it; the start raises ``FileSystemError`` if there is no room for temporary files.
+    fails or the child does not survive it, ``ModelError`` if the full model does not run, or not within the limits,
+    ``UnsupportedError`` if this runtime does not know its operators, ``DataError`` if the inputs do not fit it; the
+    start raises ``FileSystemError`` if there is no room for temporary files.
     """
     with ExitStack() as stack:
         child = stack.enter_context(standby()) if standing is None else standing
@@ -114,7 +116,7 @@ def _outcome(folder: Path, status: int) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
         return found
     if status == -signal.SIGALRM:
-        raise VerificationError("Verification took longer than a model of this size should.", "Verify on fewer images.")
+        raise ModelError("Running the model takes longer than one of this size should.", "Verify on fewer images.")
     if status < 0:
         name = signal.Signals(-status).name
         raise VerificationError(f"Verification was killed by {name}, most likely for want of memory.", _SMALLER)
@@ -125,8 +127,8 @@ def _outcome(folder: Path, status: int) -> dict[str, Any]:
 
 def _certificate(outcome: dict[str, Any]) -> Certificate:
     kind = outcome.get("error")
-    if kind == "MemoryError":
-        raise VerificationError("Verification needs more memory than a model of this size should.", _SMALLER)
+    if kind in _SHORT:
+        raise ModelError("Running the model takes more memory than one of this size should.", _SMALLER)
     if kind is not None:
         raise _FORWARDED.get(kind, VerificationError)(outcome["message"], outcome["hint"])
     certificate = Certificate.from_mapping(outcome["certificate"])

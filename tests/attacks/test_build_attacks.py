@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_graph_attacks import CASES
 
 MOST = 2**19
-TYPED = {3, 4, 5, 6}  # whichever process meets it first
+TYPED = {3, 4}  # an operator that this runtime does not know is no fault of the file
 
 
 def wide(*, known: bool) -> Make:
@@ -41,8 +41,8 @@ def wide(*, known: bool) -> Make:
 
 
 MODELS: Mapping[str, tuple[Make, set[int]]] = {
-    "terabytes": (wide(known=True), TYPED),
-    "terabytes, if the image says so": (wide(known=False), TYPED),
+    "terabytes": (wide(known=True), {3}),
+    "terabytes, if the image says so": (wide(known=False), {3}),
     **{name: (CASES[name][0], TYPED) for name in ("a custom domain", "two nodes of one name", "opset 99", "IR 99")},
 }
 

@@ -87,8 +87,7 @@ def test_a_failed_step_is_an_error_with_its_exit_code() -> None:
 
 @pytest.mark.parametrize("kind", [ModelError, CardError, DataError, UnsupportedError])
 def test_what_is_wrong_with_the_users_files_keeps_its_error(kind: type[ExpertcError]) -> None:
-    expected = VerificationError if kind is UnsupportedError else kind
-    with pytest.raises(expected, match="wrong") as caught:
+    with pytest.raises(kind, match="wrong") as caught:
         process._certificate({"error": kind.__name__, "message": "wrong", "hint": "right it"})
     assert caught.value.hint == "right it"
 
@@ -135,25 +134,30 @@ def endless() -> Case:
 
 def test_a_model_that_asks_for_gigabytes_is_stopped() -> None:
     case = bomb()
-    with pytest.raises(VerificationError, match="memory"):
+    with pytest.raises(ModelError, match="memory"):
         verify(case.full, case.cut, case.final, **options(case), limits=Limits(2**32, 600))
 
 
 def test_a_model_that_never_ends_is_stopped() -> None:
     case = endless()
-    with pytest.raises(VerificationError, match="longer"):
+    with pytest.raises(ModelError, match="longer"):
         verify(case.full, case.cut, case.final, **options(case), limits=Limits(2**34, 0.5))
 
 
 @pytest.mark.parametrize(
     ("status", "words"),
     [(-signal.SIGKILL, "killed by SIGKILL, most likely for want of memory"), (-signal.SIGABRT, "memory"),
-     (-signal.SIGALRM, "took longer"), (1, r"broke off: ValueError: oh \[31mno\.")],
+     (1, r"broke off: ValueError: oh \[31mno\.")],
 )  # fmt: skip
 def test_every_death_has_a_sentence(status: int, words: str, tmp_path: Path) -> None:
     (tmp_path / "complaint.txt").write_text("Traceback\n  somewhere\nValueError: oh \x1b[31mno\n")
     with pytest.raises(VerificationError, match=words):
         process._outcome(tmp_path, status)
+
+
+def test_what_takes_too_long_is_the_models_fault(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="takes longer"):
+        process._outcome(tmp_path, -signal.SIGALRM)
 
 
 # -- nothing stays -------------------------------------------------------------------------------------------------
@@ -219,6 +223,35 @@ def test_the_child_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
         time.sleep(0.1)
     else:
         pytest.fail("the child outlived its parent by a minute")
+
+
+@pytest.mark.parametrize("steps", [0, 1])
+def test_the_files_go_with_a_parent_that_is_killed(temporary: Path, steps: int) -> None:
+    """Before the child knows what to do, and when it has read the model and waits for the expert."""
+    case = branched.separate()
+    program = textwrap.dedent("""
+        import os, signal, sys
+        from expertc.card import Card
+        from expertc.verify.process import verifier
+        from expertc.verify.standby import standby
+        full, card = sys.stdin.buffer.read().split(b"\\n\\n\\n", 1)
+        with standby() as child:
+            if int(sys.argv[1]):
+                with verifier(full, card_full=Card.from_json(card.decode()), indices=[0], standing=child):
+                    os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), signal.SIGKILL)
+    """)
+    assert isinstance(case.full, bytes)
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(steps)], check=False, env={**ENVIRONMENT, "TMPDIR": str(temporary)},
+        input=case.full + b"\n\n\n" + options(case)["card_full"].to_json().encode(),
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL
+    for _ in range(600):
+        if not list(temporary.iterdir()):
+            break
+        time.sleep(0.1)
+    assert list(temporary.iterdir()) == []
 
 
 def test_a_full_disk_is_said_to_be_one(monkeypatch: pytest.MonkeyPatch, temporary: Path) -> None:
