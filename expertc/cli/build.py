@@ -37,7 +37,14 @@ MAX_BATCH = 4096
 @click.option("--plan", is_flag=True, help="Show what would go and what would stay; write nothing.")
 @click.option("--target", default="cpu", show_default=True, metavar="NAME", help="Device profile; see expertc targets.")
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Images per call.")
-@click.option("--verify", "level", default="fast", show_default=True, metavar="fast|full|off", help="How to verify; off also runs the model unguarded.")
+@click.option(
+    "--verify",
+    "level",
+    default="fast",
+    show_default=True,
+    metavar="fast|full|off",
+    help="How to verify; off also runs the model unguarded.",
+)
 @click.option("--data", metavar="DIR", help="Verify on these photos instead of noise.")
 @click.option(
     "--measure", type=float, metavar="SECONDS", help="Latency window (default: 0.5, none above 1 GiB); 0 for none."
