@@ -19,7 +19,9 @@ from ..card import CARD_KEY, Card
 from ..errors import ModelError, UsageError, VerificationError
 from ..graph.sanitise import face, require_symbolic_batch, sanitise, serialise
 from ..text import shown
+from ..zoo.parts import IMAGE
 from .simplify import simplify
+from .stamp import MAKES, READS, stamped
 
 OPSETS = (18, 19, 20)  # Python 3.10's onnxruntime reads no newer
 TOLERANCE = 1e-4  # of the largest |logit|
@@ -104,20 +106,42 @@ def _to_proto(
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ModelError(f"The weights {shown(name)} hold a value that is not finite.", "Train it again.")
+    if getattr(module, "is_separate", False) and image == IMAGE and len(outputs) == 1:
+
+        def exporter(part: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Any:
+            made = _through_torch(part, shapes, [READS.format(i) for i in range(len(shapes))], [MAKES], opset)
+            sanitise(made, parameters=part.state_dict().keys(), metadata={})
+            return made
+
+        proto = stamped(module, (3, *size), outputs[0], None, exporter)
+    else:
+        proto = _through_torch(module, [(3, *size)], [image], outputs, opset)
+    sanitise(proto, parameters=state.keys(), metadata=metadata)
+    require_symbolic_batch(proto)
+    if (found := len(face(proto)[1])) != len(outputs):
+        raise ModelError(f"The network has {found} outputs, but {len(outputs)} are named.", "Name each of them once.")
+    return proto
+
+
+def _through_torch(
+    module: nn.Module, shapes: Sequence[tuple[int, ...]], inputs: Sequence[str], outputs: Sequence[str], opset: int
+) -> Any:
+    """torch's export of a module whose inputs have these shapes behind the batch, simplified."""
+    device = next(module.parameters()).device
     # A batch of one would be frozen into the graph without a word.
-    example = torch.zeros(2, 3, *size, device=next(module.parameters()).device)
+    examples = tuple(torch.zeros(2, *shape, device=device) for shape in shapes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torch's own internals
         try:
             program = torch.onnx.export(
                 module,
-                (example,),
+                examples,
                 dynamo=True,
                 optimize=False,  # see simplify.py
                 opset_version=opset,
-                input_names=[image],
+                input_names=list(inputs),
                 output_names=list(outputs),
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in shapes),
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:
@@ -127,9 +151,4 @@ def _to_proto(
             ) from error
     assert program is not None  # as dynamo=True promises
     simplify(program.model)
-    proto = program.model_proto
-    sanitise(proto, parameters=state.keys(), metadata=metadata)
-    require_symbolic_batch(proto)
-    if (found := len(face(proto)[1])) != len(outputs):
-        raise ModelError(f"The network has {found} outputs, but {len(outputs)} are named.", "Name each of them once.")
-    return proto
+    return program.model_proto

@@ -3,8 +3,10 @@
 Importing this room needs the ``train`` extra (torch, timm).
 """
 
+from . import registry  # noqa: F401 (which makes the names known to timm)
 from ._timm import import_timm
 from .arguments import create
+from .hlfp import HLFP
 from .nhl import NHL
 
-__all__ = ["NHL", "create", "import_timm"]
+__all__ = ["HLFP", "NHL", "create", "import_timm"]

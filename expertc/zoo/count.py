@@ -1,10 +1,13 @@
-"""Parameters and core MACs of a network that is never given weights: torch's meta device holds shapes only."""
+"""Parameters and MACs of a network that is never given weights: torch's meta device holds shapes only."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from ..errors import UsageError
@@ -12,21 +15,52 @@ from ..text import shown
 from ._timm import import_timm
 
 
-def count_arch(name: str, classes: int, size: int | None = None) -> dict[str, Any]:
+def count_arch(name: str, classes: int, size: int | None = None, **arguments: Any) -> dict[str, Any]:
     """Count the architecture ``name`` for ``classes`` classes at ``size`` pixels (default: its own, or 224).
 
-    Parameters are trainable values; MACs those of convolutions and matrix products for one image. Raises ``UsageError``
-    for a name that timm does not know.
+    ``arguments`` go to ``timm.create_model``. Raises ``UsageError`` for a name that timm does not know.
     """
     timm = import_timm()
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
         hint = f"Try {near}." if near else "See timm.list_models()."
         raise UsageError(f"There is no architecture {shown(name)}.", hint)
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network = timm.create_model(name, num_classes=classes).eval()
-        side = size or timm.data.resolve_model_data_config(network)["input_size"][-1]
-        network(torch.empty(1, 3, side, side))
-    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    with torch.device("meta"):
+        network = timm.create_model(name, num_classes=classes, **arguments)
+    side = size or timm.data.resolve_model_data_config(network)["input_size"][-1]
+    return {"arch": name, "classes": classes, "size": side, **count(network, side)}
+
+
+def count(network: nn.Module, size: int) -> dict[str, int]:
+    """``parameters``, ``macs`` and ``macs_thop`` of a network on torch's meta device, for one image of ``size`` pixels.
+
+    Parameters are trainable values; MACs those of convolutions and matrix products; thop's are those plus what
+    pytorch-OpCounter 0.1.1 counts for batch norms and global average pools: the convention of the HLFP and NHL papers.
+    """
+    network.eval()
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter, _thop(network) as extra:
+        network(torch.empty(1, 3, size, size))
     macs = counter.get_total_flops() // 2  # torch counts a multiplication and an addition
-    return {"arch": name, "classes": classes, "size": side, "parameters": parameters, "macs": macs}
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return {"parameters": parameters, "macs": macs, "macs_thop": macs + sum(extra)}
+
+
+@contextmanager
+def _thop(network: nn.Module) -> Iterator[list[int]]:
+    """What thop counts beside convolutions and matrix products; only torch's own classes are known to it."""
+    found: list[int] = []
+
+    def norm(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
+        found.append(4 * inputs[0].numel())
+
+    def pool(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        area = inputs[0].shape[-2] // output.shape[-2] * (inputs[0].shape[-1] // output.shape[-1])
+        found.append((area + 1) * output.numel())
+
+    hooks = [m.register_forward_hook(norm) for m in network.modules() if type(m) is nn.BatchNorm2d and m.affine]
+    hooks += [m.register_forward_hook(pool) for m in network.modules() if type(m) is nn.AdaptiveAvgPool2d]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -5,88 +5,88 @@ level-1 block reads the trunk, a level-2 block reads its parent's output, and so
 average pooling and one linear layer with one output, the logit of that class. The logits are concatenated in class
 order. An expert for some classes needs the trunk and the nodes on the paths to them, nothing else.
 
-Blocks are projected post-activation bottlenecks B(cin, w, out, s) with out = expansion * w, one per level, widths
-128/64/32 and strides 1/1/2 by default, expansion 4 (the published ResNet50-NHL).
+Blocks, one per level: projected post-activation bottlenecks B(cin, w, out, s) with out = expansion * w, widths
+128/64/32 and strides 1/1/2 by default, expansion 4 (the published ResNet50-NHL); or ConvNeXt V2 levels (the published
+ConvNeXtV2-tiny-NHL).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..taxonomy import Node, Taxonomy
-from ._timm import import_timm
+from .blocks import Bottleneck, ConvNeXtLevel, initialise
+from .parts import IMAGE, TRUNK, Part
+from .trunk import make_trunk
 
-timm = import_timm()
+__all__ = ["NHL", "ClassNode", "GroupNode"]
 
-from timm.models import register_model  # noqa: E402  (timm must be imported through import_timm first)
-
-__all__ = ["NHL", "Bottleneck", "NestNode"]  # register_model adds the names it registers
+BLOCKS = ("bottleneck", "convnext")
 
 
-class Bottleneck(nn.Module):
-    """B(cin, w, out, s): 1x1, 3x3 with the stride, 1x1, each with batch norm, plus a *projected* shortcut; ReLU.
+@dataclass(frozen=True)
+class Level:
+    """How the blocks of one level of the tree are made; ``depth`` counts the ConvNeXt V2 blocks of one."""
 
-    Maps ``[N, cin, H, W]`` to ``[N, out, ceil(H/s), ceil(W/s)]``. The projection is there even where cin = out.
-    """
+    block: str
+    width: int
+    stride: int
+    expansion: int
+    depth: int
 
-    def __init__(self, cin: int, width: int, cout: int, stride: int = 1) -> None:
+    def make(self, cin: int) -> tuple[nn.Module, int]:
+        """A block that reads ``cin`` channels, and the channels it gives."""
+        cout = self.width * self.expansion
+        if self.block == "convnext":
+            return ConvNeXtLevel(cin, cout, self.stride, self.depth), cout
+        return Bottleneck(cin, self.width, cout, self.stride), cout
+
+
+class ClassNode(nn.Module):
+    """A class of the tree: its block, global average pooling, one logit. Maps ``[N, cin, H, W]`` to ``[N, 1]``."""
+
+    def __init__(self, index: int, cin: int, level: Level, drop_rate: float) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(cin, width, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(width)
-        self.conv3 = nn.Conv2d(width, cout, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(cout)
-        self.shortcut = nn.Conv2d(cin, cout, 1, stride, bias=False)
-        self.shortcut_bn = nn.BatchNorm2d(cout)
+        self.index = index
+        self.block, cout = level.make(cin)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(drop_rate)
+        self.head = nn.Linear(cout, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        y = torch.relu(self.bn1(self.conv1(x)))
-        y = torch.relu(self.bn2(self.conv2(y)))
-        return torch.relu(self.bn3(self.conv3(y)) + self.shortcut_bn(self.shortcut(x)))
+        logit: Tensor = self.head(self.drop(torch.flatten(self.pool(self.block(x)), 1)))
+        return logit
 
 
-class NestNode(nn.Module):
-    """One taxonomy node: its block, and either its children or, for a class, the head of one logit."""
+class GroupNode(nn.Module):
+    """A category of the tree: its block, and the nodes below, which read what the block gives."""
 
-    def __init__(
-        self,
-        node: Node,
-        cin: int,
-        widths: Sequence[int],
-        strides: Sequence[int],
-        expansion: int,
-        drop_rate: float,
-        level: int = 0,
-    ) -> None:
+    def __init__(self, nodes: Sequence[Node], cin: int, levels: Sequence[Level], depth: int, drop_rate: float) -> None:
         super().__init__()
-        # A class may hang higher than the deepest level and a tree may be deeper than the widths: the last width holds.
-        at = min(level, len(widths) - 1)
-        cout = widths[at] * expansion
-        self.block = Bottleneck(cin, widths[at], cout, strides[at])
-        self.index = node.index
-        if node.is_class:
-            self.drop = nn.Dropout(drop_rate)
-            self.head = nn.Linear(cout, 1)
-        else:
-            self.children_by_name = nn.ModuleDict(
-                {
-                    _module_name(child.name): NestNode(child, cout, widths, strides, expansion, drop_rate, level + 1)
-                    for child in node.children
-                }
-            )
+        self.block, cout = _level(levels, depth).make(cin)
+        self.children_by_name = nest(nodes, cout, levels, depth + 1, drop_rate)
 
-    def forward(self, x: Tensor) -> list[tuple[int, Tensor]]:
-        """Return ``(class index, logit [N, 1])`` of every class at or below this node."""
-        y = self.block(x)
-        if self.index is not None:
-            return [(self.index, self.head(self.drop(y.mean((2, 3)))))]
-        return [pair for child in self.children_by_name.values() for pair in child(y)]
+
+def nest(nodes: Sequence[Node], cin: int, levels: Sequence[Level], depth: int, drop_rate: float) -> nn.ModuleDict:
+    """The modules of sibling nodes, by name."""
+    made = nn.ModuleDict()
+    for node in nodes:
+        if node.index is not None:
+            made[_module_name(node.name)] = ClassNode(node.index, cin, _level(levels, depth), drop_rate)
+        else:
+            made[_module_name(node.name)] = GroupNode(node.children, cin, levels, depth, drop_rate)
+    return made
+
+
+def _level(levels: Sequence[Level], depth: int) -> Level:
+    """A class may hang higher than the deepest level, and a tree be deeper than the levels: the last one holds."""
+    return levels[min(depth, len(levels) - 1)]
 
 
 class NHL(nn.Module):
@@ -97,6 +97,8 @@ class NHL(nn.Module):
         backbone: name of a timm convolutional model with feature info; its last stage and classifier are left out.
         widths, strides: per level of the tree, the bottleneck width and stride; the last entry holds for deeper levels.
         expansion: output channels of a block divided by its width.
+        block: "bottleneck" or "convnext".
+        depths: per level, how many ConvNeXt V2 blocks one holds (bottlenecks stand alone).
         drop_rate: dropout before each head.
         pretrained_backbone: start from timm's weights for the backbone, which timm fetches.
         backbone_args: further arguments for ``timm.create_model`` of the backbone.
@@ -111,40 +113,28 @@ class NHL(nn.Module):
         widths: Sequence[int] = (128, 64, 32),
         strides: Sequence[int] = (1, 1, 2),
         expansion: int = 4,
+        block: str = "bottleneck",
+        depths: Sequence[int] = (1, 1, 1),
         drop_rate: float = 0.0,
         in_chans: int = 3,
         pretrained_backbone: bool = False,
         backbone_args: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if len(widths) != len(strides) or not widths:
+        if block not in BLOCKS:
+            raise ValueError(f"block is '{block}', not one of {', '.join(BLOCKS)}")
+        if block == "bottleneck":
+            depths = (1,) * len(widths)
+        if not len(widths) == len(strides) == len(depths) or not widths:
             raise ValueError(f"widths {tuple(widths)} and strides {tuple(strides)} must be as long as each other")
+        levels = [Level(block, w, s, expansion, d) for w, s, d in zip(widths, strides, depths, strict=True)]
         self.taxonomy = taxonomy
         self.num_classes = len(taxonomy)
-        self.trunk = timm.create_model(
-            backbone,
-            pretrained=pretrained_backbone,
-            features_only=True,
-            out_indices=(-2,),
-            in_chans=in_chans,
-            **(backbone_args or {}),
+        self.trunk, self.num_features = make_trunk(
+            backbone, -2, pretrained=pretrained_backbone, in_chans=in_chans, options=backbone_args
         )
-        self.num_features = int(self.trunk.feature_info.channels()[-1])
-        self.nest = nn.ModuleDict(
-            {
-                _module_name(root.name): NestNode(root, self.num_features, widths, strides, expansion, drop_rate)
-                for root in taxonomy.roots
-            }
-        )
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for module in self.nest.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-            elif isinstance(module, Bottleneck):
-                # The residual branch starts at zero, so at first the nest is a stack of its projections.
-                nn.init.zeros_(module.bn3.weight)
+        self.nest = nest(taxonomy.roots, self.num_features, levels, 0, drop_rate)
+        initialise(self.nest)
 
     def forward_features(self, x: Tensor) -> Tensor:
         """The trunk's output, ``[N, num_features, H/16, W/16]`` for a ResNet."""
@@ -153,9 +143,31 @@ class NHL(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, classes]`` of images ``[N, 3, H, W]``."""
-        x = self.forward_features(x)
-        logits = dict(pair for root in self.nest.values() for pair in root(x))
-        return torch.cat([logits[i] for i in range(self.num_classes)], dim=1)
+        made = {TRUNK: self.forward_features(x)}
+        for part in self.parts():
+            if part.name not in made:
+                made[part.name] = part.module(*(made[name] for name in part.reads))
+        return torch.cat([made[name] for name in self.logits()], dim=1)
+
+    is_separate = True
+
+    def parts(self) -> Iterator[Part]:
+        """The network in pieces, each after those it reads."""
+        yield Part(TRUNK, self.trunk, (IMAGE,))
+        stack = [(f"nest.{name}", node, TRUNK) for name, node in self.nest.items()]
+        while stack:
+            name, node, read = stack.pop()
+            if isinstance(node, ClassNode):
+                yield Part(name, node, (read,))
+            elif isinstance(node, GroupNode):
+                yield Part(f"{name}.block", node.block, (read,))
+                below = node.children_by_name.items()
+                stack += [(f"{name}.children_by_name.{key}", child, f"{name}.block") for key, child in below]
+
+    def logits(self) -> list[str]:
+        """The part that makes each class's logit ``[N, 1]``, in class order."""
+        found = {part.module.index: part.name for part in self.parts() if isinstance(part.module, ClassNode)}
+        return [found[index] for index in range(self.num_classes)]
 
 
 def _module_name(name: str) -> str:
@@ -168,34 +180,3 @@ def _module_name(name: str) -> str:
 
 
 _EMPTY = nn.ModuleDict()
-
-
-def _flat(num_classes: int) -> Taxonomy:
-    return Taxonomy.flat([f"class-{i}" for i in range(num_classes)])
-
-
-@register_model
-def nhl(pretrained: bool = False, **kwargs: Any) -> NHL:
-    """NHL on any timm backbone: ``timm.create_model("nhl", backbone=..., taxonomy=...)``."""
-    if pretrained:
-        raise ValueError("NHL has no pretrained weights of its own; use pretrained_backbone=True for the trunk")
-    num_classes = kwargs.pop("num_classes", None)
-    for unused in ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir"):
-        kwargs.pop(unused, None)
-    taxonomy = kwargs.pop("taxonomy", None) or _flat(num_classes or 1000)
-    if num_classes not in (None, len(taxonomy)):
-        raise ValueError(f"num_classes is {num_classes}, but the taxonomy has {len(taxonomy)} classes")
-    return NHL(taxonomy, **kwargs)
-
-
-@register_model
-def nhl_resnet50(pretrained: bool = False, **kwargs: Any) -> NHL:
-    """NHL on ResNet-50 without conv5, as published."""
-    return nhl(pretrained, **({"backbone": "resnet50"} | kwargs))
-
-
-@register_model
-def nhl_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> NHL:
-    """A small NHL: EfficientNet-Lite0 up to its last layers of stride 16, 112 channels."""
-    # timm's feature network for this family keeps the layers nobody reads; its getter takes them out.
-    return nhl(pretrained, **({"backbone": "efficientnet_lite0", "backbone_args": {"feature_cls": "getter"}} | kwargs))

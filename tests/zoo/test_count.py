@@ -9,7 +9,14 @@ from expertc.zoo.count import count_arch
 def test_published_figures():
     """torchvision publishes 25,557,032 parameters and 4.09 G operations for ResNet-50."""
     found = count_arch("resnet50", 1000)
-    assert found == {"arch": "resnet50", "classes": 1000, "size": 224, "parameters": 25_557_032, "macs": 4_089_184_256}
+    assert found == {
+        "arch": "resnet50",
+        "classes": 1000,
+        "size": 224,
+        "parameters": 25_557_032,
+        "macs": 4_089_184_256,
+        "macs_thop": 4_133_742_592,
+    }
 
 
 def test_the_products_of_attention_are_counted():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from expertc.taxonomy import Node, Taxonomy
 from expertc.zoo import NHL, import_timm
-from expertc.zoo.nhl import Bottleneck
+from expertc.zoo.blocks import Bottleneck
 
 timm = import_timm()
 
@@ -129,7 +129,9 @@ def test_logits_stand_in_the_order_of_the_indices() -> None:
     x = torch.randn(1, 3, 32, 32)
     with torch.inference_mode():
         trunk = network.forward_features(x)
-        by_class = dict(pair for root in network.nest.values() for pair in root(trunk))
+        group, high = network.nest["b"], network.nest["a"]
+        below = group.block(trunk)
+        by_class = {node.index: node(below) for node in group.children_by_name.values()} | {1: high(trunk)}
         logits = network(x)
     assert [torch.equal(logits[:, i : i + 1], by_class[i]) for i in range(3)] == [True] * 3
 
@@ -150,7 +152,7 @@ def test_any_class_name_makes_a_module(name: str) -> None:
 
 
 def test_timm_lists_and_creates_them() -> None:
-    assert timm.list_models("nhl*") == ["nhl", "nhl_efficientnet_lite0", "nhl_resnet50"]
+    assert timm.list_models("nhl*") == ["nhl", "nhl_convnextv2_tiny", "nhl_efficientnet_lite0", "nhl_resnet50"]
     network = timm.create_model("nhl_efficientnet_lite0", taxonomy=Taxonomy.flat(["a", "b"]), drop_rate=0.1)
     assert isinstance(network, NHL)
     assert network.num_features == 112

@@ -1,0 +1,112 @@
+"""Exporting a network of many equal branches: each kind of part goes through torch once and is stamped per branch.
+
+torch's exporter takes a second per branch or so; a thousand classes are a thousand branches. Parts of one kind differ
+in their weights alone, so the graph of one is the graph of all, under other names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import onnx
+from onnx import helper, numpy_helper
+from torch import Tensor, nn
+
+from ..errors import ModelError
+from ..zoo.parts import GAIN, IMAGE, Part
+
+Shape = tuple[int, ...]  # without the batch
+Exporter = Callable[[nn.Module, Sequence[Shape]], onnx.ModelProto]
+"""Exports a module that reads tensors of these shapes, with a symbolic batch, to inputs in0, in1, ... and ``out``."""
+
+READS, MAKES = "in{}", "out"
+
+
+@dataclass(frozen=True)
+class Template:
+    """One kind of part: its graph, the initializers that are the part's own, and what it makes."""
+
+    proto: onnx.ModelProto
+    own: frozenset[str]
+    shape: Shape
+
+
+def stamped(network: Any, image: Shape, output: str, branches: int | None, exporter: Exporter) -> onnx.ModelProto:
+    """The model of a network in parts (``parts()``, ``logits()``), its logits concatenated as ``output``.
+
+    ``image`` is the input's shape without the batch; ``branches`` the length of the input ``gain``, None for a network
+    that is exported without. Raises ``ModelError`` if a part cannot be exported.
+    """
+    proto = onnx.ModelProto()
+    graph = proto.graph
+    graph.name = "network"
+    graph.input.append(helper.make_tensor_value_info(IMAGE, onnx.TensorProto.FLOAT, ["batch", *image]))
+    gains = [] if branches is None else [f"{GAIN}.{i}" for i in range(branches)]
+    if gains:
+        graph.input.append(helper.make_tensor_value_info(GAIN, onnx.TensorProto.FLOAT, [len(gains)]))
+        graph.node.append(
+            helper.make_node("Split", [GAIN], gains, name=f"{GAIN}.split", axis=0, num_outputs=len(gains))
+        )
+    shapes: dict[str, Shape] = {IMAGE: image}
+    templates: dict[tuple[object, ...], tuple[int, Template]] = {}
+    for part in network.parts():
+        reads = [shapes[name] for name in part.reads]
+        gain = part.gain if gains else None
+        key = (repr(part.module), tuple(reads), gain is None)
+        if key not in templates:
+            found = _template(part.module, exporter(part.module, reads if gain is None else [*reads, (1,)]))
+            templates[key] = (len(templates), found)
+            _constants(graph, found, len(templates) - 1)
+            if not proto.opset_import:
+                proto.opset_import.extend(found.proto.opset_import)
+                proto.ir_version = found.proto.ir_version
+                proto.producer_name, proto.producer_version = found.proto.producer_name, found.proto.producer_version
+        number, template = templates[key]
+        _stamp(graph, template, number, part, [*part.reads, *([] if gain is None else [gains[gain]])])
+        shapes[part.name] = template.shape
+    logits = network.logits()
+    graph.node.append(helper.make_node("Concat", logits, [output], name=output, axis=1))
+    total = sum(shapes[name][0] for name in logits)
+    graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["batch", total]))
+    return proto
+
+
+def _template(module: nn.Module, proto: onnx.ModelProto) -> Template:
+    own = frozenset(module.state_dict())
+    for tensor in proto.graph.initializer:
+        if tensor.name not in own and tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+            # It would be the first branch's in all of them.
+            raise ModelError(f"torch computed '{tensor.name}' out of a branch's weights.", "Export another form.")
+    dims = proto.graph.output[0].type.tensor_type.shape.dim
+    return Template(proto, own, tuple(int(dim.dim_value) for dim in dims[1:]))
+
+
+def _constants(graph: onnx.GraphProto, template: Template, number: int) -> None:
+    """What the exporter made, shapes and scalars, stands in the graph once for all branches of a kind."""
+    for tensor in template.proto.graph.initializer:
+        if tensor.name not in template.own:
+            copy = graph.initializer.add()
+            copy.CopyFrom(tensor)
+            copy.name = f"kind{number}.{tensor.name}"
+
+
+def _stamp(graph: onnx.GraphProto, template: Template, number: int, part: Part, reads: Sequence[str]) -> None:
+    names = {READS.format(i): name for i, name in enumerate(reads)} | {MAKES: part.name}
+    state: Mapping[str, Tensor] = part.module.state_dict()
+    for tensor in template.proto.graph.initializer:
+        if tensor.name in template.own:
+            names[tensor.name] = f"{part.name}.{tensor.name}"
+            graph.initializer.append(numpy_helper.from_array(state[tensor.name].cpu().numpy(), names[tensor.name]))
+        else:
+            names[tensor.name] = f"kind{number}.{tensor.name}"
+    for node in template.proto.graph.node:
+        copy = graph.node.add()
+        copy.CopyFrom(node)
+        del copy.metadata_props[:]
+        copy.name = f"{part.name}/{node.name}"
+        for field in (copy.input, copy.output):
+            for at, name in enumerate(field):
+                if name:
+                    field[at] = names.get(name, f"{part.name}/{name}")
