@@ -4,27 +4,81 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from . import options, show
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-@click.command(epilog=options.example("expertc export run/ -o full.onnx --data photos/"))
-@click.argument("checkpoint")
+    from ..runtime.images import Source
+    from ..taxonomy import Taxonomy
+
+
+@click.command(
+    epilog=options.example(
+        "expertc export run/ -o full.onnx --data photos/", "expertc export hlfp_small --num-classes 100 -o full.onnx"
+    )
+)
+@click.argument("network")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The full model to write.")
+@click.option("--num-classes", type=click.IntRange(1, 10**6), metavar="K", help="Classes of a network given by name.")
+@click.option("--taxonomy", metavar="NAME|FILE", help="Class tree of a network given by name, instead.")
+@click.option("--form", default="fused", show_default=True, metavar="fused|separate", help="How HLFP's branches stand.")
+@click.option("--size", type=click.IntRange(32, 4096), metavar="PIXELS", help="Side of the image (default: 224).")
 @click.option("--data", metavar="DIR", help="Check the export against torch on these photos instead of noise.")
 @click.option("--licence", default="", metavar="TEXT", help="One line on the licence of the weights, for the card.")
 @options.quietly
 @options.everywhere
-def command(checkpoint: str, output: str, data: str | None, licence: str, quiet: bool) -> None:
-    """Export the network that `expertc train` left in the folder CHECKPOINT to ONNX, with its model card."""
-    from ..evaluate.sampling import photos
-    from ..export import export_trained
+def command(
+    network: str,
+    output: str,
+    num_classes: int | None,
+    taxonomy: str | None,
+    form: str,
+    size: int | None,
+    data: str | None,
+    licence: str,
+    quiet: bool,
+) -> None:
+    """Export NETWORK to ONNX, with its model card.
 
-    images = photos(data) if data else ()
+    NETWORK is the folder that `expertc train` left, or the name of a network of the zoo, which then gets random
+    weights: for timing and for trying things out.
+    """
+    from ..errors import UsageError
+    from ..evaluate.sampling import photos
+    from ..export import export_random, export_trained
+
+    named = num_classes is not None or taxonomy is not None
+    if named == Path(network).is_dir():
+        raise UsageError(
+            "A folder brings its classes along; a network of the zoo is given by name with --num-classes K.",
+            "Write expertc export run/ -o full.onnx, or expertc export hlfp_small --num-classes 100 -o full.onnx.",
+        )
+    images: Sequence[Source] = photos(data) if data else ()
     with options.stages(quiet) as progress:
         progress("export")
-        path = export_trained(Path(checkpoint), Path(output), images, weights_licence=licence)
+        if not named:
+            path = export_trained(Path(network), Path(output), images, weights_licence=licence)
+        else:
+            tree = _taxonomy(taxonomy, num_classes)
+            path = export_random(network, tree or num_classes or 0, Path(output), images, form=form, size=size or 224)
     click.echo(f"full model: {path} ({show.size(path.stat().st_size)})")
     click.echo(f"next:       expertc classes {shlex.quote(str(path))}")
+
+
+def _taxonomy(name: str | None, num_classes: int | None) -> Taxonomy | None:
+    from ..errors import UsageError
+    from ..taxonomy import Taxonomy
+
+    if name is None:
+        return None
+    tree = Taxonomy.load(Path(name)) if Path(name).suffix in (".yaml", ".yml") else Taxonomy.shipped(name)
+    if num_classes not in (None, len(tree)):
+        raise UsageError(
+            f"The taxonomy has {len(tree)} classes, but --num-classes is {num_classes}.", "Leave out --num-classes."
+        )
+    return tree

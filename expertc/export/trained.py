@@ -80,7 +80,7 @@ def export_trained(
     """
     trained = load_trained(folder)
     model = export(trained.network, describe(trained, weights_licence), trained.preprocess.size, opset=opset)
-    check(model, trained.network, _tensors(images, trained.preprocess))
+    check(model, trained.network, tensors(images, trained.preprocess))
     return save(model, output)
 
 
@@ -97,10 +97,10 @@ def describe(trained: TrainedNetwork, weights_licence: str = "") -> Card:
     return Card(name, trained.taxonomy, (Output("logits"),), "image", trained.preprocess, weights_licence, provenance)
 
 
-def _tensors(images: Sequence[Source], preprocess: Preprocess) -> torch.Tensor:
-    """The images, or noise, as the network's input ``[N, 3, H, W]``."""
+def tensors(images: Sequence[Source], preprocess: Preprocess, count: int = NOISE_IMAGES) -> torch.Tensor:
+    """The images, or ``count`` of noise, as the network's input ``[N, 3, H, W]``."""
     if preprocess.layout != "NCHW" or preprocess.dtype != "float32":
         raise DataError("torch networks take NCHW float32.", "Correct the preprocessing.")
     generator = np.random.default_rng(0)
-    noise = [generator.integers(0, 256, (*preprocess.size, 3), dtype=np.uint8) for _ in range(NOISE_IMAGES)]
+    noise = [generator.integers(0, 256, (*preprocess.size, 3), dtype=np.uint8) for _ in range(count)]
     return torch.from_numpy(np.stack([apply(load_image(image), preprocess) for image in images or noise]))

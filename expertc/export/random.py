@@ -1,0 +1,78 @@
+"""A network of the zoo with random weights as a full model: for timing, and for trying things out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..card import Card, Output, Preprocess
+from ..errors import UsageError
+from ..runtime.images import Source
+from ..taxonomy import Taxonomy
+from ..text import shown
+from ..zoo import HLFP, import_timm
+from .exporter import OPSETS, check, export, save
+from .trained import tensors
+
+SEED = 0
+IMAGES = 2  # of noise to check the export on
+
+
+def export_random(
+    arch: str,
+    classes: Taxonomy | int,
+    output: Path,
+    images: Sequence[Source] = (),
+    *,
+    form: str = "fused",
+    size: int = 224,
+    opset: int = OPSETS[-1],
+) -> Path:
+    """Export timm's ``arch`` for ``classes`` (a tree, or a number) as the full model ``output`` and return that path.
+
+    ``form`` is that of an HLFP; ``size`` the side of the image in pixels. The weights are random, the same every time.
+    Raises ``UsageError`` if there is no such architecture or it does not fit the classes, and what ``export``,
+    ``check`` and ``save`` raise.
+    """
+    network = _network(arch, classes, form)
+    taxonomy = getattr(network, "taxonomy", None)
+    if not isinstance(taxonomy, Taxonomy):
+        taxonomy = classes if isinstance(classes, Taxonomy) else Taxonomy.flat([f"class-{i}" for i in range(classes)])
+    card = Card(
+        arch,
+        taxonomy,
+        (Output("logits"),),
+        "image",
+        Preprocess.imagenet(size),
+        "Random weights.",
+        {"arch": arch, "form": form if isinstance(network, HLFP) else "", "weights": "random", "seed": SEED},
+    )
+    model = export(network, card, (size, size), opset=opset)
+    check(model, network, tensors(images, Preprocess.imagenet(size), IMAGES))
+    return save(model, output)
+
+
+def _network(arch: str, classes: Taxonomy | int, form: str) -> torch.nn.Module:
+    timm = import_timm()
+    if not timm.is_model(arch):
+        near = ", ".join(timm.list_models(f"*{arch[:6]}*")[:5]) or "hlfp_small, nhl_resnet50"
+        raise UsageError(f"There is no architecture {shown(arch)}.", f"Try {near}.")
+    ours = timm.models.model_entrypoint(arch).__module__.startswith("expertc.")
+    arguments: dict[str, Any] = {"form": form} if arch.startswith("hlfp_") else {}
+    if isinstance(classes, int):
+        arguments["num_classes"] = classes
+    elif ours:
+        arguments["taxonomy"] = classes
+    else:
+        arguments["num_classes"] = len(classes)
+    torch.manual_seed(SEED)
+    try:
+        network: torch.nn.Module = timm.create_model(arch, **arguments)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"{shown(arch)} cannot be built: {shown(str(error))}.", "See expertc export --help."
+        ) from error
+    return network.eval()
