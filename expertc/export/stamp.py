@@ -6,11 +6,14 @@ in their weights alone, so the graph of one is the graph of all, under other nam
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
+import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
@@ -25,11 +28,25 @@ READS, MAKES = "in{}", "out"
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where an initializer comes from: a tensor of the part's state dict, turned over first if ``turned``."""
+
+    name: str
+    shape: Shape
+    turned: bool = False
+
+    def values(self, state: Mapping[str, Tensor]) -> np.ndarray[Any, Any]:
+        """The initializer of a part with this state."""
+        tensor = state[self.name].detach().cpu()
+        return (tensor.mT if self.turned else tensor).reshape(self.shape).numpy()
+
+
+@dataclass(frozen=True)
 class Template:
-    """One kind of part: its graph, the initializers that are the part's own, and what it makes."""
+    """One kind of part: its graph, where the initializers that are a part's own come from, and what it makes."""
 
     proto: onnx.ModelProto
-    own: frozenset[str]
+    own: Mapping[str, Source]
     shape: Shape
 
 
@@ -56,7 +73,7 @@ def stamped(network: Any, image: Shape, output: str, branches: int | None, expor
         gain = part.gain if gains else None
         key = (repr(part.module), tuple(reads), gain is None)
         if key not in templates:
-            found = _template(part.module, exporter(part.module, reads if gain is None else [*reads, (1,)]))
+            found = _template(part.module, reads if gain is None else [*reads, (1,)], exporter)
             templates[key] = (len(templates), found)
             _constants(graph, found, len(templates) - 1)
             if not proto.opset_import:
@@ -73,14 +90,43 @@ def stamped(network: Any, image: Shape, output: str, branches: int | None, expor
     return proto
 
 
-def _template(module: nn.Module, proto: onnx.ModelProto) -> Template:
-    own = frozenset(module.state_dict())
-    for tensor in proto.graph.initializer:
-        if tensor.name not in own and tensor.data_type == onnx.TensorProto.FLOAT and len(tensor.dims) > 1:
+def _template(module: nn.Module, reads: Sequence[Shape], exporter: Exporter) -> Template:
+    """Export one part of a kind.
+
+    torch's exporter writes some weights turned over or in another shape. They are known by their values, which are
+    drawn anew for this, so that no two weights are alike.
+    """
+    module = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    state = module.state_dict()
+    for tensor in state.values():
+        if tensor.is_floating_point():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    proto = exporter(module, reads)
+    own = {}
+    for initializer in proto.graph.initializer:
+        source = _source(initializer, state)
+        if source is not None:
+            own[initializer.name] = source
+        elif initializer.data_type == onnx.TensorProto.FLOAT and np.prod(initializer.dims) > 1:
             # It would be the first branch's in all of them.
-            raise ModelError(f"torch computed '{tensor.name}' out of a branch's weights.", "Export another form.")
+            raise ModelError(f"torch computed '{initializer.name}' out of a branch's weights.", "Report the network.")
     dims = proto.graph.output[0].type.tensor_type.shape.dim
     return Template(proto, own, tuple(int(dim.dim_value) for dim in dims[1:]))
+
+
+def _source(initializer: onnx.TensorProto, state: Mapping[str, Tensor]) -> Source | None:
+    shape = tuple(initializer.dims)
+    if initializer.name in state:
+        return Source(initializer.name, shape)
+    values = numpy_helper.to_array(initializer)
+    for name, tensor in state.items():
+        if tensor.numel() == values.size > 1:
+            for turned in (False, True) if tensor.dim() > 1 else (False,):
+                source = Source(name, shape, turned)
+                if np.array_equal(source.values(state), values):
+                    return source
+    return None
 
 
 def _constants(graph: onnx.GraphProto, template: Template, number: int) -> None:
@@ -97,8 +143,11 @@ def _stamp(graph: onnx.GraphProto, template: Template, number: int, part: Part, 
     state: Mapping[str, Tensor] = part.module.state_dict()
     for tensor in template.proto.graph.initializer:
         if tensor.name in template.own:
-            names[tensor.name] = f"{part.name}.{tensor.name}"
-            graph.initializer.append(numpy_helper.from_array(state[tensor.name].cpu().numpy(), names[tensor.name]))
+            source = template.own[tensor.name]
+            written = source.name if source.name == tensor.name else f"{source.name}.{tensor.name}"
+            names[tensor.name] = f"{part.name}.{written}"
+            values = np.ascontiguousarray(source.values(state))
+            graph.initializer.append(numpy_helper.from_array(values, names[tensor.name]))
         else:
             names[tensor.name] = f"kind{number}.{tensor.name}"
     for node in template.proto.graph.node:

@@ -63,6 +63,18 @@ class ConvNeXtLevel(nn.Module):
         return y
 
 
+class GlobalPool(nn.Module):
+    """The mean over all pixels: ``[N, C]``, or ``[N, C, 1, 1]`` with ``keepdim``, from ``[N, C, H, W]``."""
+
+    def __init__(self, keepdim: bool = False) -> None:
+        super().__init__()
+        self.keepdim = keepdim
+
+    def forward(self, x: Tensor) -> Tensor:
+        """See the class."""
+        return x.mean((2, 3), keepdim=self.keepdim)
+
+
 def initialise(module: nn.Module) -> None:
     """Draw the first weights of bottlenecks: a residual branch starts at zero, so at first its projection speaks."""
     for part in module.modules():

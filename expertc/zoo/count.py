@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ..errors import UsageError
 from ..text import shown
 from ._timm import import_timm
+from .blocks import GlobalPool
 
 
 def count_arch(name: str, classes: int, size: int | None = None, **arguments: Any) -> dict[str, Any]:
@@ -47,18 +48,17 @@ def count(network: nn.Module, size: int) -> dict[str, int]:
 
 @contextmanager
 def _thop(network: nn.Module) -> Iterator[list[int]]:
-    """What thop counts beside convolutions and matrix products; only torch's own classes are known to it."""
+    """What thop counts beside convolutions and matrix products, in torch's own classes (and in our pool)."""
     found: list[int] = []
 
     def norm(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
         found.append(4 * inputs[0].numel())
 
     def pool(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        area = inputs[0].shape[-2] // output.shape[-2] * (inputs[0].shape[-1] // output.shape[-1])
-        found.append((area + 1) * output.numel())
+        found.append((inputs[0].numel() // output.numel() + 1) * output.numel())
 
     hooks = [m.register_forward_hook(norm) for m in network.modules() if type(m) is nn.BatchNorm2d and m.affine]
-    hooks += [m.register_forward_hook(pool) for m in network.modules() if type(m) is nn.AdaptiveAvgPool2d]
+    hooks += [m.register_forward_hook(pool) for m in network.modules() if type(m) in (nn.AdaptiveAvgPool2d, GlobalPool)]
     try:
         yield found
     finally:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ..taxonomy import Node, Taxonomy
-from .blocks import Bottleneck, initialise
+from .blocks import Bottleneck, GlobalPool, initialise
 from .forms import FORMS, load_either_form
 from .parts import IMAGE, TRUNK, Part
 from .trunk import make_trunk
@@ -88,7 +88,7 @@ class Branches(nn.Module):
         for width, cout, stride in blocks:
             self.blocks.append(Bottleneck(cin, width, cout, stride, branches=branches, shared=shared))
             cin, shared = cout, False
-        self.pool = nn.AdaptiveAvgPool2d(1) if outputs else None
+        self.pool = GlobalPool(keepdim=True) if outputs else None
         self.drop = nn.Dropout(drop_rate)
         self.head = nn.Conv2d(branches * cin, branches * outputs, 1, groups=branches) if outputs else None
 

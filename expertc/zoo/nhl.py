@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ..taxonomy import Node, Taxonomy
-from .blocks import Bottleneck, ConvNeXtLevel, initialise
+from .blocks import Bottleneck, ConvNeXtLevel, GlobalPool, initialise
 from .parts import IMAGE, TRUNK, Part
 from .trunk import make_trunk
 
@@ -54,13 +54,13 @@ class ClassNode(nn.Module):
         super().__init__()
         self.index = index
         self.block, cout = level.make(cin)
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.pool = GlobalPool()
         self.drop = nn.Dropout(drop_rate)
         self.head = nn.Linear(cout, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        logit: Tensor = self.head(self.drop(torch.flatten(self.pool(self.block(x)), 1)))
+        logit: Tensor = self.head(self.drop(self.pool(self.block(x))))
         return logit
 
 
