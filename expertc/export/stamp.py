@@ -6,6 +6,7 @@ in their weights alone, so the graph of one is the graph of all, under other nam
 
 from __future__ import annotations
 
+import ast
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
 from ..errors import ModelError
+from ..graph.sanitise import NODE_METADATA
 from ..zoo.parts import GAIN, IMAGE, Part
 
 Shape = tuple[int, ...]  # without the batch
@@ -133,9 +135,9 @@ def _constants(graph: onnx.GraphProto, template: Template, number: int) -> None:
     """What the exporter made, shapes and scalars, stands in the graph once for all branches of a kind."""
     for tensor in template.proto.graph.initializer:
         if tensor.name not in template.own:
-            copy = graph.initializer.add()
-            copy.CopyFrom(tensor)
-            copy.name = f"kind{number}.{tensor.name}"
+            shared = graph.initializer.add()
+            shared.CopyFrom(tensor)
+            shared.name = f"kind{number}.{tensor.name}"
 
 
 def _stamp(graph: onnx.GraphProto, template: Template, number: int, part: Part, reads: Sequence[str]) -> None:
@@ -150,12 +152,19 @@ def _stamp(graph: onnx.GraphProto, template: Template, number: int, part: Part, 
             graph.initializer.append(numpy_helper.from_array(values, names[tensor.name]))
         else:
             names[tensor.name] = f"kind{number}.{tensor.name}"
+    for value in template.proto.graph.value_info:
+        known = graph.value_info.add()
+        known.CopyFrom(value)
+        known.name = f"{part.name}/{value.name}"
     for node in template.proto.graph.node:
-        copy = graph.node.add()
-        copy.CopyFrom(node)
-        del copy.metadata_props[:]
-        copy.name = f"{part.name}/{node.name}"
-        for field in (copy.input, copy.output):
+        made = graph.node.add()
+        made.CopyFrom(node)
+        made.name = f"{part.name}/{node.name}"
+        for entry in made.metadata_props:
+            if entry.key in NODE_METADATA:
+                scopes = [f"{part.name}.{scope}".rstrip(".") for scope in ast.literal_eval(entry.value)]
+                entry.value = str(["", *scopes])
+        for field in (made.input, made.output):
             for at, name in enumerate(field):
                 if name:
                     field[at] = names.get(name, f"{part.name}/{name}")

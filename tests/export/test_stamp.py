@@ -19,9 +19,10 @@ TREE = Taxonomy(
     "tree",
     (Node("a", (Node("a1", index=3), Node("a2", (Node("a3", index=0), Node("a4", index=2))))), Node("b", index=1)),
 )
+PAIRS = Taxonomy("pairs", (Node("a", (Node("a1", index=2), Node("a2", index=0))), Node("b", (Node("b1", index=1),))))
 NETWORKS: dict[str, dict[str, Any]] = {
     "hlfp_small": {"form": "separate", "width": 0.0625, "taxonomy": TREE},
-    "hlfp_nested": {"form": "separate", "width": 0.0625, "taxonomy": TREE},
+    "hlfp_nested": {"form": "separate", "width": 0.0625, "taxonomy": PAIRS},
     "nhl_convnextv2_tiny": {
         "backbone": "convnextv2_atto", "backbone_args": {"depths": (1, 1, 1, 1), "dims": (8, 8, 16, 16)},
         "widths": (8, 6, 4), "taxonomy": TREE,
@@ -91,7 +92,7 @@ def test_weights_that_torch_computes_anew_are_refused(monkeypatch: pytest.Monkey
     class Odd(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = torch.nn.Parameter(torch.rand(64, 2))
+            self.weight = torch.nn.Parameter(torch.rand(32, 2))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return (x.mean((2, 3)) @ (self.weight * 2))[:, :1]
