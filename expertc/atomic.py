@@ -146,6 +146,7 @@ def save(path: Path, content: bytes, *, force: bool = False) -> Path:
                 file.flush()
                 os.fsync(file.fileno())
             if force or not _renameat2(partial, path, _RENAME_NOREPLACE):
+                refuse_unless(path, _anything if force else None)
                 os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)

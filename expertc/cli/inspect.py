@@ -36,6 +36,8 @@ def command(
     if (arch is None) != (classes_count is None):
         raise UsageError("--arch and --classes-count go together.", "Write --arch resnet50 --classes-count 1000.")
     drawn = features.asked(**picture)
+    if drawn and explain:
+        raise UsageError("--features and --explain do not go together.", "Leave out one of them.")
     if arch is not None and (path is not None or explain or foreign or drawn):
         raise UsageError("--arch counts a network of the zoo, not a file.", "Leave out --arch, or the rest.")
     if drawn:

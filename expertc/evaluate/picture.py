@@ -7,6 +7,9 @@ from dark violet over green to yellow and grow lighter all the way: they can be 
 from __future__ import annotations
 
 import io
+from functools import cache
+from math import ceil
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -22,8 +25,12 @@ HEAT = 0.7  # how much of a pixel is heat; the rest is the photo in soft grey, s
 CELL, LEAST = 160, 96  # pixels of the longer side of a map; of a column
 MARGIN, GAP = 14, 10
 TITLE, SMALL = 15, 12  # font sizes
-BAR, NUMBER = 12, 52  # widths of a colour scale and of what stands beside it
+BAR, NUMBER = 12, 70  # widths of a colour scale and of what stands beside it
 _INK, _FAINT, _PAPER = (20, 20, 20), (95, 95, 95), (255, 255, 255)
+
+_Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+_Ink = tuple[int, int, int]
+_WIDER = ("DejaVuSans.ttf", "Arial.ttf")
 
 NOTE = (
     "Mean over the channels of each branch's last feature map.",
@@ -37,31 +44,31 @@ def draw(found: Features, name: str) -> Image.Image:
     column, caption = max(width, LEAST), SMALL + 6
     top, step = MARGIN + TITLE + SMALL + 14, height + caption + GAP
     left = [MARGIN + at * (column + GAP) for at in range(len(found.columns) + 2)]
-    size = (left[-1] + BAR + 5 + NUMBER + MARGIN, top + found.rows * step + len(NOTE) * (SMALL + 5) + MARGIN)
+    end = max(left[-1] + BAR + 5 + NUMBER, MARGIN + ceil(max(map(_font(SMALL).getlength, NOTE))))
+    size = (end + MARGIN, top + found.rows * step + len(NOTE) * (SMALL + 5) + MARGIN)
     made = Image.new("RGB", size, _PAPER)
-    pen = _Pen(made)
 
     photo = found.photo.resize((width, height), Image.Resampling.BICUBIC)
     made.paste(photo, (left[0], top + caption))
-    pen.write(name, left[0], MARGIN, TITLE, column)
+    _write(made, name, (left[0], MARGIN, column), TITLE)
     for row in range(found.rows):
         at, (low, high) = top + row * step + caption, found.scale(row)
         for x, shown in zip(left[1:], found.columns, strict=False):
             cell = found.cell(row, shown)
             if cell is not None:
                 if found.rows > 1 or cell[0].name != shown.name:
-                    pen.write(cell[0].name, x, at - caption, SMALL, column, _FAINT)
+                    _write(made, cell[0].name, (x, at - caption, column), SMALL, _FAINT)
                 made.paste(overlay(photo, cell[1], low, high), (x, at))
         bar = np.linspace(1, 0, height)[:, None].repeat(BAR, axis=1)
         made.paste(_coloured(bar, np.full((height, BAR), 128.0)), (left[-1], at))
-        pen.write(f"{high:.3g}", left[-1] + BAR + 5, at - 2, SMALL, NUMBER)
-        pen.write(f"{low:.3g}", left[-1] + BAR + 5, at + height - SMALL - 2, SMALL, NUMBER)
+        _write(made, f"{high:.3g}", (left[-1] + BAR + 5, at - 2, NUMBER), SMALL)
+        _write(made, f"{low:.3g}", (left[-1] + BAR + 5, at + height - SMALL - 2, NUMBER), SMALL)
     for x, shown in zip(left[1:], found.columns, strict=False):
-        pen.write(shown.name, x, MARGIN, TITLE, column)
-        pen.write(f"{100 * shown.probability:.1f} %", x, MARGIN + TITLE + 4, SMALL, column)
+        _write(made, shown.name, (x, MARGIN, column), TITLE)
+        _write(made, f"{100 * shown.probability:.1f} %", (x, MARGIN + TITLE + 4, column), SMALL)
     for line, text in enumerate(NOTE):
         y = top + found.rows * step + line * (SMALL + 5)
-        pen.write(text, MARGIN, y, SMALL, size[0] - 2 * MARGIN, _FAINT)
+        _write(made, text, (MARGIN, y, size[0] - 2 * MARGIN), SMALL, _FAINT)
     return made
 
 
@@ -96,18 +103,26 @@ def _cell_size(photo: Image.Image) -> tuple[int, int]:
     return width, height
 
 
-class _Pen:
-    """Writes on a picture."""
+def _write(made: Image.Image, text: str, place: tuple[int, int, int], size: int, ink: _Ink = _INK) -> None:
+    """A stranger's text, cleaned, on one line in ``place``: x, y and width. On a strip that it cannot leave."""
+    x, y, width = place
+    text = clean_text(text)
+    font = _font(size, text.isascii())
+    if font.getlength(text) > width:
+        while text and font.getlength(text + "…") > width:
+            text = text[:-1]
+        text = text.rstrip() + "…"
+    strip = Image.new("RGB", (width, size + 4), _PAPER)
+    ImageDraw.Draw(strip).text((0, 0), text, ink, font)
+    made.paste(strip, (x, y))
 
-    def __init__(self, picture: Image.Image) -> None:
-        self._draw = ImageDraw.Draw(picture)
-        self._fonts = {size: ImageFont.load_default(size) for size in (TITLE, SMALL)}
 
-    def write(self, text: str, x: int, y: int, size: int, width: int, ink: tuple[int, int, int] = _INK) -> None:
-        """A stranger's text, cleaned, on one line from (x, y), never wider than ``width`` pixels."""
-        text, font = clean_text(text), self._fonts[size]
-        if font.getlength(text) > width:
-            while text and font.getlength(text + "…") > width:
-                text = text[:-1]
-            text = text.rstrip() + "…"
-        self._draw.text((x, y), text, ink, font)
+@cache
+def _font(size: int, ascii_only: bool = True) -> _Font:
+    """Pillow's own font; it knows little but ASCII, so other text is written in one of the system's, if it has it."""
+    for name in () if ascii_only else _WIDER:
+        try:
+            return ImageFont.truetype(name, size)
+        except OSError:  # not installed
+            continue
+    return ImageFont.load_default(size)
