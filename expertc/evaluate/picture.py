@@ -39,7 +39,7 @@ NOTE = (
 
 
 def draw(found: Features, name: str) -> Image.Image:
-    """The picture; ``name`` stands above the photo. Text that is too long for its place ends in an ellipsis."""
+    """The picture; ``name`` stands above the photo. Text that is too long for its place is cut in the middle."""
     width, height = _cell_size(found.photo)
     column, caption = max(width, LEAST), SMALL + 6
     top, step = MARGIN + TITLE + SMALL + 14, height + caption + GAP
@@ -108,10 +108,11 @@ def _write(made: Image.Image, text: str, place: tuple[int, int, int], size: int,
     x, y, width = place
     text = clean_text(text)
     font = _font(size, text.isascii())
-    if font.getlength(text) > width:
-        while text and font.getlength(text + "…") > width:
-            text = text[:-1]
-        text = text.rstrip() + "…"
+    whole, keep = text, len(text)
+    while keep and font.getlength(text) > width:
+        keep -= 1
+        tail = keep // 3  # long names often differ at their end
+        text = f"{whole[: keep - tail].rstrip()}…{whole[len(whole) - tail :].lstrip()}"
     strip = Image.new("RGB", (width, size + 4), _PAPER)
     ImageDraw.Draw(strip).text((0, 0), text, ink, font)
     made.paste(strip, (x, y))

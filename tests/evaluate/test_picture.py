@@ -124,6 +124,15 @@ def test_no_text_leaves_its_column(name: str) -> None:
     assert (heading.min(axis=2) < 100).any()
 
 
+def test_long_names_keep_both_ends() -> None:
+    """Names with a common beginning can be told apart."""
+    made = [
+        np.asarray(draw(Features(GREY, (column("a very long name of class number " + end, ("a", peak(0, 0))),)), "x"))
+        for end in ("1", "2")
+    ]
+    assert (made[0] != made[1]).any()
+
+
 def test_the_smallest_picture_holds_its_note() -> None:
     found = Features(Image.new("RGB", (8, 64)), (column("a", ("a", peak(0, 0))),))
     pixels = np.asarray(draw(found, "x"))
