@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -113,8 +114,7 @@ def features(source: Source, image: Image.Image, branches: Selection | None = No
 
 def _best(maps: Maps, chances: np.ndarray) -> list[tuple[int, ...]]:
     ranked = np.argsort(-chances, kind="stable").tolist()
-    shown_first: list[tuple[int, ...]] = [(index,) for index in ranked if chain(maps, (index,))]
-    return shown_first[:DEFAULT_BRANCHES]
+    return list(islice(((index,) for index in ranked if chain(maps, (index,))), DEFAULT_BRANCHES))
 
 
 def _asked(maps: Maps, branches: Selection) -> list[tuple[int, ...]]:

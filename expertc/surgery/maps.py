@@ -6,10 +6,10 @@ to different sets, and each set gets its own channels.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from onnx import TensorProto
 
 from ..card import Card
@@ -59,7 +59,8 @@ def find_maps(model: Model, card: Card) -> Maps:
 
     A branch without one (a head, a vision transformer's) is not there; neither is the trunk.
     """
-    everyone, found = (1 << len(card.classes)) - 1, {}
+    everyone = (1 << len(card.classes)) - 1
+    found: dict[int, FeatureMap] = {}
     flow, pictures = needs(model, card), picture_axes(model, card)
     batch = model.inputs[card.input][0]
     for node in reversed(model.nodes):
@@ -71,13 +72,13 @@ def find_maps(model: Model, card: Card) -> Maps:
             if model.types.get(tensor.name) not in _FLOATS:
                 continue
             [channel] = {1, 2, 3} - set(axes)
-            marks = item.axis(channel, shape[channel])
-            for who in dict.fromkeys(marks.tolist()):
-                if who and who != everyone and who not in found:
-                    channels = tuple(np.flatnonzero(marks == who).tolist())
-                    indices = tuple(members(who))
-                    name = branch_name(card, indices)
-                    found[who] = FeatureMap(name, indices, tensor.name, shape, channel, axes, channels)
+            owned = defaultdict(list)
+            for position, who in enumerate(item.axis(channel, shape[channel]).tolist()):
+                owned[who].append(position)
+            for who in owned.keys() - {0, everyone} - found.keys():
+                indices = tuple(members(who))
+                name = branch_name(card, indices)
+                found[who] = FeatureMap(name, indices, tensor.name, shape, channel, axes, tuple(owned[who]))
     return {frozenset(one.indices): one for one in found.values()}
 
 
