@@ -11,7 +11,11 @@ from . import describe, features, options, show
 
 
 @click.command(
-    epilog=options.example("expertc inspect sharks-rays.expert", "expertc inspect --arch resnet50 --classes-count 1000")
+    epilog=options.example(
+        "expertc inspect sharks-rays.expert",
+        "expertc inspect --arch resnet50 --classes-count 1000",
+        "expertc inspect --features photo.jpg --branches cetaceans,sharks",
+    )
 )
 @click.argument("path", required=False)
 @click.option("--explain", is_flag=True, help="List what stopped the demand analysis, and so was kept whole.")
