@@ -98,6 +98,7 @@ def test_what_is_there_is_not_replaced(cli, place, photo, model):
     assert (code, out) == (9, "")
     assert "already exists" in err
     assert "--force" in err
+    assert cli("inspect", "absent.onnx", "--features", photo, "-o", "x.png").code == 9  # said before any work
     assert tree(place) == {"x.png": b"mine"}
     assert cli("inspect", model, "--features", photo, "-o", "x.png", "--force").code == 0
     assert tree(place)["x.png"].startswith(b"\x89PNG")

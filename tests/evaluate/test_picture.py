@@ -56,6 +56,8 @@ def test_heat_is_where_the_map_is_high() -> None:
     made = np.asarray(overlay(GREY, peak(0, 3), 0, 1), float)
     assert np.allclose(made[0, 31], mixed(YELLOW), atol=1)
     assert np.allclose(made[31, 0], mixed(VIOLET), atol=1)
+    assert (np.diff(made[2, 16:].sum(axis=1)) >= -2).all()  # it grows without steps
+    assert len(np.unique(made[2, 16:].sum(axis=1))) > 6
     light = np.asarray(overlay(GREY, peak(0, 3), 0, 1).convert("L"))
     assert light[:16, 16:].mean() > 1.3 * light[16:, :16].mean()
 

@@ -150,27 +150,30 @@ def test_what_is_no_picture_is_not_shown() -> None:
     assert maps_of(net, card(2)) == {}
 
 
-@pytest.mark.parametrize("kind", ["flat", "single", "whole numbers"])
-def test_a_model_without_such_branches_has_no_maps(kind: str) -> None:
-    net, classes = Net(), 1 if kind == "single" else 3
-    x = net.image()
-    if kind == "whole numbers":
-        owned = [net.node("Cast", net.conv(x, 3, 2), to=TensorProto.INT32, out=f"i{k}") for k in range(classes)]
-        x = net.node("Concat", *(net.node("Cast", one, to=TensorProto.FLOAT) for one in owned), axis=1)
-        found = maps_of_heads(net, x, classes)
-        assert len(found) == classes
-        assert not {one.tensor for one in found.values()} & set(owned)
-        return
-    net.result(net.head(net.conv(x, 3, 4), 4, classes, name="scores"), classes)
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_model_without_such_branches_has_no_maps(classes: int) -> None:
+    net = Net()
+    net.result(net.head(net.conv(net.image(), 3, 4), 4, classes, name="scores"), classes)
     assert maps_of(net, card(classes)) == {}
 
 
-def maps_of_heads(net: Net, x: str, classes: int) -> Maps:
-    """Two channels of ``x`` per class, and a head that reads them."""
-    pooled = net.node("GlobalAveragePool", x)
-    net.conv(pooled, 2 * classes, classes, group=classes, name="heads")
-    net.result(net.node("Flatten", "heads", axis=1, out="scores"), classes)
-    return maps_of(net, card(classes))
+@pytest.mark.parametrize("odd", ["whole numbers", "parts of the photo as a batch"])
+def test_the_last_map_is_one_that_can_be_shown(odd: str) -> None:
+    """What follows it, of the same class, is made of whole numbers, or no longer a row per photo."""
+    net = Net()
+    x, rows = net.image(), []
+    for index in range(2):
+        last = net.conv(x, 3, 2, name=f"map-{index}")
+        if odd == "whole numbers":
+            whole = net.node("Cast", last, to=TensorProto.INT32)
+            pooled = net.node("ReduceMax", whole, net.constant([1, 2, 3]), keepdims=0)
+            pooled = net.node("Cast", pooled, to=TensorProto.FLOAT)
+        else:
+            parts = net.node("Relu", net.node("Reshape", last, net.constant([2, 1, 4, 4])))
+            pooled = net.node("ReduceMax", parts, net.constant([0, 1, 2, 3]), keepdims=0)
+        rows.append(net.node("Reshape", pooled, net.constant([-1, 1])))
+    net.result(net.node("Concat", *rows, axis=1, out="scores"), 2)
+    assert {one.tensor for one in maps_of(net, card(2)).values()} == {"map-0", "map-1"}
 
 
 def test_symbols_of_the_photo_are_not_numbers() -> None:
