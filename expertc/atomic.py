@@ -132,6 +132,31 @@ def put(path: Path, content: bytes | Path) -> None:
     os.chmod(path, path.parent.stat().st_mode & 0o666)  # a temporary file's 0600 is not meant for the result
 
 
+def save(path: Path, content: bytes, *, force: bool = False) -> Path:
+    """Write one file in one step: a killed or failed save leaves what was there, which only ``force`` replaces.
+
+    Raises ``FileSystemError``.
+    """
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with reported(path):
+        refuse_unless(path, _anything if force else None)
+        try:
+            with open(partial, "xb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            if force or not _renameat2(partial, path, _RENAME_NOREPLACE):
+                refuse_unless(path, _anything if force else None)
+                os.replace(partial, path)
+        finally:
+            partial.unlink(missing_ok=True)
+    return path
+
+
+def _anything(path: Path) -> None:
+    """Nothing is worth keeping."""
+
+
 def _lock(name: Path, target: Path) -> int:
     while True:
         lock = os.open(name, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)

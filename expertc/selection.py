@@ -45,7 +45,8 @@ _IRREGULAR = {
 class Selection:
     """Classes of a model: their rows, ascending, their names, the text that asked for them, whether these are all.
 
-    ``asked`` are the same names in the order in which they were asked for: what a bundle is named after.
+    ``asked`` are the same names in the order in which they were asked for: what a bundle is named after. ``parts`` are
+    the rows of each item by itself, in that order, without what is excluded.
     """
 
     indices: tuple[int, ...]
@@ -53,6 +54,7 @@ class Selection:
     requested: str
     is_all: bool = False
     asked: tuple[str, ...] = ()
+    parts: tuple[tuple[int, ...], ...] = ()
 
 
 def resolve(taxonomy: Taxonomy, text: str, *, base: Path | None = None) -> Selection:
@@ -67,9 +69,14 @@ def resolve(taxonomy: Taxonomy, text: str, *, base: Path | None = None) -> Selec
     names = _Names(taxonomy)
     wanted: dict[int, None] = {}  # in the order of asking
     unwanted: set[int] = set()
+    parts = []
     for item in items:
         found = names.find(item)
-        unwanted.update(found) if item.excluded else wanted.update(dict.fromkeys(found))
+        if item.excluded:
+            unwanted.update(found)
+        else:
+            wanted.update(dict.fromkeys(found))
+            parts.append(found)
     if all(item.excluded for item in items):
         wanted.update(dict.fromkeys(range(len(taxonomy))))
     chosen = tuple(sorted(wanted.keys() - unwanted))
@@ -77,7 +84,15 @@ def resolve(taxonomy: Taxonomy, text: str, *, base: Path | None = None) -> Selec
         raise SelectionError("The exclusions leave no class selected.", "Exclude fewer, or name more.")
     classes = taxonomy.classes
     asked = tuple(classes[i] for i in wanted if i not in unwanted)
-    return Selection(chosen, tuple(classes[i] for i in chosen), clean_text(text), len(chosen) == len(taxonomy), asked)
+    left = [tuple(i for i in part if i not in unwanted) for part in parts or [chosen]]
+    return Selection(
+        chosen,
+        tuple(classes[i] for i in chosen),
+        clean_text(text),
+        len(chosen) == len(taxonomy),
+        asked,
+        tuple(part for part in dict.fromkeys(left) if part),
+    )
 
 
 # -- spelling --------------------------------------------------------------------------------------------------

@@ -445,3 +445,42 @@ def test_a_process_killed_in_the_middle_of_a_file(tmp_path: Path) -> None:
     with atomic.exclusive(tmp_path / "out") as place, atomic.staged(place) as folder:
         atomic.put(folder / "small", b"1")
     assert [str(entry.relative_to(tmp_path)) for entry in tmp_path.rglob("*")] == ["out", "out/small"]
+
+
+def test_a_file_appears_whole_and_replaces_only_with_force(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    assert atomic.save(path, b"first") == path
+    with pytest.raises(FileSystemError, match="already exists"):
+        atomic.save(path, b"second")
+    assert path.read_bytes() == b"first"
+    atomic.save(path, b"third", force=True)
+    assert path.read_bytes() == b"third"
+    assert os.listdir(tmp_path) == ["picture.png"]
+
+
+@pytest.mark.parametrize("exchange", [True, False], ids=["renameat2", "plain"])
+def test_a_file_that_somebody_else_made_meanwhile_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool
+) -> None:
+    path = tmp_path / "picture.png"
+    real = os.fsync
+
+    def late(descriptor: int) -> None:
+        path.write_bytes(b"theirs")
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", late)
+    if not exchange:
+        monkeypatch.setattr(atomic, "_renameat2", lambda *_: False)
+    with pytest.raises(FileSystemError, match="already exists"):
+        atomic.save(path, b"ours")
+    assert path.read_bytes() == b"theirs"
+    assert os.listdir(tmp_path) == ["picture.png"]
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "no" / "file", tmp_path / "folder", tmp_path / ("x" * 300)):
+        with pytest.raises(FileSystemError):
+            atomic.save(path, b"content", force=True)
+    assert os.listdir(tmp_path) == ["folder"]

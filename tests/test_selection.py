@@ -88,6 +88,19 @@ def test_only_exclusions_and_everything(sea: Taxonomy) -> None:
     assert everything.classes == sea.classes
 
 
+def test_the_items_by_themselves(sea: Taxonomy) -> None:
+    """In the order of asking, each once, without what is excluded."""
+    fishes = resolve(sea, "cartilaginous-fishes").indices
+    rays, sharks = fishes
+    assert resolve(sea, "squids, cartilaginous-fishes, rays, Sea Rays").parts == (
+        (sea.classes.index("squids"),),
+        fishes,
+        (rays,),
+    )
+    assert resolve(sea, "cartilaginous-fishes, -rays, rays").parts == ((sharks,),)
+    assert resolve(sea, "-rays").parts == (tuple(i for i in range(len(sea)) if i != rays),)
+
+
 def test_requested_is_the_text_cleaned(sea: Taxonomy) -> None:
     assert resolve(sea, " sharks,\trays\x1b").requested == "sharks, rays"
 

@@ -7,22 +7,28 @@ from typing import Any
 
 import click
 
-from . import describe, options, show
+from . import describe, features, options, show
 
 
 @click.command(
-    epilog=options.example("expertc inspect sharks-rays.expert", "expertc inspect --arch resnet50 --classes-count 1000")
+    epilog=options.example(
+        "expertc inspect sharks-rays.expert",
+        "expertc inspect --arch resnet50 --classes-count 1000",
+        "expertc inspect --features photo.jpg --branches cetaceans,sharks",
+    )
 )
 @click.argument("path", required=False)
 @click.option("--explain", is_flag=True, help="List what stopped the demand analysis, and so was kept whole.")
 @click.option("--arch", metavar="NAME", help="Count a network of the zoo instead, without weights.")
 @click.option("--classes-count", type=click.IntRange(1, 10**6), metavar="K", help="Number of classes for --arch.")
+@features.options
 @options.foreign
 @options.as_json
 @options.everywhere
 def command(
     path: str | None, explain: bool, arch: str | None, classes_count: int | None, labels: str | None,
     taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], as_json: bool,
+    **picture: Any,
 ) -> None:  # fmt: skip
     """Show what is in a model or a bundle: card, inputs and outputs, parameters, MACs, bytes, branches.
 
@@ -33,8 +39,14 @@ def command(
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     if (arch is None) != (classes_count is None):
         raise UsageError("--arch and --classes-count go together.", "Write --arch resnet50 --classes-count 1000.")
-    if arch is not None and (path is not None or explain or foreign):
+    drawn = features.asked(**picture)
+    if drawn and explain:
+        raise UsageError("--features and --explain do not go together.", "Leave out one of them.")
+    if arch is not None and (path is not None or explain or foreign or drawn):
         raise UsageError("--arch counts a network of the zoo, not a file.", "Leave out --arch, or the rest.")
+    if drawn:
+        features.draw(path, foreign, as_json, **picture)
+        return
     if arch is not None and classes_count is not None:
         from ..zoo.count import count_arch
 

@@ -5,7 +5,7 @@ A protobuf cannot hold more than 2 GiB, so the weights of a large model go to a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -67,6 +67,22 @@ def with_batch(model: Model, batch: int) -> Model:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim):
             if not dim.HasField("dim_value") and (dim.dim_param in symbols or axis == 0):
                 dim.dim_value = batch
+    return assemble(proto, model.constants, "The model", model.files)
+
+
+def with_input(model: Model, name: str, shape: Sequence[int]) -> Model:
+    """The same model for an input ``name`` of exactly ``shape``: what is a symbol there is that number everywhere."""
+    declared = model.inputs[name]
+    if all(isinstance(dim, int) for dim in declared):
+        return model
+    sizes = {dim: size for dim, size in zip(declared, shape, strict=True) if isinstance(dim, str)}
+    proto = to_proto(model, weights=False)
+    for value in (*proto.graph.input, *proto.graph.output):
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim):
+            if dim.dim_param in sizes:
+                dim.dim_value = sizes[dim.dim_param]
+            elif value.name == name:
+                dim.dim_value = shape[axis]
     return assemble(proto, model.constants, "The model", model.files)
 
 

@@ -28,7 +28,7 @@ def apply(image: Image.Image, spec: Preprocess) -> np.ndarray:
     ``spec.mean`` and ``spec.std`` are in the tensor's own channel order. Raises ``DataError`` for a picture so long and
     thin that resizing its short side would not fit into memory.
     """
-    pixels = np.asarray(_centre(_resize(image, spec), *spec.size))
+    pixels = np.asarray(view(image, spec))
     if spec.colour == "BGR":
         pixels = pixels[..., ::-1]
     if spec.layout == "NCHW":
@@ -39,6 +39,11 @@ def apply(image: Image.Image, spec: Preprocess) -> np.ndarray:
     tensor -= np.array(spec.mean, np.float32).reshape(channels)
     tensor /= np.array(spec.std, np.float32).reshape(channels)
     return tensor.astype(spec.dtype, copy=False)
+
+
+def view(image: Image.Image, spec: Preprocess) -> Image.Image:
+    """What the model sees of an RGB image: resized and cropped, ``spec.size``. Raises ``DataError`` like ``apply``."""
+    return _centre(_resize(image, spec), *spec.size)
 
 
 def _resize(image: Image.Image, spec: Preprocess) -> Image.Image:

@@ -19,6 +19,7 @@ from ..graph import Constant, Model
 from ..graph.cost import Cost, for_one_image, macs, trained
 from .demand import Demand, Who, demand, join, shares
 from .outputs import class_softmax, score_source
+from .site import Flow
 from .sweep import sweep
 
 
@@ -53,7 +54,7 @@ def ownership(model: Model, card: Card) -> Ownership:
     """Divide the cost of ``model`` among the sets of classes that need it."""
     count = len(card.classes)
     model = for_one_image(model)
-    flow = sweep(model, *_seeds(model, card))
+    flow = needs(model, card)
     everyone = (1 << count) - 1
     spent: dict[Who, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     seen: set[str] = set()
@@ -84,6 +85,19 @@ def ownership(model: Model, card: Card) -> Ownership:
     return Ownership(trunk, tuple(rest), tuple(sorted(stopped.items())))
 
 
+def needs(model: Model, card: Card) -> Flow:
+    """Who needs what of every tensor, the classes of ``card`` as bits of an integer."""
+    return sweep(model, *_seeds(model, card))
+
+
+def members(bits: int) -> Iterator[int]:
+    """The positions of the bits that are set, ascending."""
+    while bits:
+        lowest = bits & -bits
+        yield lowest.bit_length() - 1
+        bits ^= lowest
+
+
 def _seeds(model: Model, card: Card) -> tuple[dict[str, Demand], frozenset[int]]:
     """Class i asks for row i of every score output, and all of them for every other output."""
     everyone = (1 << len(card.classes)) - 1
@@ -110,16 +124,8 @@ def _spread(spent: dict[Who, list[int]], column: int, item: Demand | None, shape
             spent[who][column] += elements * each
 
 
-def _members(bits: int) -> Iterator[int]:
-    """The positions of the bits that are set, ascending."""
-    while bits:
-        lowest = bits & -bits
-        yield lowest.bit_length() - 1
-        bits ^= lowest
-
-
 def _branch(card: Card, who: Who, numbers: list[int]) -> Branch:
-    indices = tuple(_members(int(who)))
+    indices = tuple(members(int(who)))
     whole = len(indices) == len(card.classes)
     node = None if whole else card.taxonomy.owner(indices)
     name = "trunk" if whole else node.name if node is not None else ""

@@ -8,7 +8,7 @@ import pytest
 from networks import Net, card, feeds, operators, run, weights
 from onnx import TensorProto, helper, numpy_helper
 
-from expertc.graph import captured, fresh_name, read_model, refreshed, to_bytes, with_batch
+from expertc.graph import captured, fresh_name, read_model, refreshed, to_bytes, with_batch, with_input
 from expertc.surgery.prune import prune
 
 
@@ -214,3 +214,19 @@ def test_a_copied_constant_is_another_object_with_the_same_values() -> None:
     copy = constant.copy()
     assert copy is not constant
     assert np.array_equal(copy.values, constant.values)
+
+
+def test_an_input_of_a_given_shape() -> None:
+    """A symbol is the same number everywhere, a length without a name only where it stands."""
+    net = Net()
+    hidden = net.conv(net.image(3, "side", None), 3, 4)
+    net.result(net.node("Relu", hidden, out="y"), 4, "side", None)
+    net.inputs.append(helper.make_tensor_value_info("other", TensorProto.FLOAT, ["batch", "side", None]))
+    net.result(net.node("Neg", "other"), "side", None, name="z")
+    model = read_model(net.model().SerializeToString())
+    fixed = with_input(model, "image", (2, 3, 8, 5))
+    assert fixed.inputs == {"image": (2, 3, 8, 5), "other": (2, 8, None)}
+    assert fixed.outputs["y"] == (2, 4, 8, 5)
+    assert with_input(fixed, "image", (2, 3, 8, 5)) is fixed
+    values = {"image": np.ones((2, 3, 8, 5), np.float32), "other": np.ones((2, 8, 7), np.float32)}
+    assert np.array_equal(run(to_bytes(fixed), values)["y"], run(net.model(), values)["y"])
