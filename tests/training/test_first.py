@@ -62,7 +62,7 @@ def test_what_cannot_be_fetched_is_said(recipe: Recipe, taxonomy: Taxonomy, monk
     eager = replace(recipe, arch_args={**recipe.arch_args, "pretrained_backbone": True})
     with pytest.raises(UsageError, match="no network here") as caught:
         first_network(eager, taxonomy, None)
-    assert "--trunk-weights" in caught.value.hint
+    assert "--trunk" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -84,6 +84,6 @@ def test_a_file_that_is_none(
     elif content is not None:
         save_file(content, path)
     with pytest.raises(kind, match=name) as caught:
-        train(recipe, taxonomy, swatches(range(40)), tmp_path / "run", trunk_weights=path)
+        train(recipe, taxonomy, swatches(range(40)), tmp_path / "run", trunk=path)
     assert caught.value.hint
     assert not (tmp_path / "run").exists()
