@@ -9,7 +9,7 @@ import io
 import json
 import shutil
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,18 @@ NESTED = Recipe(
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
 class Plain:
     """``LabelledImages`` of one colour each, which no crop and no flip changes."""
 
-    classes = CLASSES
+    classes: tuple[str, ...] = CLASSES
+    count: int = 60
 
     def __len__(self) -> int:
-        return 60
+        return self.count
 
     def label(self, index: int) -> int:
-        return index % 4
+        return index % len(self.classes)
 
     def name(self, index: int) -> str:
         return f"{index}.png"
