@@ -16,6 +16,7 @@ from ._timm import import_timm
 
 # A name may be a path or an address of a hub, a mapping a set of them: nothing may be fetched or read here.
 _NUMBERS = (bool, int, float)
+_CHOICES = {"form", "block"}  # which of a few kinds this room has
 _REFUSED = {"self", "taxonomy", "num_classes", "features_only", "checkpoint_path", "cache_dir"}
 
 # What timm and torch raise for sizes that do not fit, arguments that are not known, backbones without feature info.
@@ -24,7 +25,7 @@ _UNBUILDABLE = (TypeError, ValueError, RuntimeError, AssertionError, AttributeEr
 
 def check(arch: str, arguments: Mapping[str, Any]) -> None:
     """Raise ``InvalidArtifactError`` unless timm knows ``arch`` (this room's networks among them) and each argument is
-    a number, a list of numbers or a backbone that timm knows, none of which makes timm read or fetch anything.
+    a number, a list of numbers, a kind or a backbone that timm knows, none of which makes timm read or fetch anything.
     """
     if not _is_known(arch):
         raise InvalidArtifactError(f"{shown(arch)} is not an architecture of expertc or timm.", "Name another one.")
@@ -104,6 +105,8 @@ def _is_sound(key: str, value: Any, nested: bool = False) -> bool:
         return False
     if key == "backbone" and not nested:
         return _is_known(value)
+    if key in _CHOICES and isinstance(value, str):
+        return value.isidentifier()
     if key == "backbone_args" and not nested and isinstance(value, Mapping):
         return all(_is_sound(k, v, nested=True) for k, v in value.items())
     return all(isinstance(item, _NUMBERS) for item in (value if isinstance(value, (list, tuple)) else [value]))

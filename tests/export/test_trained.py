@@ -116,6 +116,7 @@ HEAD = "nest.dogs.head.bias"
         (edit(arch=7), InvalidArtifactError, "'7'"),
         (argument(backbone="hf-hub:somebody/something"), InvalidArtifactError, "backbone"),
         (argument(backbone="local-dir:/tmp"), InvalidArtifactError, "backbone"),
+        (argument(block="hf-hub:somebody/something"), InvalidArtifactError, "block"),
         (argument(pretrained_backbone=True), InvalidArtifactError, "pretrained_backbone"),
         (argument(backbone_args={"checkpoint_path": "weights.pth"}), InvalidArtifactError, "backbone_args"),
         (argument(backbone_args={"checkpoint_path": 1}), InvalidArtifactError, "backbone_args"),
