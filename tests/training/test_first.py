@@ -77,6 +77,19 @@ def test_a_plain_network_is_taken_whole_but_for_its_classifier(
     assert len(facts["trunk_weights"]) == 64
 
 
+def test_hlfp_starts_from_a_resnet_50(recipe: Recipe, taxonomy: Taxonomy, tmp_path: Path) -> None:
+    quarter = import_timm().create_model("resnet50", channels=[16, 32, 64, 128])
+    save_file(quarter.state_dict(), tmp_path / "resnet50.safetensors")
+    small = replace(recipe, arch="hlfp_small", arch_args={"width": 0.25})
+    network, facts = first_network(small, taxonomy, tmp_path / "resnet50.safetensors")
+    given = quarter.state_dict()
+    assert len(network.trunk.state_dict()) > 40
+    assert all(torch.equal(tensor, given[name]) for name, tensor in network.trunk.state_dict().items())
+    assert len(facts["trunk_weights"]) == 64
+    with pytest.raises(InvalidArtifactError, match="resnet50"):
+        first_network(replace(small, arch_args={"width": 0.5}), taxonomy, tmp_path / "resnet50.safetensors")
+
+
 @pytest.mark.parametrize(
     ("arch", "arguments", "words"),
     [
