@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     epilog=options.example(
         "expertc train sea-animals --data photos/ -o run/",
         "expertc train nhl-imagenette --taxonomy pets.yaml --data photos/ -o run/",
-        "accelerate launch --num_processes 2 -m expertc train sea-animals --data photos/ -o run/",
     )
 )
 @click.argument("recipe")
@@ -53,7 +52,7 @@ def command(
     """Train RECIPE (a name or a TOML file). A run that was stopped goes on where it was.
 
     Shows loss, accuracy on the held-out part of the training photos, and the time left. Several GPUs or processes work
-    on one run under `accelerate launch`; a recipe's batch is that of all of them together.
+    on one run under `accelerate launch -m expertc train ...`; a recipe's batch is that of all of them together.
     """
     from dataclasses import replace
 
