@@ -38,11 +38,16 @@ def leaves_of(tree: dict[str, Any], above: tuple[str, ...] = ()) -> dict[int, tu
     return found
 
 
-def test_shipped_equals_what_pyyaml_reads() -> None:
-    file = Path(__file__).parent.parent / "expertc" / "taxonomies" / "sea-animals.yaml"
+SHIPPED = {"sea-animals": 23, "cifar10": 10, "imagenette": 10, "imagewoof": 10, "cifar100": 100, "tiny-imagenet": 200}
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_equals_what_pyyaml_reads(name: str) -> None:
+    file = Path(__file__).parent.parent / "expertc" / "taxonomies" / f"{name}.yaml"
     expected = leaves_of(yaml.safe_load(file.read_text(encoding="utf-8"))["tree"])
-    taxonomy = Taxonomy.shipped("sea-animals")
-    assert len(taxonomy) == 23
+    taxonomy = Taxonomy.shipped(name)
+    assert len(taxonomy) == SHIPPED[name]
+    assert (taxonomy.name, taxonomy.depth) == (name, 3)
     assert {leaf.index: taxonomy.path(leaf.name) for leaf in taxonomy.leaves} == expected
     assert Taxonomy.load(file) == taxonomy
 
@@ -179,3 +184,16 @@ def test_missing_file(tmp_path: Path) -> None:
         Taxonomy.load(tmp_path / "none.yaml")
     with pytest.raises(TaxonomyError, match="directory"):
         Taxonomy.load(tmp_path)
+
+
+def test_the_classes_of_imagenet_are_timms() -> None:
+    pytest.importorskip("torch", reason="needs the train extra")
+    from expertc.zoo import import_timm
+
+    known = import_timm().data.ImageNetInfo()
+    shipped = Taxonomy.shipped("imagenet1k")
+    assert len(shipped) == 1000
+    assert [leaf.synset for leaf in shipped.leaves] == [known.index_to_label_name(i) for i in range(1000)]
+    for name in ("imagenette", "imagewoof", "tiny-imagenet"):
+        for leaf in Taxonomy.shipped(name).leaves:
+            assert shipped.leaves[dict(leaf.attributes)["imagenet1k"]].synset == leaf.synset

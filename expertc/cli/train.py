@@ -17,12 +17,18 @@ if TYPE_CHECKING:
     from ..training import Progress
 
 
-@click.command(epilog=options.example("expertc train sea-animals --data photos/ -o run/"))
+@click.command(
+    epilog=options.example(
+        "expertc train sea-animals --data photos/ -o run/",
+        "expertc train nhl-imagenette --taxonomy pets.yaml --data photos/ -o run/",
+    )
+)
 @click.argument("recipe")
 @click.option("--data", required=True, metavar="DIR", help="Labelled photos: a folder per class, or packed.")
 @click.option("-o", "--output", required=True, metavar="DIR", help="Checkpoints and the trained weights go here.")
+@click.option("--taxonomy", metavar="FILE", help="The class tree, instead of the recipe's.")
 @click.option("--classes", metavar="LIST", help="Train on these classes alone.")
-@click.option("--trunk-weights", metavar="FILE", help="Safetensors of the backbone, instead of what timm would fetch.")
+@click.option("--trunk", metavar="FILE", help="Safetensors of the backbone, to start from.")
 @click.option("--device", default="cpu", show_default=True, metavar="NAME", help="torch device, such as cuda.")
 @click.option("--precision", default="fp32", show_default=True, metavar="fp32|bf16", help="Autocast type.")
 @click.option(
@@ -35,8 +41,9 @@ def command(
     recipe: str,
     data: str,
     output: str,
+    taxonomy: str | None,
     classes: str | None,
-    trunk_weights: str | None,
+    trunk: str | None,
     device: str,
     precision: str,
     workers: int,
@@ -44,8 +51,11 @@ def command(
 ) -> None:
     """Train RECIPE (a name or a TOML file). A run that was stopped goes on where it was.
 
-    Shows loss, accuracy on the held-out part of the training photos, and the time left.
+    Shows loss, accuracy on the held-out part of the training photos, and the time left. Several GPUs or processes work
+    on one run under `accelerate launch -m expertc train ...`; a recipe's batch is that of all of them together.
     """
+    from dataclasses import replace
+
     import torch
 
     from ..errors import UsageError
@@ -53,32 +63,38 @@ def command(
     from ..selection import resolve
     from ..taxonomy import Taxonomy
     from ..text import shown
-    from ..training import load_recipe, save_trained, train
+    from ..training import is_main, load_recipe, require_known, save_trained, train
 
     kinds = {"fp32": None, "bf16": torch.bfloat16}
     if precision not in kinds:
         raise UsageError(f"There is no training precision {shown(precision)}.", "Use fp32 or bf16.")
     _check_device(device)
     loaded = load_recipe(recipe)
-    known = Path(loaded.taxonomy)
-    taxonomy = Taxonomy.load(known) if known.suffix in (".yaml", ".yml") else Taxonomy.shipped(loaded.taxonomy)
+    named = taxonomy or loaded.taxonomy
+    tree = Taxonomy.load(named) if Path(named).suffix in (".yaml", ".yml") else Taxonomy.shipped(named)
+    if taxonomy is not None:
+        loaded = replace(loaded, name=tree.name, taxonomy=taxonomy)
     if classes is not None:
-        taxonomy = taxonomy.restrict(resolve(taxonomy, classes).indices)
+        tree = tree.restrict(resolve(tree, classes).indices)
     images = open_dataset(data, "train")
+    if classes is None:
+        require_known(images, tree)
     folder = Path(output)
-    with _display(quiet) as report:
+    with _display(quiet or not is_main()) as report:
         trained = train(
             loaded,
-            taxonomy,
+            tree,
             images,
             folder,
-            trunk_weights=None if trunk_weights is None else Path(trunk_weights),
+            trunk=None if trunk is None else Path(trunk),
             workers=workers,
             device=device,
             autocast=kinds[precision],
             report=report,
         )
-    save_trained(folder, trained, loaded, taxonomy)
+    if not is_main():
+        return
+    save_trained(folder, trained, loaded, tree)
     held = trained.facts["holdout"]
     low, high = held["wilson95"]
     show.line(

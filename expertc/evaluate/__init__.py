@@ -3,9 +3,9 @@
 Models are functions from tensors to scores; which classes of a data set are which of the model is a mapping.
 """
 
+from ..runtime.matching import match_classes
 from .accuracy import ClassResult, Evaluation, evaluate
 from .agreement import Agreement, agreement, compare
-from .matching import match_classes
 from .sampling import sample
 
 __all__ = ["Agreement", "ClassResult", "Evaluation", "agreement", "compare", "evaluate", "match_classes", "sample"]

@@ -14,8 +14,8 @@ from ..card import Preprocess
 from ..errors import DataError
 from ..intervals import wilson
 from ..runtime.dataset import LabelledImages
+from ..runtime.matching import match_classes
 from .batches import Progress, Scores, batches
-from .matching import match_classes
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
+from torch import nn
 
 from ..card import Card, Output
 from ..errors import DataError, InvalidArtifactError
@@ -19,7 +20,7 @@ from ..runtime.images import Source, load_image
 from ..runtime.preprocess import apply
 from ..taxonomy import Taxonomy
 from ..text import clean_text, parse_json, read_text
-from ..zoo import NHL, create
+from ..zoo import create
 from .exporter import OPSETS, check, export, save
 
 WEIGHTS = "model.safetensors"
@@ -33,7 +34,7 @@ _KEYS = ["schema", "arch", "arch_args", "taxonomy", "preprocess", "training", "v
 class TrainedNetwork(NamedTuple):
     """A network in eval mode; ``facts`` is what ``model.json`` says beyond its taxonomy and preprocessing."""
 
-    network: NHL
+    network: nn.Module
     facts: Mapping[str, Any]
     taxonomy: Taxonomy
     preprocess: Preprocess

@@ -3,9 +3,11 @@
 Importing this room needs the ``train`` extra (torch, timm, safetensors).
 """
 
+from .data import require_known
 from .loop import Trained, train
+from .processes import is_main
 from .progress import Progress
 from .recipe import Recipe, Stage, load_recipe
 from .trained import save_trained
 
-__all__ = ["Progress", "Recipe", "Stage", "Trained", "load_recipe", "save_trained", "train"]
+__all__ = ["Progress", "Recipe", "Stage", "Trained", "is_main", "load_recipe", "require_known", "save_trained", "train"]

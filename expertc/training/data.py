@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import PurePath
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from ..errors import DataError
 from ..runtime.dataset import LabelledImages
 from ..runtime.images import load_image
+from ..runtime.matching import match_classes
+from ..taxonomy import Taxonomy
+from ..text import shown
 from ..zoo import import_timm
 from .recipe import Recipe, Stage
 
@@ -69,6 +76,47 @@ def normalise(x: Tensor, recipe: Recipe, device: str) -> Tensor:
     return ((x.to(device).float() - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
+def label_map(images: LabelledImages, taxonomy: Taxonomy) -> dict[int, int]:
+    """The class of ``taxonomy`` for each class of ``images`` that it knows, by name, label or synset.
+
+    Raises ``DataError`` if a class of ``taxonomy`` is none of the images'.
+    """
+    known = match_classes(images.classes, taxonomy.classes, taxonomy)
+    labels = {k: known[name] for k, name in enumerate(images.classes) if name in known}
+    for index in sorted(set(range(len(taxonomy))) - set(labels.values())):
+        raise DataError(
+            f"The images have no class {shown(taxonomy.classes[index])}.",
+            f"Use the taxonomy that belongs to the images; they have {_listed(images.classes)}.",
+        )
+    return labels
+
+
+def require_known(images: LabelledImages, taxonomy: Taxonomy) -> None:
+    """Raise ``DataError`` if ``taxonomy`` does not know a class of ``images``."""
+    known = match_classes(images.classes, taxonomy.classes, taxonomy)
+    if unknown := [name for name in images.classes if name not in known]:
+        raise DataError(
+            f"The taxonomy has no class for the images of {_listed(unknown)}.",
+            "Add it to the taxonomy, or choose the classes to train with --classes.",
+        )
+
+
+def require_images(images: LabelledImages, labels: dict[int, int], train: Iterable[int], taxonomy: Taxonomy) -> None:
+    """Raise ``DataError`` if there are fewer than two images to ``train`` on, or none of some class."""
+    counts = Counter(labels[images.label(index)] for index in train)
+    if counts.total() < 2:
+        raise DataError("There are fewer than two images to train on.", "Give more images, or a smaller holdout.")
+    for index in sorted(set(range(len(taxonomy))) - counts.keys()):
+        raise DataError(
+            f"The class {shown(taxonomy.classes[index])} has no images to train on.",
+            "Give it images, or take it out of the taxonomy.",
+        )
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(shown(name) for name in names[:most]) + (", ..." if len(names) > most else "")
+
+
 def split(images: LabelledImages, labels: dict[int, int], holdout: float) -> tuple[list[int], list[int]]:
     """Divide the images with a known label into (train, holdout), by a hash of their name.
 
@@ -84,8 +132,10 @@ def split(images: LabelledImages, labels: dict[int, int], holdout: float) -> tup
     return train, held
 
 
-def train_loader(photos: Photos, batch: int, seed: int, workers: int) -> DataLoader[tuple[Tensor, int]]:
-    """A shuffled loader whose order and augmentation depend on ``seed`` alone."""
+def train_loader(
+    photos: Photos, batch: int, seed: int, workers: int, process: int = 0
+) -> DataLoader[tuple[Tensor, int]]:
+    """A shuffled loader whose order depends on ``seed`` alone, its workers' augmentation on ``process`` too."""
     generator = torch.Generator().manual_seed(seed)
     return DataLoader(
         photos,
@@ -94,23 +144,32 @@ def train_loader(photos: Photos, batch: int, seed: int, workers: int) -> DataLoa
         drop_last=len(photos) > batch,
         num_workers=workers,
         generator=generator,
-        worker_init_fn=_seed_worker,
+        worker_init_fn=partial(_seed_worker, process),
     )
 
 
-def _seed_worker(_: int) -> None:
-    random.seed(torch.initial_seed())  # timm's transforms draw from Python's generator
+def seed_all(seed: int, process: int = 0) -> None:
+    """Seed all three generators that training draws from: dropout, timm's transforms, timm's mixup and RandAugment."""
+    seed += 1_000_003 * process
+    torch.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+
+
+def _seed_worker(process: int, _: int) -> None:
+    seed_all(torch.initial_seed(), process)
 
 
 def train_transform(recipe: Recipe, stage: Stage) -> Callable[[Any], Tensor]:
-    """timm's training transform for a stage: random resized crop, flip, colour jitter."""
+    """timm's training transform for a stage: random resized crop, flip, RandAugment or colour jitter."""
     return _transform(
         recipe,
         stage.size,
         is_training=True,
         scale=(stage.scale, 1.0),
         color_jitter=stage.colour_jitter,
-        auto_augment=None,
+        auto_augment=stage.auto_augment or None,
+        mean=recipe.mean,  # what a turned or shifted image is filled up with
     )
 
 

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader, Subset
 
-from ..errors import DataError
 from ..intervals import wilson
 from ..runtime.dataset import LabelledImages
 from ..taxonomy import Taxonomy
-from ..zoo import NHL, import_timm
+from ..zoo import import_timm
 from .checkpoint import RunState
-from .data import Decoded, Photos, eval_transform, normalise, split, train_loader, train_transform
+from .data import (
+    Decoded,
+    Photos,
+    eval_transform,
+    label_map,
+    normalise,
+    require_images,
+    seed_all,
+    split,
+    train_loader,
+    train_transform,
+)  # fmt: skip
 from .first import first_network
+from .processes import Processes, is_main
 from .progress import Clock, Progress
 from .recipe import Recipe
 from .stage import StageRun
@@ -29,7 +39,7 @@ from .stage import StageRun
 class Trained:
     """The outcome: the averaged weights in a network in eval mode, and what is known about them."""
 
-    network: NHL
+    network: nn.Module
     facts: dict[str, Any]
 
 
@@ -39,7 +49,7 @@ def train(
     images: LabelledImages,
     folder: Path,
     *,
-    trunk_weights: Path | None = None,
+    trunk: Path | None = None,
     workers: int = 1,
     device: str = "cpu",
     autocast: torch.dtype | None = None,
@@ -49,56 +59,64 @@ def train(
 
     Images of other classes are left out, so a taxonomy restricted to two classes trains on those two alone. A run that
     was killed goes on after its last complete epoch when called with the same ``folder``, and ends in the same weights
-    as one that was not. ``trunk_weights`` is what ``first_network`` says. Raises ``DataError`` for images that do not
-    fit or cannot be decoded, ``InvalidArtifactError`` if ``folder`` holds another run or a damaged one,
-    ``FileSystemError`` if it cannot be written.
+    as one that was not. ``trunk`` is what ``first_network`` says.
+
+    Under ``accelerate launch`` the processes share the work (see ``processes``); the first alone writes and reports,
+    all return the same network. Raises ``DataError`` for images that do not fit or cannot be decoded,
+    ``InvalidArtifactError`` if ``folder`` holds another run or a damaged one, ``FileSystemError`` if it cannot be
+    written, ``UsageError`` if the processes cannot share a batch.
     """
     timm = import_timm()
-    label_of = {name: index for index, name in enumerate(taxonomy.classes)}
-    labels = {k: label_of[name] for k, name in enumerate(images.classes) if name in label_of}
-    missing = sorted(set(taxonomy.classes) - set(images.classes))
-    if missing:
-        raise DataError(f"The images have no class '{missing[0]}'.", "Use the taxonomy that belongs to the images.")
+    processes = Processes(device)
+    labels = label_map(images, taxonomy)
     train_indices, held_indices = split(images, labels, recipe.holdout)
-    if len(train_indices) < 2:
-        raise DataError("There are fewer than two images to train on.", "Give more images, or a smaller holdout.")
-    network, origin = first_network(recipe, taxonomy, trunk_weights)
-    model = network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    require_images(images, labels, train_indices, taxonomy)
+    processes.require_even_shares(recipe, len(train_indices))
+    network, origin = first_network(recipe, taxonomy, trunk)
+    model = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = timm.utils.ModelEmaV3(model, decay=recipe.stages[0].ema_decay, use_warmup=True)
     state = RunState(model, averaged.module, folder, recipe.fingerprint, taxonomy.classes)
     state.resume()  # before the images are decoded: a folder of another run is refused at once
+    parallel = processes.accelerator.prepare_model(model)
     seen, unseen = Decoded(images, train_indices, labels), Decoded(images, held_indices, labels)
 
     clock = Clock(recipe, state.epochs_done)
+    show = report if is_main() else lambda progress: None
     first_epoch = 0
     for stage in recipe.stages:
         schedule = range(first_epoch, first_epoch + stage.epochs)
         first_epoch += stage.epochs
         if state.epochs_done >= first_epoch:
             continue
-        run = StageRun(recipe, stage, model, averaged, device, autocast)
+        run = StageRun(recipe, stage, model, parallel, averaged, processes, len(taxonomy), autocast)
         if state.epochs_done > schedule.start:
             run.restore(state.momentum)
         photos = Photos(seen, train_transform(recipe, stage))
         held = Photos(unseen, eval_transform(recipe, stage.size))
         for epoch in range(max(schedule.start, state.epochs_done), schedule.stop):
             at = (stage.name, epoch - schedule.start + 1, stage.epochs)
-            _seed(recipe.seed * 100_003 + epoch)
-            loader = train_loader(photos, stage.batch, recipe.seed * 100_003 + epoch, workers)
+            seed = recipe.seed * 100_003 + epoch
+            seed_all(seed, processes.index)
+            loader = processes.accelerator.prepare_data_loader(
+                train_loader(photos, stage.batch, seed, workers, processes.index)
+            )
             loss = 0.0
             for step, value in enumerate(run.epoch(loader, epoch - schedule.start)):
                 loss = value if step == 0 else 0.98 * loss + 0.02 * value
-                report(Progress(*at, loss, None, clock.left(epoch, (step + 1) / len(loader))))
-            accuracy = count_hits(averaged.module, held, recipe, device) / max(1, len(held))
+                show(Progress(*at, loss, None, clock.left(epoch, (step + 1) / len(loader))))
+            loss = processes.total(loss) / processes.count
+            processes.agree(model, averaged.module)
+            accuracy = count_hits(averaged.module, held, recipe, processes) / max(1, len(held))
             state.epochs_done = epoch + 1
             state.history.append({"stage": stage.name, "loss": round(loss, 4), "holdout": round(accuracy, 4)})
             state.momentum = run.momentum()
-            state.save()
-            report(Progress(*at, loss, accuracy, clock.left(epoch, 1.0)))
+            if is_main():
+                state.save()
+            show(Progress(*at, loss, accuracy, clock.left(epoch, 1.0)))
 
     final = averaged.module.eval()
     held = Photos(unseen, eval_transform(recipe, recipe.size))
-    hits = count_hits(final, held, recipe, device)
+    hits = count_hits(final, held, recipe, processes)
     low, high = wilson(hits, len(held))
     facts = {
         "recipe": recipe.name,
@@ -112,18 +130,12 @@ def train(
     return Trained(final, facts)
 
 
-def count_hits(model: nn.Module, photos: Photos, recipe: Recipe, device: str) -> int:
-    """Number of images whose highest logit is their label."""
+def count_hits(model: nn.Module, photos: Photos, recipe: Recipe, processes: Processes) -> int:
+    """Number of images whose highest logit is their label; every process looks at its part of them."""
     model.eval()
     hits = 0
+    part = Subset(photos, range(processes.index, len(photos), processes.count))
     with torch.inference_mode():
-        for x, y in torch.utils.data.DataLoader(photos, 128):
-            hits += int((model(normalise(x, recipe, device)).argmax(1).cpu() == y).sum())
-    return hits
-
-
-def _seed(seed: int) -> None:
-    """Seed all three generators that an epoch draws from: dropout, timm's transforms, timm's mixup."""
-    torch.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
+        for x, y in DataLoader(part, 128):
+            hits += int((model(normalise(x, recipe, processes.device)).argmax(1).cpu() == y).sum())
+    return int(processes.total(hits))

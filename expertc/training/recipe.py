@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -18,6 +19,9 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:  # pragma: no cover - Python 3.10
     import tomli as tomllib
+
+
+_RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax)[1-9]\d?|(p|mstd)\d+(\.\d+)?|inc[01]))+")
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Stage:
     warmup_epochs: float = 1.0
     scale: float = 0.35  # smallest area of the random resized crop
     colour_jitter: float = 0.3
+    auto_augment: str = ""  # RandAugment as timm spells it, such as rand-m9-n2; it takes the colour jitter's place
     mix: float = 0.0
     ema_decay: float = 0.998
 
@@ -48,6 +53,8 @@ class Stage:
             raise ValueError(f"stage '{self.name}': a batch holds at least two images")
         if not self.lr > 0:
             raise ValueError(f"stage '{self.name}': lr is not above 0")
+        if self.auto_augment and not _RAND_AUGMENT.fullmatch(self.auto_augment):
+            raise ValueError(f"stage '{self.name}': auto_augment is not like 'rand-m9-n2'")
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,11 @@ class Recipe:
     @property
     def fingerprint(self) -> str:
         """A short hash of the recipe; a checkpoint of another one is not resumed."""
-        text = json.dumps(asdict(self), sort_keys=True, default=list)
+        facts = asdict(self)
+        for stage in facts["stages"]:
+            if not stage["auto_augment"]:
+                del stage["auto_augment"]  # as it was before there was one, so that older runs go on
+        text = json.dumps(facts, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -6,24 +6,27 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import DataError
-from ..zoo import NHL, import_timm
+from ..zoo import import_timm
 from .data import normalise
+from .processes import Processes
 from .recipe import Recipe, Stage
 
 
 class StageRun:
-    """Trains ``model`` and moves ``averaged`` (timm's ``ModelEmaV3`` of it) along."""
+    """Trains ``model``, which ``parallel`` wraps for several processes, and moves its ``ModelEmaV3`` along."""
 
     def __init__(
         self,
         recipe: Recipe,
         stage: Stage,
-        model: NHL,
+        model: nn.Module,
+        parallel: nn.Module,
         averaged: Any,
-        device: str,
+        processes: Processes,
+        classes: int,
         autocast: torch.dtype | None,
     ) -> None:
         import_timm()
@@ -32,16 +35,16 @@ class StageRun:
         from timm.optim import create_optimizer_v2
 
         self.recipe, self.stage, self.averaged = recipe, stage, averaged
-        self.device, self.autocast = device, autocast
-        self.model = model
+        self.device, self.autocast = processes.device, autocast
+        self.model, self.parallel, self.processes = model, parallel, processes
         averaged.decay = stage.ema_decay
         self.mixup = Mixup(
             mixup_alpha=0.2, cutmix_alpha=1.0, prob=stage.mix, switch_prob=0.5,
-            label_smoothing=recipe.smoothing, num_classes=model.num_classes,
+            label_smoothing=recipe.smoothing, num_classes=classes,
         )  # fmt: skip
         self.loss = SoftTargetCrossEntropy()
-        self.optimizer = create_optimizer_v2(
-            model, opt="sgd", lr=stage.lr, weight_decay=recipe.weight_decay, momentum=0.9
+        self.optimizer = processes.accelerator.prepare_optimizer(
+            create_optimizer_v2(model, opt="sgd", lr=stage.lr, weight_decay=recipe.weight_decay, momentum=0.9)
         )
 
     def epoch(self, loader: Any, epoch: int) -> Iterator[float]:
@@ -54,7 +57,7 @@ class StageRun:
             warmup_t=int(self.stage.warmup_epochs * steps), warmup_lr_init=self.stage.lr * 0.05,
         )  # fmt: skip
         kind = torch.device(self.device).type
-        self.model.train()
+        self.parallel.train()
         for step, (x, y) in enumerate(loader):
             schedule.step_update(epoch * steps + step)
             x = normalise(x, self.recipe, self.device)
@@ -62,14 +65,14 @@ class StageRun:
                 x, y = x[:-1], y[:-1]  # timm's Mixup pairs the batch with itself reversed
             x, y = self.mixup(x, y.to(self.device))
             with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
-                logits = self.model(x)
+                logits = self.parallel(x)
             loss = self.loss(logits.float(), y)
             if not torch.isfinite(loss):
                 raise DataError(
                     f"The loss became {loss.item()} in stage '{self.stage.name}'.", "Lower the learning rate."
                 )
             self.optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            self.processes.accelerator.backward(loss)
             self.optimizer.step()
             self.averaged.update(self.model)
             yield loss.item()

@@ -5,8 +5,8 @@ Importing this room needs the ``train`` extra (torch, timm).
 
 from . import registry  # noqa: F401 (which makes the names known to timm)
 from ._timm import import_timm
-from .arguments import create
+from .arguments import build, create, rehearse
 from .hlfp import HLFP
 from .nhl import NHL
 
-__all__ = ["HLFP", "NHL", "create", "import_timm"]
+__all__ = ["HLFP", "NHL", "build", "create", "import_timm", "rehearse"]

@@ -1,47 +1,75 @@
-"""Networks by name, from a file that somebody handed in."""
+"""Networks by name, from a file that somebody handed in: those of this room, and timm's own as their baselines."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..errors import InvalidArtifactError
 from ..taxonomy import Taxonomy
 from ..text import shown
 from ._timm import import_timm
-from .nhl import NHL
 
 # A name may be a path or an address of a hub, a mapping a set of them: nothing may be fetched or read here.
 _NUMBERS = (bool, int, float)
-_REFUSED = {"self", "taxonomy", "pretrained_backbone"}
+_CHOICES = {"form", "block"}  # which of a few kinds this room has
+_REFUSED = {"self", "taxonomy", "num_classes", "features_only", "checkpoint_path", "cache_dir"}
+
+# What timm and torch raise for sizes that do not fit, arguments that are not known, backbones without feature info.
+_UNBUILDABLE = (TypeError, ValueError, RuntimeError, AssertionError, AttributeError, LookupError)
 
 
-def create(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> NHL:
-    """Build a network of this room over ``taxonomy`` and give it the weights ``state``.
-
-    Nothing larger than ``state`` is allocated. Raises ``InvalidArtifactError`` if the architecture is not ours, an
-    argument is not a number, a list of numbers or a backbone timm knows, or a weight is missing, left over or of
-    another shape.
+def check(arch: str, arguments: Mapping[str, Any]) -> None:
+    """Raise ``InvalidArtifactError`` unless timm knows ``arch`` (this room's networks among them) and each argument is
+    a number, a list of numbers, a kind or a backbone that timm knows, none of which makes timm read or fetch anything.
     """
-    timm = import_timm()
-    ours = isinstance(arch, str) and timm.is_model(arch)
-    if not ours or not timm.models.model_entrypoint(arch).__module__.startswith(f"{__package__}."):
-        raise InvalidArtifactError(f"{shown(arch)} is not an architecture of expertc.", "Train the network again.")
-    allowed = set(inspect.signature(NHL).parameters) - _REFUSED
+    if not _is_known(arch):
+        raise InvalidArtifactError(f"{shown(arch)} is not an architecture of expertc or timm.", "Name another one.")
     for key, value in arguments.items():
-        known = isinstance(value, str) and ":" not in value and timm.is_model(value)
-        sound = known if key == "backbone" else _is_plain(value, nested=key == "backbone_args")
-        if key not in allowed or not sound:
+        if not _is_sound(key, value):
             raise InvalidArtifactError(
                 f"The architecture {shown(arch)} has the argument {shown(key)} = {shown(value)}, which is not allowed.",
-                f"It may have {', '.join(sorted(allowed))}.",
+                "Give numbers, lists of numbers, and the name of a backbone in timm.",
             )
-    try:
+
+
+def build(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any]) -> nn.Module:
+    """The network ``arch`` with one logit per class; those of this room are given the whole tree."""
+    timm = import_timm()
+    ours = timm.models.model_entrypoint(arch).__module__.startswith(f"{__package__}.")
+    classes = {"taxonomy": taxonomy} if ours else {"num_classes": len(taxonomy)}
+    network: nn.Module = timm.create_model(arch, **classes, **arguments)
+    return network
+
+
+def rehearse(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], sizes: Iterable[int]) -> None:
+    """Build the network without weights and run it without computing, for images of each of ``sizes`` pixels.
+
+    Raises ``InvalidArtifactError`` if that fails or it does not map ``[N, 3, H, W]`` to ``[N, classes]``.
+    """
+    check(arch, arguments)
+    with _building(arch, arguments), torch.device("meta"), torch.no_grad():
+        network = build(arch, taxonomy, arguments).eval()
+        for size in sizes:
+            logits = network(torch.empty(2, 3, size, size))
+            if not isinstance(logits, torch.Tensor) or logits.shape != (2, len(taxonomy)):
+                raise ValueError(f"it does not give {len(taxonomy)} logits for an image of {size} pixels")
+
+
+def create(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], state: Mapping[str, torch.Tensor]) -> nn.Module:
+    """Build a network over ``taxonomy``, give it the weights ``state``, and return it in eval mode.
+
+    Nothing larger than ``state`` is allocated. Raises ``InvalidArtifactError`` for what ``check`` refuses, and if a
+    weight is missing, left over or of another shape.
+    """
+    check(arch, arguments)
+    with _building(arch, arguments):
         with torch.device("meta"):
-            skeleton = timm.create_model(arch, taxonomy=taxonomy, **arguments).state_dict()
+            skeleton = build(arch, taxonomy, arguments).state_dict()
         for name in skeleton.keys() | state.keys():
             wanted, given = (tuple(s[name].shape) if name in s else None for s in (skeleton, state))
             if wanted != given:
@@ -49,18 +77,36 @@ def create(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], state: M
                     f"The weights {shown(name)} should be of shape {wanted}, but are of {given}.",
                     "They belong to another network: train it again.",
                 )
-        network: NHL = timm.create_model(arch, taxonomy=taxonomy, **arguments)
+        network = build(arch, taxonomy, arguments)
         network.load_state_dict(state)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:  # what timm and torch raise for bad sizes
-        raise InvalidArtifactError(
-            f"The network {shown(arch)} cannot be built ({shown(error)}).", "Train the network again."
-        ) from error
     return network.eval()
 
 
-def _is_plain(value: Any, nested: bool) -> bool:
-    if isinstance(value, (list, tuple)):
-        return all(isinstance(item, _NUMBERS) for item in value)
-    if nested and isinstance(value, Mapping):
-        return all(_is_plain(item, nested=False) for item in value.values())
-    return isinstance(value, _NUMBERS)
+@contextmanager
+def _building(arch: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    try:
+        yield
+    except _UNBUILDABLE as error:
+        backbone = arguments.get("backbone")
+        hint = (
+            f"Is {shown(backbone)} a convolutional network with feature info, such as resnet50?"
+            if backbone
+            else "Correct its arguments or the size of the images."
+        )
+        raise InvalidArtifactError(f"The network {shown(arch)} cannot be built ({shown(error)}).", hint) from error
+
+
+def _is_known(name: Any) -> bool:
+    return isinstance(name, str) and ":" not in name and bool(import_timm().is_model(name))
+
+
+def _is_sound(key: str, value: Any, nested: bool = False) -> bool:
+    if key in _REFUSED or key.startswith("pretrained"):
+        return False
+    if key == "backbone" and not nested:
+        return _is_known(value)
+    if key in _CHOICES and isinstance(value, str):
+        return value.isidentifier()
+    if key == "backbone_args" and not nested and isinstance(value, Mapping):
+        return all(_is_sound(k, v, nested=True) for k, v in value.items())
+    return all(isinstance(item, _NUMBERS) for item in (value if isinstance(value, (list, tuple)) else [value]))

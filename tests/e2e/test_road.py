@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from rainbow import COLOURS, photos, picture, tree
 
 from expertc.source import BUNDLED
 
+README = Path(__file__).resolve().parents[2] / "README.md"
 COMMAND = (sys.executable, "-m", "expertc")
 
 
@@ -157,7 +159,6 @@ warmup_epochs = 0.5
 def test_train_export_build_predict(cli, tmp_path):
     """From photos to an expert's answer."""
     torch = pytest.importorskip("torch", reason="needs the train extra")
-    pytest.importorskip("timm", reason="needs the train extra")
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     folder = photos(tmp_path / "photos", each=8)
@@ -187,6 +188,64 @@ def test_train_export_build_predict(cli, tmp_path):
     assert {item["label"] for item in predictions[0]["predictions"]} == {"reds", "yellows"}
     agreement = json.loads(cli("evaluate", expert, "--data", folder, "--against", full, "--json").out)["agreement"]
     assert agreement["agreed"] == agreement["images"] == 16
+
+
+def test_the_readmes_own_model(cli, tmp_path, monkeypatch):
+    """The commands that the README gives for an own image folder, with a recipe that a test has time for."""
+    torch = pytest.importorskip("torch", reason="needs the train extra")
+    monkeypatch.chdir(tmp_path)
+    section = README.read_text(encoding="utf-8").partition("### Training your own")[2]
+    commands = section.partition("```sh\n")[2].partition("```")[0].splitlines()
+    assert len(commands) <= 6
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(taxonomy="nowhere.yaml"))
+    for number, name in enumerate(("cats", "lions", "dogs")):
+        for shade in range(10):
+            picture(tmp_path / "photos" / name / f"{shade}.png", (100 * number, 20 * shade, 120))
+    subprocess.run(["sh", "-c", commands[0]], check=True)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    outputs = []
+    for command in commands[1:]:
+        program, *arguments = shlex.split(command.replace(" sea-animals ", " recipe.toml --workers 0 "))
+        assert program == "expertc"
+        code, out, err = cli(*arguments)
+        assert code == 0, err
+        outputs.append(out)
+    torch.set_num_threads(before)
+    train, _, classes, build, predict = outputs
+    assert "next: expertc export run/ -o full.onnx" in train
+    assert all(name in classes for name in ("felines", "cats", "lions", "dogs"))
+    assert "bundle: felines.expert" in build
+    assert predict.count(".png") == 10
+    assert (tmp_path / "felines.expert" / "labels.txt").read_text() == "cats\nlions\n"
+    assert json.loads((tmp_path / "run" / "model.json").read_text())["training"]["recipe"] == "pets"
+
+
+def test_data_and_taxonomy_that_do_not_match(cli, tmp_path):
+    pytest.importorskip("torch", reason="needs the train extra")
+    (tmp_path / "recipe.toml").write_text(RECIPE.format(taxonomy=tmp_path / "tree.yaml"))
+    folder = photos(tmp_path / "photos", each=8)
+
+    def train(leaves, *more):
+        (tmp_path / "tree.yaml").write_text("tree:\n" + "".join(f"  {n}: {{index: {i}}}\n" for i, n in leaves))
+        return cli("train", tmp_path / "recipe.toml", "--data", folder, "-o", tmp_path / "run", *more)
+
+    for leaves, more, words in (
+        (enumerate([*COLOURS, "pinks"]), (), "no class 'pinks'"),
+        (enumerate(list(COLOURS)[1:]), (), "no class for the images of 'reds'"),
+        (enumerate(COLOURS), ("--classes", "reds,pinks"), "pinks"),
+        (enumerate(COLOURS), ("--trunk", "no.safetensors"), "no.safetensors"),
+    ):
+        code, _, err = train(leaves, *more)
+        assert code in (2, 10)
+        assert words in err
+        assert not (tmp_path / "run").exists()
+    for photo in (folder / "blues").iterdir():
+        photo.unlink()
+    code, _, err = train(enumerate(COLOURS))
+    assert code == 10
+    assert "The class 'blues' has no images" in err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from expertc.errors import DataError
 from expertc.runtime.dataset import PackedImages, expand_images, find_images, open_dataset
+from expertc.taxonomy import Taxonomy
 
 
 def jpeg(colour: str) -> bytes:
@@ -210,6 +211,40 @@ def test_the_real_set(data_dir: Path) -> None:
     assert (counts["sharks"], counts["rays"]) == (57, 52)
     with Image.open(images.open(0)) as image:
         assert image.size == (128, 128)
+
+
+@pytest.mark.parametrize(
+    ("folder", "tree", "train", "other", "images", "side"),
+    [
+        ("imagenette-128", "imagenette", 9469, "val", 3925, 128),
+        ("imagewoof-128", "imagewoof", 9025, "val", 3929, 128),
+        ("tiny-imagenet-32", "tiny-imagenet", 100_000, "val", 10_000, 32),
+        ("cifar10", "cifar10", 50_000, "test", 10_000, 32),
+        ("sea-animals-128", "sea-animals", 10_822, "val", 1358, 128),
+    ],
+)
+def test_the_real_sets_and_their_taxonomies(
+    data_dir: Path, folder: str, tree: str, train: int, other: str, images: int, side: int
+) -> None:
+    taxonomy = Taxonomy.shipped(tree)
+    for split, count in (("train", train), (other, images)):
+        found = open_dataset(data_dir / folder, split)
+        assert len(found) == count
+        assert found.classes == taxonomy.classes
+        assert {found.label(index) for index in range(count)} == set(range(len(taxonomy)))
+        for index in (0, count // 2, count - 1):
+            with Image.open(found.open(index)) as image:
+                assert (image.size, image.mode) == ((side, side), "RGB")
+
+
+def test_the_real_labels_are_those_of_the_names(data_dir: Path) -> None:
+    """The file names of these sets begin with what the class is called at their source."""
+    for folder, tree in (("imagenette-128", "imagenette"), ("imagewoof-128", "imagewoof"), ("cifar10", "cifar10")):
+        taxonomy = Taxonomy.shipped(tree)
+        images = open_dataset(data_dir / folder, "train")
+        for index in range(0, len(images), 97):
+            leaf = taxonomy.leaves[images.label(index)]
+            assert images.name(index).partition("/")[0] == (leaf.synset or leaf.name)
 
 
 # -- lists of images -------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,16 @@ from expertc.errors import DataError
 from expertc.runtime.dataset import FolderImages, open_dataset
 from expertc.runtime.preprocess import apply
 from expertc.training import Recipe, load_recipe
-from expertc.training.data import Decoded, Photos, eval_transform, normalise, split, train_loader, train_transform
+from expertc.training.data import (
+    Decoded,
+    Photos,
+    eval_transform,
+    normalise,
+    seed_all,
+    split,
+    train_loader,
+    train_transform,
+)
 
 EVERY = {0: 0, 1: 1, 2: 2, 3: 3}
 
@@ -76,21 +86,32 @@ def test_the_cards_preprocessing_is_what_the_network_was_judged_with(shape: tupl
     torch.testing.assert_close(ours, judged, rtol=0, atol=1e-5)
 
 
+def test_rand_augment_is_timms(recipe: Recipe) -> None:
+    plain, augmented = (replace(recipe.stages[0], auto_augment=text) for text in ("", "rand-m9-n2"))
+    steps = [str(train_transform(recipe, stage)) for stage in (plain, augmented)]
+    assert "ColorJitter" in steps[0]
+    assert "RandAugment(n=2" in steps[1]
+    assert "ColorJitter" not in steps[1]
+    assert "AugmentOp(name=Rotate, p=0.5, m=9," in steps[1]
+
+
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("workers", [0, 2])
-def test_batches_depend_on_the_seed_alone(recipe: Recipe, swatches: Any, workers: int) -> None:
-    photos = Photos(Decoded(swatches(range(24)), range(24), EVERY), train_transform(recipe, recipe.stages[0]))
+@pytest.mark.parametrize("augment", ["", "rand-m9-n2"])
+def test_batches_depend_on_the_seed_alone(recipe: Recipe, swatches: Any, workers: int, augment: str) -> None:
+    stage = replace(recipe.stages[0], auto_augment=augment)
+    photos = Photos(Decoded(swatches(range(24)), range(24), EVERY), train_transform(recipe, stage))
 
-    def batches(seed: int) -> torch.Tensor:
-        torch.manual_seed(seed)
-        random.seed(seed)
-        return torch.cat([x for x, _ in train_loader(photos, 8, seed, workers)])
+    def batches(seed: int, process: int = 0) -> torch.Tensor:
+        seed_all(seed, process)
+        return torch.cat([x for x, _ in train_loader(photos, 8, seed, workers, process)])
 
     first = batches(1)
     assert first.shape == (24, 3, 32, 32)
     assert first.dtype == torch.uint8
     assert torch.equal(first, batches(1))
     assert not torch.equal(first, batches(2))
+    assert not torch.equal(first, batches(1, process=1))  # the same photos, changed otherwise
 
 
 def test_the_real_photos_split_as_they_were_trained(data_dir: Path) -> None:

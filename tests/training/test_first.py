@@ -62,7 +62,61 @@ def test_what_cannot_be_fetched_is_said(recipe: Recipe, taxonomy: Taxonomy, monk
     eager = replace(recipe, arch_args={**recipe.arch_args, "pretrained_backbone": True})
     with pytest.raises(UsageError, match="no network here") as caught:
         first_network(eager, taxonomy, None)
-    assert "--trunk-weights" in caught.value.hint
+    assert "--trunk" in caught.value.hint
+
+
+def test_a_plain_network_is_taken_whole_but_for_its_classifier(
+    recipe: Recipe, taxonomy: Taxonomy, backbone: Any, weights: Path
+) -> None:
+    plain = replace(recipe, arch="resnet18", arch_args=recipe.arch_args["backbone_args"])
+    network, facts = first_network(plain, taxonomy, weights)
+    given, afresh = backbone.state_dict(), first_network(plain, taxonomy, None)[0].state_dict()
+    for name, tensor in network.state_dict().items():
+        assert torch.equal(tensor, (afresh if name.startswith("fc.") else given)[name]), name
+    assert network.state_dict()["fc.weight"].shape == (4, 8)
+    assert len(facts["trunk_weights"]) == 64
+
+
+def test_hlfp_starts_from_a_resnet_50(recipe: Recipe, taxonomy: Taxonomy, tmp_path: Path) -> None:
+    quarter = import_timm().create_model("resnet50", channels=[16, 32, 64, 128])
+    save_file(quarter.state_dict(), tmp_path / "resnet50.safetensors")
+    small = replace(recipe, arch="hlfp_small", arch_args={"width": 0.25})
+    network, facts = first_network(small, taxonomy, tmp_path / "resnet50.safetensors")
+    given = quarter.state_dict()
+    assert len(network.trunk.state_dict()) > 40
+    assert all(torch.equal(tensor, given[name]) for name, tensor in network.trunk.state_dict().items())
+    assert len(facts["trunk_weights"]) == 64
+    with pytest.raises(InvalidArtifactError, match="resnet50"):
+        first_network(replace(small, arch_args={"width": 0.5}), taxonomy, tmp_path / "resnet50.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("arch", "arguments", "words"),
+    [
+        ("resnet19", {}, "'resnet19' is not an architecture"),
+        ("hf-hub:somebody/something", {}, "is not an architecture"),
+        ("resnet18", {"checkpoint_path": 1}, "checkpoint_path"),
+        ("resnet18", {"pretrained": True}, "pretrained"),
+        ("resnet18", {"no_such": 1}, "no_such"),
+        ("resnet18", {"features_only": True}, "features_only"),
+        ("nhl", {"backbone": "resnet19"}, "resnet19"),
+        ("nhl", {"backbone": "nhl"}, "nhl"),
+        ("nhl", {"backbone": "swin_tiny_patch4_window7_224"}, "cannot be built"),  # its maps have their channels last
+        ("nhl", {"backbone": "vit_tiny_patch16_224"}, "doesn't match model"),  # another size
+        ("nhl", {"backbone": "resnet18", "widths": [4]}, "as long as each other"),
+        ("vit_tiny_patch16_224", {}, "doesn't match model"),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_said_at_once(
+    recipe: Recipe, taxonomy: Taxonomy, swatches: Any, tmp_path: Path, arch: str, arguments: Any, words: str
+) -> None:
+    """All photos are spoiled, so an error about the network is one that came before any was read."""
+    wrong = replace(recipe, arch=arch, arch_args=arguments)
+    images = swatches(range(40), spoiled=frozenset(range(40)))
+    with pytest.raises((InvalidArtifactError, UsageError), match=words) as caught:
+        train(wrong, taxonomy, images, tmp_path / "run")
+    assert caught.value.hint
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -84,6 +138,6 @@ def test_a_file_that_is_none(
     elif content is not None:
         save_file(content, path)
     with pytest.raises(kind, match=name) as caught:
-        train(recipe, taxonomy, swatches(range(40)), tmp_path / "run", trunk_weights=path)
+        train(recipe, taxonomy, swatches(range(40)), tmp_path / "run", trunk=path)
     assert caught.value.hint
     assert not (tmp_path / "run").exists()

@@ -11,7 +11,8 @@ import torch
 
 from expertc.errors import DataError, InvalidArtifactError
 from expertc.taxonomy import Taxonomy
-from expertc.training import Progress, Recipe, Trained, train
+from expertc.training import Progress, Recipe, Trained, require_known, train
+from expertc.training.data import label_map
 
 
 def run(recipe: Recipe, taxonomy: Taxonomy, images: Any, folder: Path, **options: Any) -> Trained:
@@ -120,6 +121,37 @@ def test_images_that_do_not_fit(recipe: Recipe, taxonomy: Taxonomy, swatches: An
     with pytest.raises(DataError, match=r"reds/8\.png"):
         run(replace(recipe, holdout=0.0), taxonomy, swatches(range(40), spoiled=frozenset([8])), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_classes_that_do_not_match_are_said_at_once(
+    recipe: Recipe, taxonomy: Taxonomy, swatches: Any, tmp_path: Path
+) -> None:
+    classes = ("greys", "greens", "reds", "blues")
+    everything = frozenset(range(40))
+    with pytest.raises(DataError, match=r"'blues' has no images"):
+        run(recipe, taxonomy, swatches([n for n in range(40) if n % 4 != 2], spoiled=everything), tmp_path / "run")
+    with pytest.raises(DataError, match="no class 'reds'") as caught:
+        run(recipe, taxonomy, swatches(range(40), ("greens", "blues", "greys", "red")), tmp_path / "run")
+    assert "'red'" in caught.value.hint
+    require_known(swatches([0], classes), taxonomy)
+    with pytest.raises(DataError, match="no class for the images of 'pinks'"):
+        require_known(swatches([0], (*classes, "pinks")), taxonomy)
+    assert not (tmp_path / "run").exists()
+
+
+def test_classes_are_matched_by_name_label_or_synset(swatches: Any) -> None:
+    tree = {"reds": {"index": 1}, "b": {"index": 0, "label": "The Blues"}, "g": {"index": 2, "synset": "n01440764"}}
+    images = swatches(range(8), ("the-blues", "N01440764", "other", "Reds"))
+    assert label_map(images, Taxonomy.from_mapping({"tree": tree})) == {0: 0, 1: 2, 3: 1}
+
+
+def test_a_checkpoint_of_another_network_is_refused(
+    recipe: Recipe, taxonomy: Taxonomy, swatches: Any, tmp_path: Path, uninterrupted: Trained
+) -> None:
+    """The tree is another, the names of the classes are not: only the weights tell."""
+    flat = Taxonomy.flat(taxonomy.classes)
+    with pytest.raises(InvalidArtifactError, match=r"checkpoint\.json"):
+        run(recipe, flat, swatches(range(40), spoiled=frozenset(range(40))), tmp_path / "uninterrupted")
 
 
 def test_a_loss_that_explodes_is_said(recipe: Recipe, taxonomy: Taxonomy, swatches: Any, tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from shared_run import Plain
 
 from expertc.errors import UsageError
+from expertc.export import load_trained
 from expertc.taxonomy import Taxonomy
-from expertc.training import Recipe, Stage, load_recipe
-from expertc.zoo import import_timm
+from expertc.training import Recipe, Stage, load_recipe, save_trained, train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,12 +25,45 @@ def written(tmp_path: Path, text: str | bytes) -> Path:
     return path
 
 
-def test_the_shipped_recipe() -> None:
-    recipe = load_recipe("sea-animals")
-    assert recipe.arch in import_timm().list_models("nhl*")
-    assert len(Taxonomy.load(ROOT / "expertc" / "taxonomies" / f"{recipe.taxonomy}.yaml")) == 23
+SHIPPED = sorted(path.stem for path in (ROOT / "expertc" / "training" / "recipes").glob("*.toml"))
+COMPARED = [(data, [f"{kind}-{data}" for kind in ("hlfp", "nhl", "resnet")]) for data in ("imagenette", "imagewoof")]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_the_shipped_recipes(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert Taxonomy.shipped(recipe.taxonomy).name == recipe.taxonomy
     assert max(stage.size for stage in recipe.stages) <= recipe.size
     assert recipe.preprocess.size == (recipe.size, recipe.size)
+
+
+def test_an_older_run_goes_on() -> None:
+    """The mark that this recipe had before a stage could say ``auto_augment``."""
+    assert load_recipe("sea-animals").fingerprint == "e07cb32b871c1522"
+
+
+@pytest.mark.parametrize(("data", "names"), COMPARED)
+def test_what_is_compared_is_trained_alike(data: str, names: list[str]) -> None:
+    first, *others = (asdict(load_recipe(name)) for name in names)
+    assert first["taxonomy"] == data
+    for other in others:
+        assert {key for key in first if first[key] != other[key]} == {"name", "arch", "arch_args"}
+
+
+@pytest.mark.parametrize("name", [name for _, names in COMPARED for name in names])
+def test_a_shipped_recipe_trains(name: str, tmp_path: Path) -> None:
+    """One step of each, on pictures that bear its classes' names."""
+    recipe = load_recipe(name)
+    tree = Taxonomy.shipped(recipe.taxonomy)
+    short = replace(recipe, holdout=0.0, stages=(replace(recipe.stages[0], epochs=1, batch=10),))
+    images = Plain(tree.classes, 20)
+    trained = train(short, tree, images, tmp_path, workers=0)
+    save_trained(tmp_path, trained, short, tree)
+    loaded = load_trained(tmp_path)
+    expected = trained.network.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.network.state_dict().items())
+    assert loaded.network(torch.zeros(1, 3, recipe.size, recipe.size)).shape == (1, 10)
 
 
 def test_a_file_and_its_defaults(tmp_path: Path) -> None:
@@ -40,7 +75,7 @@ CHANGES: dict[str, Any] = {
     "name": "x", "taxonomy": "x", "arch": "x", "arch_args": {"drop_rate": 0.2}, "size": 64, "mean": (0.0, 0.0, 0.0),
     "std": (1.0, 1.0, 1.0), "interpolation": "bicubic", "seed": 1, "holdout": 0.1, "weight_decay": 0.0,
     "smoothing": 0.0, "epochs": 2, "lr": 0.2, "batch": 32, "warmup_epochs": 0.0, "scale": 0.9,
-    "colour_jitter": 0.0, "mix": 0.5, "ema_decay": 0.9,
+    "colour_jitter": 0.0, "auto_augment": "rand-m9-n2", "mix": 0.5, "ema_decay": 0.9,
 }  # fmt: skip
 
 
@@ -72,6 +107,10 @@ def test_every_field_changes_the_fingerprint() -> None:
         (HEAD + STAGE.replace("epochs = 1", "epochs = 1.5"), "epochs"),
         (HEAD + STAGE.replace("size = 32", 'size = "32"'), "size"),
         (HEAD + STAGE + "batch = 1\n", "batch"),
+        (HEAD + STAGE + 'auto_augment = "rand"\n', "auto_augment"),
+        (HEAD + STAGE + 'auto_augment = "rand-m9-n2.5"\n', "auto_augment"),
+        (HEAD + STAGE + 'auto_augment = "original"\n', "auto_augment"),
+        (HEAD + STAGE + "auto_augment = 9\n", "malformed"),
         (HEAD + STAGE.replace("lr = 0.1", "lr = 0"), "lr"),
         (HEAD + STAGE.replace("lr = 0.1", "lr = nan"), "lr"),
         (HEAD + STAGE.replace("lr = 0.1", 'lr = "fast"'), "malformed"),

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from expertc.evaluate import match_classes
+from expertc.runtime.matching import match_classes
 from expertc.taxonomy import Taxonomy
 
 TREE = Taxonomy.from_mapping(
@@ -11,7 +11,7 @@ TREE = Taxonomy.from_mapping(
             "fishes": {
                 "rays": {"index": 0, "label": "Sea Rays"},
                 "sharks": {"index": 1, "label": "Sharks"},
-                "eels": {"index": 2},
+                "eels": {"index": 2, "synset": "n02526121"},
             }
         }
     }
@@ -29,6 +29,8 @@ TREE = Taxonomy.from_mapping(
         ("SEA-RAYS", 0),
         ("sharks", 1),
         ("eels", 2),
+        ("n02526121", 2),
+        ("N02526121", 2),
         ("fishes", None),
         ("ray", None),
         ("", None),

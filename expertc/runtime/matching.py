@@ -12,17 +12,19 @@ from ..taxonomy import Taxonomy
 def match_classes(dataset: Iterable[str], labels: Sequence[str], taxonomy: Taxonomy | None = None) -> dict[str, int]:
     """Index into ``labels`` for each class name of ``dataset`` that the model knows; the others are left out.
 
-    Tried in this order: the same name; the same but for case, spaces, hyphens and underscores; the label that
-    ``taxonomy`` gives the class, likewise folded. A name that could be two classes is none.
+    Tried in this order: the same name; the same but for case, spaces, hyphens and underscores; the label and then the
+    synset that ``taxonomy`` gives the class, likewise folded. A name that could be two classes is none.
     """
-    shown = [(node.label, node.name) for node in taxonomy.leaves if node.label] if taxonomy else []
     position = {label: index for index, label in enumerate(labels)}
     named = list(position.items())
-    displayed = [(label, position[name]) for label, name in shown if name in position]
+    leaves = [node for node in taxonomy.leaves if node.name in position] if taxonomy else []
+    displayed = [(node.label, position[node.name]) for node in leaves if node.label]
+    synsets = [(node.synset, position[node.name]) for node in leaves if node.synset]
     ladders: list[tuple[Callable[[str], str], dict[str, int]]] = [
         (str, _unambiguous(named, str)),
         (fold, _unambiguous(named, fold)),
         (fold, _unambiguous(displayed, fold)),
+        (fold, _unambiguous(synsets, fold)),
     ]
     found = {}
     for name in dataset:
