@@ -34,9 +34,7 @@ _KEYS = [
     "schema", "name", "classes", "taxonomy", "outputs", "input", "preprocess", "weights_licence", "provenance",
     "selected_from", "controls",
 ]  # fmt: skip
-_UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (
-    lambda data: {"controls": [], **data},
-)
+_UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda data: {"controls": [], **data},)
 """``_UPGRADES[v - 1]`` turns the mapping of version ``v`` into that of version ``v + 1``."""
 
 
@@ -135,6 +133,15 @@ class Card:
         return replace(
             self, controls=tuple(replace(c, default=tuple(values.get(c.name, c.default))) for c in self.controls)
         )
+
+    def merged(self, indices: Sequence[int], values: Mapping[str, Sequence[float]]) -> Card:
+        """The card with the defaults that an expert for the classes ``indices``, ascending, has been given."""
+        whole: dict[str, Sequence[float]] = dict(values)
+        for control in self.controls:
+            if control.per_class and control.name in values:
+                own = dict(zip(indices, values[control.name], strict=True))
+                whole[control.name] = [own.get(row, value) for row, value in enumerate(control.default)]
+        return self.with_defaults(whole)
 
     # -- JSON --------------------------------------------------------------------------------------------------
 

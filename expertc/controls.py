@@ -85,7 +85,7 @@ class Control:
 
 
 def read_controls(data: Any, what: str) -> tuple[Control, ...]:
-    """The controls in a list of what ``Control.to_mapping`` returned. Raises ``CardError``, calling the list ``what``."""
+    """The controls in a list of what ``to_mapping`` returned. Raises ``CardError``, calling the list ``what``."""
     if not isinstance(data, list) or len(data) > MAX_CONTROLS:
         raise CardError(f"{what} is not a list of up to {MAX_CONTROLS}.", "Export the model again.")
     made = []

@@ -53,7 +53,9 @@ def separate(how: str = "gather", opset: int = 17, seed: int = 0) -> Net:
         if how == "gather":
             own.append(net.node("Gather", gain, net.constant(i, f"own{i}"), axis=0))
         elif how == "slice":
-            bounds = [net.constant([value], f"{kind}{i}") for kind, value in (("start", i), ("end", i + 1), ("axis", 0))]
+            bounds = [
+                net.constant([value], f"{kind}{i}") for kind, value in (("start", i), ("end", i + 1), ("axis", 0))
+            ]
             own.append(net.node("Slice", gain, *bounds))
     if how == "split":
         names = [f"part{i}" for i in range(CLASSES)]
@@ -65,7 +67,7 @@ def separate(how: str = "gather", opset: int = 17, seed: int = 0) -> Net:
 
 
 def grouped(how: str = "expand", seed: int = 1) -> Net:
-    """One convolution for all classes, the gains repeated onto its channels: "expand", "gather" or "fold".
+    """One convolution for all classes, the gains repeated onto its channels, in five ways.
 
     ``fold`` multiplies ``[N, k, c, H, W]`` by ``[k, 1, 1, 1]`` instead.
     """
@@ -79,8 +81,18 @@ def grouped(how: str = "expand", seed: int = 1) -> Net:
         wide = net.node("Expand", column, net.constant([CLASSES, WIDTH], "pairs"))
         x = net.node("Mul", x, net.node("Reshape", wide, net.constant([1, channels, 1, 1], "flat")))
     elif how == "gather":
-        repeated = net.node("Gather", gain, net.constant(np.repeat(np.arange(CLASSES), WIDTH).tolist(), "owner"), axis=0)
+        repeated = net.node(
+            "Gather", gain, net.constant(np.repeat(np.arange(CLASSES), WIDTH).tolist(), "owner"), axis=0
+        )
         x = net.node("Mul", x, net.node("Unsqueeze", repeated, net.constant([1, 2], "space")))
+    elif how == "tile":
+        column = net.node("Unsqueeze", gain, net.constant([1], "last"))
+        wide = net.node("Tile", column, net.constant([1, WIDTH], "times"))
+        x = net.node("Mul", x, net.node("Reshape", wide, net.constant([channels, 1, 1], "flat")))
+    elif how == "concat":
+        row = net.node("Unsqueeze", gain, net.constant([0], "first"))
+        wide = net.node("Transpose", net.node("Concat", *[row] * WIDTH, axis=0), perm=[1, 0])
+        x = net.node("Mul", x, net.node("Reshape", wide, net.constant([1, -1, 1, 1], "flat")))
     elif how == "fold":
         x = net.node("Reshape", x, net.constant([0, CLASSES, WIDTH, 4, 4], "apart"))
         x = net.node("Mul", x, net.node("Unsqueeze", gain, net.constant([1, 2, 3], "space")))
@@ -116,7 +128,7 @@ def opaque(seed: int = 3) -> Net:
     gain = gain_input(net)
     shared = net.node("Div", gain, net.node("ReduceMean", gain, axes=[0], keepdims=1))
     x = net.node("Mul", x, net.node("Unsqueeze", shared, net.constant([1, 2], "space")))
-    x = net.node("GlobalAveragePool", net.node("Relu", net.conv(x, CLASSES, CLASSES, group=CLASSES, name="second")))
+    x = net.node("GlobalAveragePool", net.conv(x, CLASSES, CLASSES, group=CLASSES, name="second"))
     net.node("Flatten", x, out="scores", axis=1)
     net.result("scores", CLASSES)
     return finished(net)
@@ -129,6 +141,8 @@ FORMS: dict[str, Callable[[], Net]] = {
     "separate, Split": lambda: separate("split"),
     "grouped, Reshape and Expand": grouped,
     "grouped, Gather": lambda: grouped("gather"),
+    "grouped, Tile": lambda: grouped("tile"),
+    "grouped, Concat and Transpose": lambda: grouped("concat"),
     "grouped, broadcast": lambda: grouped("fold"),
     "nested": nested,
 }
