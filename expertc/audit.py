@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -28,14 +28,20 @@ Start = Callable[[Cut, File], Callable[[], Certificate]]
 
 @contextmanager
 def verifying(
-    source: Source, indices: Sequence[int], level: str, images: Array | None, standing: Standby | None = None
+    source: Source,
+    indices: Sequence[int],
+    level: str,
+    images: Array | None,
+    standing: Standby | None = None,
+    *,
+    embedded: bool = False,
 ) -> Iterator[Start]:
     """Let the verifying process get ready while an expert for ``indices`` is made; yields what starts the check.
 
     What that returns waits for the certificate.
 
     ``images`` are preprocessed photos ``[N, ...]``, noise without any; at the level "off" nothing is done. The process
-    is ``standing`` if there is one.
+    is ``standing`` if there is one. In an expert whose controls are ``embedded`` these are the defaults on the card.
     """
     if level == "off":
         yield lambda cut, expert: Certificate.off
@@ -47,6 +53,7 @@ def verifying(
         level=level,
         inputs=images,
         images=images is not None,
+        embedded=embedded,
         standing=standing,
     ) as start:
         yield lambda cut, expert: start(cut.model, expert)
@@ -68,13 +75,17 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
             "Give the full model it was built from with --against.",
         )
     indices = about["selection"]["indices"]
-    with verifying(source, indices, level, images) as start:
+    embedded = {control.name: control.default for control in bundle.embedded}
+    if embedded:
+        source = _with_embedded(source, indices, embedded, bundle)
+    with verifying(source, indices, level, images, embedded=bool(embedded)) as start:
         cut = prune(source.model, source.card, indices)
         kept = {
             "classes": (tuple(about["selection"]["classes"]), cut.card.classes),
             "labels": (bundle.labels, cut.card.classes),
             "preprocessing": (bundle.preprocess, cut.card.preprocess),
             "output": (about["output"], asdict(cut.card.outputs[0])),
+            "controls": (bundle.controls, () if embedded else cut.card.controls),
         }
         for what, (found, wanted) in kept.items():
             if found != wanted:
@@ -83,6 +94,18 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
                 )
         beside = WEIGHTS in bundle.manifest["files"]
         return start(cut, bundle.file(MODEL) if beside else bundle.file(MODEL).read_bytes())()
+
+
+def _with_embedded(
+    source: Source, indices: Sequence[int], values: Mapping[str, Sequence[float]], bundle: Bundle
+) -> Source:
+    """``source`` with the values for its defaults that the bundle says its expert has in it."""
+    own = {control.name: len(control.default) for control in source.card.restrict(indices).controls}
+    if own != {name: len(given) for name, given in values.items()}:
+        raise VerificationError(
+            f"The bundle {shown(bundle.path)} has other controls than its model.", "Build it again."
+        )
+    return replace(source, card=source.card.merged(indices, values))
 
 
 def refuse_unfit(source: Source, device: Target) -> None:

@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import atomic
-from .errors import BundleError, FileSystemError
+from .controls import Control, read_controls
+from .errors import BundleError, CardError, FileSystemError
 from .labels import read_labels
 from .preprocessing import Preprocess
 from .text import MAX_BYTES, parse_json, shown
@@ -32,6 +33,9 @@ MANIFEST, REPORT = "manifest.json", "report.json"
 MODEL, WEIGHTS, ENGINE = "expert.onnx", "expert.onnx.data", "engine.plan"
 LABELS, PREPROCESS, README = "labels.txt", "preprocess.json", "README.txt"
 FILES = (MANIFEST, REPORT, MODEL, WEIGHTS, ENGINE, LABELS, PREPROCESS, README)
+
+CONTROLS, EMBEDDED = "controls", "embedded"
+"""Keys of the manifest for the inputs beside the image, and for those that the expert has as constants."""
 
 MAX_FILES = 64
 MAX_NAME = 80  # of what default_name makes, without the suffix
@@ -62,6 +66,28 @@ class Bundle:
     def preprocess(self) -> Preprocess | None:
         """How an image becomes the input tensor, or None if the bundle does not say; ``CardError`` if malformed."""
         return Preprocess.read(self.file(PREPROCESS)) if PREPROCESS in self.manifest["files"] else None
+
+    @cached_property
+    def controls(self) -> tuple[Control, ...]:
+        """The expert's inputs beside the image, with their defaults; raises ``BundleError`` if they are malformed."""
+        return self._controls(CONTROLS)
+
+    @cached_property
+    def embedded(self) -> tuple[Control, ...]:
+        """The full model's inputs that are constants of the expert, with their values; ``BundleError`` likewise."""
+        return self._controls(EMBEDDED)
+
+    def _controls(self, key: str) -> tuple[Control, ...]:
+        listed = self.manifest.get(key, [])
+        items = listed if isinstance(listed, list) else [None]
+        try:  # their shapes are for other programs
+            return read_controls(
+                [{k: v for k, v in i.items() if k != "shape"} if isinstance(i, dict) else i for i in items], key
+            )
+        except CardError as error:
+            raise BundleError(
+                f"{MANIFEST} in '{self.path}' is malformed: {error.message}", "Build the bundle again."
+            ) from error
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The model card: what an ONNX file does not say about itself, as JSON in its metadata.
 
-Taxonomy and class order, the image input and how to fill it, what each output means, where the weights come from. The
-schema is versioned; ``from_json`` reads every version there has been.
+Taxonomy and class order, the image input and how to fill it, further inputs and their defaults, what each output means,
+where the weights come from. The schema is versioned; ``from_json`` reads every version there has been.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from .controls import Control as Control
+from .controls import read_controls
 from .errors import CardError, LabelsError, TaxonomyError
 from .preprocessing import Preprocess as Preprocess
 from .preprocessing import required
@@ -20,7 +22,7 @@ from .taxonomy import MAX_NAME, Taxonomy
 from .text import clean_text, parse_json, shown
 
 CARD_KEY = "expertc.card"
-SCHEMA = 1
+SCHEMA = 2
 KINDS = ("logits", "probabilities", "joint", "scores")
 MAX_DEPTH = 16  # of the provenance
 MAX_AXIS = 7
@@ -30,9 +32,9 @@ Shape = Sequence[int | str | None] | None
 
 _KEYS = [
     "schema", "name", "classes", "taxonomy", "outputs", "input", "preprocess", "weights_licence", "provenance",
-    "selected_from",
+    "selected_from", "controls",
 ]  # fmt: skip
-_UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = ()
+_UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda data: {"controls": [], **data},)
 """``_UPGRADES[v - 1]`` turns the mapping of version ``v`` into that of version ``v + 1``."""
 
 
@@ -69,6 +71,7 @@ class Card:
         weights_licence: one line for people.
         provenance: JSON values, free form; text in it is cleaned and keys are sorted.
         selected_from: how many classes the full model has; None for a full model.
+        controls: the inputs beside the image, with what they hold by default.
 
     Raises ``CardError`` for values that make no sense.
     """
@@ -81,6 +84,7 @@ class Card:
     weights_licence: str = ""
     provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
     selected_from: int | None = None
+    controls: tuple[Control, ...] = ()
 
     def __post_init__(self) -> None:
         _check_name(self.input, "the input")
@@ -100,6 +104,16 @@ class Card:
                 f"The card says its {len(self.taxonomy)} classes were selected from {shown(full)}.",
                 "A full model has at least as many.",
             )
+        inputs = [self.input, *(control.name for control in self.controls)]
+        if len(set(inputs)) != len(inputs):
+            raise CardError("The card names an input of the graph twice.", "Name each once.")
+        for control in self.controls:
+            if control.per_class and len(control.default) != len(self.taxonomy):
+                raise CardError(
+                    f"The control {shown(control.name)} has {len(control.default)} values for "
+                    f"{len(self.taxonomy)} classes.",
+                    "Give one for each.",
+                )
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -109,7 +123,25 @@ class Card:
     def restrict(self, indices: Iterable[int]) -> Card:
         """The card of the model cut down to these classes; of a cut of a cut, the full model's size is remembered."""
         full = len(self.taxonomy) if self.selected_from is None else self.selected_from
-        return replace(self, taxonomy=self.taxonomy.restrict(indices), selected_from=full)
+        indices = tuple(indices)
+        taxonomy = self.taxonomy.restrict(indices)
+        controls = tuple(control.restrict(indices) for control in self.controls)
+        return replace(self, taxonomy=taxonomy, selected_from=full, controls=controls)
+
+    def with_defaults(self, values: Mapping[str, Sequence[float]]) -> Card:
+        """The card with other defaults, flat, for the controls named in ``values``."""
+        return replace(
+            self, controls=tuple(replace(c, default=tuple(values.get(c.name, c.default))) for c in self.controls)
+        )
+
+    def merged(self, indices: Sequence[int], values: Mapping[str, Sequence[float]]) -> Card:
+        """The card with the defaults that an expert for the classes ``indices``, ascending, has been given."""
+        whole: dict[str, Sequence[float]] = dict(values)
+        for control in self.controls:
+            if control.per_class and control.name in values:
+                own = dict(zip(indices, values[control.name], strict=True))
+                whole[control.name] = [own.get(row, value) for row, value in enumerate(control.default)]
+        return self.with_defaults(whole)
 
     # -- JSON --------------------------------------------------------------------------------------------------
 
@@ -126,6 +158,7 @@ class Card:
             "weights_licence": self.weights_licence,
             "provenance": self.provenance,
             "selected_from": self.selected_from,
+            "controls": [control.to_mapping() for control in self.controls],
         }
         return json.dumps(mapping, separators=(",", ":"), allow_nan=False)
 
@@ -155,14 +188,23 @@ class Card:
         outputs = tuple(Output(**required(o, ["name", "kind", "axis"], "An output")) for o in data["outputs"])
         preprocess = None if data["preprocess"] is None else Preprocess.from_mapping(data["preprocess"])
         rest = {key: data[key] for key in ("name", "input", "weights_licence", "provenance", "selected_from")}
-        return cls(taxonomy=taxonomy, outputs=outputs, preprocess=preprocess, **rest)
+        controls = read_controls(data["controls"], "The list of controls on the card")
+        return cls(taxonomy=taxonomy, outputs=outputs, preprocess=preprocess, controls=controls, **rest)
 
     # -- against the graph -------------------------------------------------------------------------------------
 
-    def check_graph(self, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape]) -> None:
-        """Raise ``CardError`` if the card contradicts the names and shapes of the graph's inputs and outputs."""
-        if self.input not in inputs:
-            raise CardError(f"The graph has no input {shown(self.input)}, which the card names.", _has(inputs))
+    def check_graph(
+        self, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape], types: Mapping[str, int] | None = None
+    ) -> None:
+        """Raise ``CardError`` if the card contradicts the names and shapes of the graph's inputs and outputs.
+
+        ``types`` are ONNX's element types of tensors, as far as they are known.
+        """
+        for name in (self.input, *(control.name for control in self.controls)):
+            if name not in inputs:
+                raise CardError(f"The graph has no input {shown(name)}, which the card names.", _has(inputs))
+        for control in self.controls:
+            control.check(inputs[control.name], (types or {}).get(control.name))
         for output in self.outputs:
             if output.name not in outputs:
                 raise CardError(f"The graph has no output {shown(output.name)}, which the card names.", _has(outputs))

@@ -7,7 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,12 +19,14 @@ from .atomic import reported
 from .audit import LEVELS, refuse_nan, refuse_unfit, verifying
 from .backends import cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
+from .controls import Setting, settle
 from .errors import UnsupportedError, UsageError
 from .graph import DATA_SUFFIX, File, is_large, pack, with_batch
 from .graph.cost import Cost, cost
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
+from .surgery.embed import Embed
 from .surgery.fold import Fold
 from .surgery.passes import run_all
 from .surgery.prune import Cut, prune
@@ -97,6 +99,7 @@ def build(
     images: Array | Callable[[Source], Array | None] | None = None,
     batch: int | None = 1,
     foreign: Foreign | None = None,
+    embed: Mapping[str, Setting] | None = None,
     force: bool = False,
     threads: int | None = None,
     measure_seconds: float | None = None,
@@ -114,6 +117,8 @@ def build(
         images: preprocessed photos ``[N, 3, H, W]`` to verify on, or what gives them for the model; noise by default.
         batch: images per call the expert takes; None leaves it open. A model with a fixed batch keeps that.
         foreign: labels and more for a model without a card.
+        embed: freeze the controls into the expert: by name what they are set to, {} for their defaults. Classes are
+            named as in ``classes``, and are among these. None leaves the controls inputs.
         force: replace an existing bundle.
         threads: CPU threads for measuring.
         measure_seconds: length of the interleaved latency window; 0 leaves it out. By default half a second, or 0 if
@@ -138,17 +143,20 @@ def build(
         refuse_unfit(source, device)
         photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
+        if embed is not None:
+            source = set_controls(source, selection, embed)
     path = Path(output) if output is not None else Path(bundle_name(selection))
     with (
         reserve(path, force=force) as place,
-        verifying(source, selection.indices, verification, photos, standing) as start,
+        verifying(source, selection.indices, verification, photos, standing, embedded=embed is not None) as start,
         ExitStack() as stack,
     ):
         with clock.stage("cut"):
             cut = prune(source.model, source.card, selection.indices)
             refuse_nan(cut.model)
         with clock.stage("fold"):
-            final, passes = run_all(cut.model if batch is None else with_batch(cut.model, batch), PIPELINE)
+            pipeline = PIPELINE if embed is None else (Embed(cut.card), *PIPELINE)
+            final, passes = run_all(cut.model if batch is None else with_batch(cut.model, batch), pipeline)
             expert = pack(final, _scratch(stack) / MODEL if is_large(final) else None)
         # Another process, which has limits, runs the models first; this one meanwhile only counts.
         certified = start(cut, expert)
@@ -180,6 +188,17 @@ def build(
         tuple(_notes(selection, cut, unmeasured=measure_seconds is None and not window)),
         clock.seconds,
     )
+
+
+def set_controls(source: Source, selection: Selection, given: Mapping[str, Setting]) -> Source:
+    """``source`` with other defaults for the controls of the selected classes.
+
+    Raises ``UsageError`` and ``SelectionError`` as ``settle`` does, ``UsageError`` if it has no controls.
+    """
+    if not source.card.controls:
+        raise UsageError(f"The model {shown(source.name)} has no gain or other control.", "Leave out --embed-gain.")
+    own = source.card.restrict(selection.indices)
+    return replace(source, card=source.card.merged(selection.indices, settle(own.controls, own.taxonomy, given)))
 
 
 def _files(expert: File) -> dict[str, File]:

@@ -9,15 +9,20 @@ _LISTED = 8  # classes
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
-def instructions(card: Card, batch: int | None = 1) -> str:
-    """The text, with the numbers of this expert filled in; ``batch`` is how many images it takes, None for any."""
+def instructions(card: Card, batch: int | None = 1, *, controls: bool = False) -> str:
+    """The text, with the numbers of this expert filled in; ``batch`` is how many images it takes, None for any.
+
+    ``controls`` says that it has inputs beside the image, whose values are in the manifest.
+    """
+    inputs = [card.input, *(control.name for control in card.controls if controls)]
+    named = ", ".join(f"'{clean_text(name)}'" for name in inputs)
     classes = ", ".join(card.classes[:_LISTED]) + (", …" if len(card.classes) > _LISTED else "")
     output = card.outputs[0]
     licence = f"\nWeights: {card.weights_licence}\n" if card.weights_licence else ""
     return f"""{card.name}: an expert for {len(card.classes)} of {card.selected_from} classes ({classes})
 {licence}
 Files
-  expert.onnx      the network: input '{clean_text(card.input)}', output '{clean_text(output.name)}' ({output.kind})
+  expert.onnx      the network: input {named}, output '{clean_text(output.name)}' ({output.kind})
   labels.txt       one class per line, in the order of the output's columns
   preprocess.json  how an image becomes the input: resize, crop, scale to 0..1, subtract mean, divide by std
   manifest.json    where it comes from, what was cut, how it was verified, SHA-256 of every file
@@ -27,13 +32,13 @@ With expertc
   expertc predict DIRECTORY photo.jpg
 
 With ONNX Runtime alone
-{_snippet(card, card.preprocess, batch or 1)}
+{_snippet(card, card.preprocess, batch or 1, controls=controls)}
 With TensorRT, on the device
   trtexec --onnx=expert.onnx --saveEngine=expert.plan
 """
 
 
-def _snippet(card: Card, spec: Preprocess | None, batch: int) -> str:
+def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool) -> str:
     """Python that does what ``runtime.preprocess`` does; a name out of the model stands in it as a literal."""
     if spec is None:
         return "  The model came without a description of its preprocessing.\n"
@@ -45,8 +50,13 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int) -> str:
     reverse = "[:, :, ::-1]" if spec.colour == "BGR" else ""
     order = ".transpose(2, 0, 1)" if spec.layout == "NCHW" else ""
     repeat = f".repeat({batch}, 0)" if batch > 1 else ""
+    more = ", **others" if controls else ""
+    others = [
+        'controls = json.loads(pathlib.Path("manifest.json").read_text())["controls"]',
+        'others = {c["name"]: numpy.array(c["default"], "float32").reshape(c["shape"]) for c in controls}',
+    ]
     lines = [
-        "import numpy, onnxruntime, pathlib",
+        f"import {'json, ' if controls else ''}numpy, onnxruntime, pathlib",
         "from PIL import Image, ImageOps",
         'image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
         f"image = image.resize({sides}, {_FILTERS[spec.interpolation]})",
@@ -55,7 +65,8 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int) -> str:
         f'pixels = numpy.asarray(image, "float32"){reverse} / 255',
         f'x = ((pixels - {list(spec.mean)}) / {list(spec.std)}){order}[None]{repeat}.astype("{spec.dtype}")',
         'session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
-        f"scores = session.run([{card.outputs[0].name!a}], {{{card.input!a}: x}})[0][0]",
+        *(others if controls else ()),
+        f"scores = session.run([{card.outputs[0].name!a}], {{{card.input!a}: x{more}}})[0][0]",
         'labels = pathlib.Path("labels.txt").read_text(encoding="utf-8").splitlines()',
         "print(labels[scores.argmax()])",
     ]

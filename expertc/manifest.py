@@ -19,7 +19,7 @@ import onnx
 
 from . import __version__
 from .backends import cpu
-from .bundle import LABELS, MANIFEST, PREPROCESS, README, Bundle
+from .bundle import CONTROLS, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, Bundle
 from .card import KINDS, Card
 from .errors import BundleError
 from .graph import Model
@@ -45,6 +45,7 @@ def describe(
     ``costs`` are those of the "full" model and of the "expert"; ``passes`` the names of those that changed something.
     """
     batch = _batch(final, cut.card)
+    inside = [control for control in cut.card.controls if control.name not in final.inputs]
     tensors = {
         name: sha256(np.asarray(constant.values).tobytes()).hexdigest()
         for name, constant in sorted(cut.model.constants.items())
@@ -67,6 +68,12 @@ def describe(
         "precision": "fp32",
         "input": {"name": cut.card.input, "shape": list(final.inputs[cut.card.input])},
         "output": asdict(cut.card.outputs[0]),
+        CONTROLS: [
+            control.to_mapping() | {"shape": list(final.inputs[control.name])}
+            for control in cut.card.controls
+            if control.name in final.inputs
+        ],
+        EMBEDDED: [control.to_mapping() for control in inside],
         "renormalised": cut.renormalised,
         "costs": dict(costs),
         "verification": certificate.to_mapping(),
@@ -101,7 +108,10 @@ def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, An
 def texts(card: Card, final: Model) -> dict[str, bytes]:
     """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
     batch = _batch(final, card)
-    files = {LABELS: "".join(f"{label}\n" for label in card.classes), README: instructions(card, batch)}
+    files = {
+        LABELS: "".join(f"{label}\n" for label in card.classes),
+        README: instructions(card, batch, controls=len(final.inputs) > 1),
+    }
     if card.preprocess is not None:
         files[PREPROCESS] = json.dumps(card.preprocess.to_mapping(), indent=2) + "\n"
     return {name: text.encode() for name, text in files.items()}
@@ -141,6 +151,7 @@ def read(bundle: Bundle) -> dict[str, Any]:
     if bundle.manifest["output"]["kind"] not in KINDS:
         raise _malformed(bundle, "output.kind")
     Certificate.from_mapping(bundle.manifest["verification"])
+    _ = bundle.controls, bundle.embedded  # which a manifest of an older expertc does not have
     return bundle.manifest
 
 

@@ -96,6 +96,13 @@ def open_source(path: str | Path | None = None, foreign: Foreign | None = None) 
     else:
         card = _foreign_card(model, path, foreign)
     check_card(model, card)
+    known = {card.input, *(control.name for control in card.controls)}
+    for name in model.inputs:
+        if name not in known:
+            raise ModelError(
+                f"{shown(path)} has the input {shown(name)}, of which its card says nothing.",
+                "Export it with the image as its only input, or with a card that names the others.",
+            )
     return Source(path, model, card, data, hashlib.sha256(data).hexdigest())
 
 

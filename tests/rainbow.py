@@ -7,18 +7,21 @@ channels (warm, cold), one head per class, put side by side in an order that mix
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from networks import Net
+from onnx import TensorProto, helper
 from PIL import Image
 
-from expertc.card import CARD_KEY, Card, Output, Preprocess
+from expertc.card import CARD_KEY, Card, Control, Output, Preprocess
 from expertc.taxonomy import Node, Taxonomy
 
 SIDE = 8
 CLASSES = ("reds", "greens", "blues", "yellows")
 COLOURS = {"reds": (255, 0, 0), "greens": (0, 255, 0), "blues": (0, 0, 255), "yellows": (255, 255, 0)}
+DEFAULT_GAIN = (1.0, 1.0, 1.0, 0.5)
 LICENCE = "Made up, for tests."
 
 TAXONOMY = Taxonomy(
@@ -39,8 +42,11 @@ _HEADS = {
 
 
 def rainbow(*, batch: int | str = "batch", spec: Preprocess | None = SPEC, taxonomy: Taxonomy = TAXONOMY,
-            kind: str = "logits", described: bool = True, end: str = "") -> Net:  # fmt: skip
-    """The network; ``described`` is whether it carries its card, ``end`` an operator over the scores."""
+            kind: str = "logits", described: bool = True, end: str = "", gained: bool = False) -> Net:  # fmt: skip
+    """The network; ``described`` is whether it carries its card, ``end`` an operator over the scores.
+
+    ``gained`` multiplies what the head of a class reads by the class's entry of a further input, ``gain``.
+    """
     net = Net(17, batch=batch)
     x = net.image(3, SIDE, SIDE)
     weight = _constant(net, "trunk.w", np.eye(3).reshape(3, 3, 1, 1))
@@ -51,15 +57,21 @@ def rainbow(*, batch: int | str = "batch", spec: Preprocess | None = SPEC, taxon
         maps = net.node("Conv", trunk, weight, out=name, kernel_shape=[1, 1])
         branches[name] = net.node("Flatten", net.node("GlobalAveragePool", maps), axis=1)
     heads = []
+    if gained:
+        net.inputs.append(helper.make_tensor_value_info("gain", TensorProto.FLOAT, [len(CLASSES)]))
     for number, (name, (branch, row)) in enumerate(_HEADS.items()):
         weights = (_constant(net, f"{name}.w", [row]), _constant(net, f"{name}.b", [number / 16]))
-        heads.append(net.node("Gemm", branches[branch], *weights, out=name, transB=1))
+        read = branches[branch]
+        if gained:
+            read = net.node("Mul", read, net.node("Gather", "gain", net.constant(number, f"{name}.at"), axis=0))
+        heads.append(net.node("Gemm", read, *weights, out=name, transB=1))
     scores = net.node("Concat", *heads, axis=1, out="joined" if end else "scores")
     if end:
         net.node(end, scores, out="scores", axis=1)
     net.result("scores", len(CLASSES))
     if described:
-        net.metadata = {CARD_KEY: card(spec, taxonomy, kind).to_json()}
+        controls = (Control("gain", DEFAULT_GAIN, True),) if gained else ()
+        net.metadata = {CARD_KEY: replace(card(spec, taxonomy, kind), controls=controls).to_json()}
     return net
 
 

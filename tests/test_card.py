@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertc import card as module
-from expertc.card import SCHEMA, Card, Output, Preprocess, card_for_foreign
+from expertc.card import SCHEMA, Card, Control, Output, Preprocess, card_for_foreign
 from expertc.errors import CardError, ExitCode, LabelsError, TaxonomyError
 from expertc.taxonomy import Taxonomy
 
@@ -65,6 +65,8 @@ def test_every_version_that_was_ever_written_is_read(file: Path) -> None:
     assert card.preprocess == Preprocess((128, 128), 146, "bilinear")
     assert card.provenance["trained_on"] == ["sea-animals-128"]
     assert card.selected_from == 23
+    since_two = (Control("gain", (1, 1, 1.5, 1), True), Control("threshold", (0.25,), False))
+    assert card.controls == (() if file.stem == "v1" else since_two)
     assert Card.from_json(card.to_json()) == card
 
 
@@ -93,6 +95,10 @@ def test_the_ladder_climbs_every_rung(monkeypatch: pytest.MonkeyPatch) -> None:
     for version, key in ((1, "title"), (2, "called"), (3, "name")):
         old = {key if k == "name" else k: v for k, v in data.items()} | {"schema": version}
         assert Card.from_json(json.dumps(old)) == sample()
+
+
+def gain(**changes: Any) -> dict[str, Any]:
+    return {"name": "gain", "default": [1.0] * 23, "per_class": True} | changes
 
 
 def changed(edit: Callable[[dict[str, Any]], Any]) -> str:
@@ -137,6 +143,21 @@ def changed(edit: Callable[[dict[str, Any]], Any]) -> str:
         (lambda d: d.update(preprocess=[]), "not a JSON object"),
         (lambda d: d["preprocess"].pop("mean"), "no 'mean'"),
         (lambda d: d["preprocess"].update(std=[1, 1, 0]), "'std'"),
+        (lambda d: d.pop("controls"), "no 'controls'"),
+        (lambda d: d.update(controls={}), "not a list"),
+        (lambda d: d.update(controls=[gain(name=f"g{i}") for i in range(17)]), "not a list of up to 16"),
+        (lambda d: d.update(controls=["gain"]), "not a JSON object"),
+        (lambda d: d.update(controls=[gain(), gain()]), "a control twice"),
+        (lambda d: d.update(controls=[gain(name="image")]), "an input of the graph twice"),
+        (lambda d: d.update(controls=[gain(name="")]), "has no name"),
+        (lambda d: d.update(controls=[gain(axis=0)]), "unknown key 'axis'"),
+        (lambda d: d.update(controls=[gain(default=[1.0] * 22)]), "22 values for 23 classes"),
+        (lambda d: d.update(controls=[gain(default=[True] * 23)]), "no sound default"),
+        (lambda d: d.update(controls=[gain(default=["1"] * 23)]), "no sound default"),
+        (lambda d: d.update(controls=[gain(default=[1e31] * 23)]), "no sound default"),
+        (lambda d: d.update(controls=[gain(default=[])]), "no sound default"),
+        (lambda d: d.update(controls=[gain(default=1.0)]), "no sound default"),
+        (lambda d: d.update(controls=[gain(per_class=1)]), "whether 'gain' is per class"),
     ],
 )
 def test_wrong_cards_are_refused_in_words(edit: Callable[[dict[str, Any]], Any], says: str) -> None:
@@ -182,6 +203,24 @@ def test_restricting_twice_is_restricting_once(outer: set[int], data: st.DataObj
     assert card.restrict(outer).restrict(rows).to_json() == card.restrict(inner).to_json()
 
 
+GAINED = (Control("gain", tuple(range(23)), True), Control("threshold", (0.25,), False))
+
+
+def test_a_control_per_class_is_cut_with_the_classes() -> None:
+    expert = replace(sample(), controls=GAINED).restrict([17, 13])
+    assert expert.controls == (Control("gain", (13, 17), True), GAINED[1])
+    assert expert.restrict([1]).controls[0].default == (17.0,)
+
+
+def test_other_defaults() -> None:
+    card = replace(sample(), controls=GAINED)
+    assert card.with_defaults({"threshold": (0.5,)}).controls == (GAINED[0], Control("threshold", (0.5,), False))
+    merged = card.merged((13, 17), {"gain": (1.5, 2.5), "threshold": (0.5,)})
+    assert merged.controls[1].default == (0.5,)
+    assert merged.restrict([13, 17]).controls[0].default == (1.5, 2.5)
+    assert {row: v for row, v in enumerate(merged.controls[0].default) if v != row} == {13: 1.5, 17: 2.5}
+
+
 # -- against the graph ---------------------------------------------------------------------------------------
 
 IMAGE = {"image": ("N", 3, 128, 128)}
@@ -219,6 +258,32 @@ def test_graphs_that_contradict(inputs: Any, outputs: Any, says: str) -> None:
         sample().check_graph(inputs, outputs)
     assert says in caught.value.message
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("shape", [(23,), (23, 1, 1), None])
+@pytest.mark.parametrize("threshold", [(), (1,), (1, 1)])
+def test_controls_that_fit(shape: Any, threshold: Any) -> None:
+    card = replace(sample(), controls=GAINED)
+    card.check_graph(IMAGE | {"gain": shape, "threshold": threshold}, {"logits": (1, 23)}, {"gain": 10})
+
+
+@pytest.mark.parametrize(
+    ("inputs", "kind", "says"),
+    [
+        ({"threshold": (1,)}, 1, "no input 'gain'"),
+        ({"gain": (23,)}, 1, "no input 'threshold'"),
+        ({"gain": (22,), "threshold": (1,)}, 1, "'gain' is '22', but the card has 23 values"),
+        ({"gain": (1, 23), "threshold": (1,)}, 1, "'gain' is '1x23'"),
+        ({"gain": ("n",), "threshold": (1,)}, 1, "'gain' is 'n'"),
+        ({"gain": (None,), "threshold": (1,)}, 1, r"'gain' is '\?'"),
+        ({"gain": (23,), "threshold": (2,)}, 1, "'threshold' is '2'"),
+        ({"gain": (23,), "threshold": (1,)}, 7, "floating point"),
+    ],
+)
+def test_controls_that_contradict(inputs: Any, kind: int, says: str) -> None:
+    card = replace(sample(), controls=GAINED)
+    with pytest.raises(CardError, match=says):
+        card.check_graph(IMAGE | inputs, {"logits": (1, 23)}, {"gain": kind})
 
 
 def test_layout_and_missing_preprocessing() -> None:

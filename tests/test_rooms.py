@@ -42,6 +42,7 @@ ORDER = [
     ("targets",),
     ("sets",),
     ("card",),
+    ("controls",),
     ("preprocessing",),
     ("labels",),
     ("selection",),

@@ -5,10 +5,13 @@ Each backend is a module that is imported only where it is used: ``cpu`` (ONNX R
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ..controls import Control
 
 
 class Session(Protocol):
@@ -16,18 +19,25 @@ class Session(Protocol):
 
     @property
     def input(self) -> str:
-        """Name of the only input."""
+        """Name of the image input."""
 
     @property
     def input_shape(self) -> tuple[int | None, ...]:
         """Shape of the input; None for an axis that may have any length."""
 
     @property
+    def controls(self) -> tuple[Control, ...]:
+        """The other inputs, with what they hold unless ``run`` is told otherwise."""
+
+    @property
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs in the model's order."""
 
-    def run(self, x: NDArray[Any]) -> dict[str, np.ndarray]:
-        """Run the model on ``x``, which has ``input_shape`` and is cast to the input's type; every output by name."""
+    def run(self, x: NDArray[Any], controls: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """Run the model on ``x``, which has ``input_shape`` and is cast to the input's type; every output by name.
+
+        ``controls`` holds the values, flat or in the input's shape, of those that do not have their default.
+        """
 
     def close(self) -> None:
         """Free the model; the session cannot run afterwards."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
+from ..card import CARD_KEY, Card
+from ..controls import Control
 from ..errors import CompilationError, ExpertcError, ModelError, OutOfMemoryError, UnsupportedError
 from ..targets import Target
-from ..text import clean_text
+from ..text import clean_text, shown
 from . import Session
 from .weights import refuse_foreign_weights
 
@@ -23,6 +26,7 @@ FREE_AXIS = 224  # what a height or width without a fixed length is tried at
 
 _SILENT = 4  # only fatal messages: everything else reaches the caller as an exception
 _MAX_MESSAGE = 300
+_ONE_INPUT = "Export it with the image as its only input, or with a card that names the others."
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -46,9 +50,10 @@ def open_session(model: Path | bytes, *, optimise: bool = True, threads: int | N
     """Open an ONNX model (its file, so that external weights are found, or its bytes) on the CPU.
 
     ``optimise`` turns all of ONNX Runtime's graph optimisations on or off; ``threads`` is the number of threads inside
-    an operator (default: one per core). Raises ``ModelError`` if it is not a model with one tensor input, or keeps
-    weights anywhere but beside its file, and ``UnsupportedError`` if this ONNX Runtime does not know its opset, IR
-    version or an operator.
+    an operator (default: one per core). Of several inputs the model's card says which takes the image, and what the
+    others hold. Raises ``ModelError`` if it is not a model of tensors whose inputs are known, or keeps weights anywhere
+    but beside its file, ``CardError`` if its card makes no sense, and ``UnsupportedError`` if this ONNX Runtime does
+    not know its opset, IR version or an operator.
     """
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
@@ -78,31 +83,59 @@ class CpuSession:
     """A ``Session`` over an ONNX Runtime session; raises ``ModelError`` if its inputs and outputs do not fit one."""
 
     def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
-        inputs, outputs = session.get_inputs(), session.get_outputs()
-        if len(inputs) != 1:
-            raise ModelError(f"{name} has {len(inputs)} inputs instead of one.", "Export it with the image as input.")
-        if inputs[0].type not in _TYPES:
-            raise ModelError(f"{name} takes {inputs[0].type}, not an image.", "Export it with the image as input.")
+        inputs, outputs = {given.name: given for given in session.get_inputs()}, session.get_outputs()
+        self.controls: tuple[Control, ...] = ()
+        if len(inputs) == 1:
+            self.input: str = next(iter(inputs))
+        else:
+            text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
+            if text is None:
+                raise ModelError(
+                    f"{name} has {len(inputs)} inputs instead of one, and no card that describes them.", _ONE_INPUT
+                )
+            card = Card.from_json(text)
+            self.input, self.controls = card.input, card.controls
+            if inputs.keys() != {self.input, *(control.name for control in self.controls)}:
+                raise ModelError(f"{name} has other inputs than its card says.", _ONE_INPUT)
+        odd = [given.type for given in inputs.values() if given.type not in _TYPES]
+        if odd:
+            raise ModelError(f"{name} takes {odd[0]}, not an image.", _ONE_INPUT)
+        for control in self.controls:
+            control.check(inputs[control.name].shape, None)
         odd = [clean_text(output.name) for output in outputs if not output.type.startswith("tensor(")]
         if odd:
             raise ModelError(f"{name} has the output '{odd[0]}', which is not a tensor.", "Export it without.")
-        self.input: str = inputs[0].name
-        self.input_shape = tuple(axis if isinstance(axis, int) else None for axis in inputs[0].shape)
+        image = inputs[self.input]
+        self.input_shape = tuple(axis if isinstance(axis, int) else None for axis in image.shape)
         self.outputs: tuple[str, ...] = tuple(output.name for output in outputs)
         self._name = name
-        self._dtype = _TYPES[inputs[0].type]
+        self._dtype = _TYPES[image.type]
+        self._forms = {c.name: (_TYPES[inputs[c.name].type], inputs[c.name].shape) for c in self.controls}
+        self._defaults = {control.name: self._fed(control.name, control.default) for control in self.controls}
         self._session: onnxruntime.InferenceSession | None = session
 
-    def run(self, x: NDArray[Any]) -> dict[str, np.ndarray]:
-        """See ``Session.run``. Raises ``ModelError`` if the model cannot run on ``x``, ``OutOfMemoryError``
-        if it needs more memory than there is."""
+    def run(self, x: NDArray[Any], controls: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+        """See ``Session.run``. Raises ``ModelError`` if the model cannot run on ``x`` or has no such control or not of
+        that size, ``OutOfMemoryError`` if it needs more memory than there is."""
         if self._session is None:
             raise ValueError("the session is closed")
+        feeds = {self.input: np.ascontiguousarray(x, dtype=self._dtype), **self._defaults}
+        feeds |= {name: self._fed(name, values) for name, values in (controls or {}).items()}
         try:
-            values = self._session.run(None, {self.input: np.ascontiguousarray(x, dtype=self._dtype)})
+            values = self._session.run(None, feeds)
         except _ERRORS as error:
             raise _explain(error, f"{self._name} fails on an input of shape {x.shape}") from error
         return dict(zip(self.outputs, values, strict=True))
+
+    def _fed(self, name: str, values: Any) -> np.ndarray:
+        """Values of a control as the model takes them."""
+        dtype, shape = self._forms.get(name, (np.float32, None))
+        made = np.asarray(values, dtype)
+        if shape is None or made.size != np.prod(shape, dtype=np.int64):
+            what = f"has no control {shown(name)}" if shape is None else f"takes another number of {shown(name)}"
+            raise ModelError(f"{self._name} {what}.", "Give what its card says.")
+        fed: np.ndarray = made.reshape(shape)
+        return fed
 
     def close(self) -> None:
         """Free the model's memory."""

@@ -12,7 +12,7 @@ import click
 from . import options
 
 if TYPE_CHECKING:
-    from ..taxonomy import Taxonomy
+    from ..source import Source
 
 MAX_BATCH = 4096
 
@@ -49,6 +49,8 @@ MAX_BATCH = 4096
 @click.option(
     "--measure", type=float, metavar="SECONDS", help="Latency window (default: 0.5, none above 1 GiB); 0 for none."
 )
+@click.option("--embed-gain", "embed", is_flag=True, help="Freeze the gains into the expert, for engines.")
+@options.gain
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @options.foreign
 @options.threads
@@ -57,9 +59,9 @@ MAX_BATCH = 4096
 @options.everywhere
 def command(
     model: str | None, lists: tuple[str, ...], sets: str | None, output: str | None, plan: bool, target: str,
-    batch: str, level: str, data: str | None, measure: float | None, force: bool, labels: str | None,
-    taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None, as_json: bool,
-    quiet: bool,
+    batch: str, level: str, data: str | None, measure: float | None, embed: bool, gains: tuple[str, ...], force: bool,
+    labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Cut MODEL down to the classes of LIST, verify the expert and write its bundle.
 
@@ -71,6 +73,7 @@ def command(
     window = None if measure is None else options.check_seconds(measure, "--measure")
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     wanted = _wanted(lists, sets)
+    frozen = _frozen(gains, embed=embed)
     with ExitStack() as stack:
         progress = stack.enter_context(options.stages(quiet))
         # The verifying process loads its libraries while this one loads its own.
@@ -82,7 +85,7 @@ def command(
 
         progress("read")
         source = open_source(model, foreign)
-        places = _places(source.card.taxonomy, wanted, output)
+        places = _places(source, wanted, output, frozen)
         if plan:
             printing.plans(source, [text for _, text in wanted], as_json)
             return
@@ -93,8 +96,8 @@ def command(
         for (_, text), place in zip(wanted, places, strict=True):
             done.append(build(
                 source, classes=text, output=place, target=target, verification=level,
-                images=lambda source: options.photos(source, data), batch=images_per_call, force=force,
-                threads=threads, measure_seconds=window, standing=standing, progress=progress,
+                images=lambda source: options.photos(source, data), batch=images_per_call, embed=frozen,
+                force=force, threads=threads, measure_seconds=window, standing=standing, progress=progress,
             ))  # fmt: skip
             standing = None  # it can be used once
     printing.experts(done, as_json, quiet)
@@ -114,13 +117,28 @@ def _wanted(lists: Sequence[str], sets: str | None) -> Wanted:
     return wanted
 
 
-def _places(taxonomy: Taxonomy, wanted: Wanted, output: str | None) -> list[Path]:
+Frozen = Mapping[str, Mapping[str, float]] | None  # what the controls are frozen at, None if they are not
+
+
+def _frozen(gains: tuple[str, ...], *, embed: bool) -> Frozen:
+    from ..errors import UsageError
+
+    if gains and not embed:
+        raise UsageError("--gain is for predict, or for an expert that it is frozen into.", "Add --embed-gain.")
+    return options.make_controls(gains) if embed else None
+
+
+def _places(source: Source, wanted: Wanted, output: str | None, frozen: Frozen) -> list[Path]:
     """Where each expert goes; every selection is resolved first, so that the last one's typo is found at once."""
-    from ..compiler import bundle_name
+    from ..compiler import bundle_name, set_controls
     from ..errors import UsageError
     from ..selection import resolve
 
-    own = [bundle_name(resolve(taxonomy, text), name) for name, text in wanted]
+    chosen = [resolve(source.card.taxonomy, text) for _, text in wanted]
+    if frozen is not None:
+        for selection in chosen:
+            set_controls(source, selection, frozen)
+    own = [bundle_name(selection, name) for selection, (name, _) in zip(chosen, wanted, strict=True)]
     if len(own) == 1:
         return [Path(own[0] if output is None else output)]
     twice = next((name for name in own if own.count(name) > 1), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,33 @@ def foreign(command: F) -> F:
     for option in reversed(options):
         command = option(command)
     return command
+
+
+def gain(command: F) -> F:
+    """``--gain``, repeatable."""
+    say = "Turn a class or category up or down, in models with a gain per class."
+    return click.option("--gain", "gains", multiple=True, metavar="CLASS=FACTOR", help=say)(command)
+
+
+def make_controls(gains: tuple[str, ...]) -> dict[str, dict[str, float]]:
+    """What ``gain``'s options say of the controls. Raises ``UsageError`` for one that is not CLASS=FACTOR."""
+    from ..controls import GAIN
+    from ..errors import UsageError
+    from ..text import shown
+
+    found: dict[str, float] = {}
+    for item in gains:
+        name, _, number = item.rpartition("=")
+        try:
+            value = float(number)
+        except ValueError:
+            value = math.nan
+        if not name or not math.isfinite(value):
+            raise UsageError(f"{shown(item)} is not CLASS=FACTOR.", "Write for example --gain sharks=1.8.")
+        if name in found:
+            raise UsageError(f"{shown(name)} is given two gains.", "Give one.")
+        found[name] = value
+    return {GAIN: found} if found else {}
 
 
 def make_foreign(

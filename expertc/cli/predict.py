@@ -18,16 +18,21 @@ BAR_FROM = 20  # images
     epilog=options.example(
         "expertc predict sharks-rays.expert photo.jpg",
         "expertc predict sharks-rays.expert holiday-photos/ --json",
+        "expertc predict sharks-rays.expert photo.jpg --gain sharks=1.8",
     )
 )
 @click.argument("bundle")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), metavar="N", help="Labels per image.")
+@options.gain
 @options.threads
 @options.as_json
 @options.quietly
 @options.everywhere
-def command(bundle: str, images: tuple[str, ...], top: int, threads: int | None, as_json: bool, quiet: bool) -> int:
+def command(
+    bundle: str, images: tuple[str, ...], top: int, gains: tuple[str, ...], threads: int | None, as_json: bool,
+    quiet: bool,
+) -> int:  # fmt: skip
     """Classify images, or all images in folders, with the expert in BUNDLE.
 
     An image that cannot be read is reported by name while the others go on; the exit code is then 10.
@@ -35,6 +40,7 @@ def command(bundle: str, images: tuple[str, ...], top: int, threads: int | None,
     from ..errors import ExitCode
     from ..runtime import Expert, expand_images
 
+    controls = options.make_controls(gains)
     files = expand_images(images)
     failed = False
     collected = []
@@ -42,7 +48,7 @@ def command(bundle: str, images: tuple[str, ...], top: int, threads: int | None,
         Expert.open(bundle, threads=threads) as expert,
         options.bar("classifying", quiet or len(files) < BAR_FROM) as bar,
     ):
-        for done, prediction in enumerate(expert.iter_predict(files, top), 1):
+        for done, prediction in enumerate(expert.iter_predict(files, top, controls=controls), 1):
             failed |= prediction.error is not None
             if as_json:
                 collected.append(prediction.to_mapping())

@@ -6,6 +6,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from torch import Tensor, nn
 from ..atomic import reported
 from ..backends.cpu import open_session
 from ..card import CARD_KEY, Card
+from ..controls import Control
 from ..errors import ModelError, UsageError, VerificationError
 from ..graph.sanitise import face, require_symbolic_batch, sanitise, serialise
 from ..text import shown
-from ..zoo.parts import IMAGE
+from ..zoo.parts import GAIN, IMAGE
 from .simplify import simplify
 from .stamp import MAKES, READS, stamped
 
@@ -30,11 +32,13 @@ TOLERANCE = 1e-4  # of the largest |logit|
 def export(module: nn.Module, card: Card, size: tuple[int, int], *, opset: int = OPSETS[-1]) -> bytes:
     """Export ``module``, which maps ``[N, 3, H, W]`` float32 to the card's outputs, as a full model with that card.
 
-    ``size`` is (H, W). The same module gives the same bytes; it is left in eval mode. Raises ``ModelError`` if torch
-    cannot export it with a symbolic batch or a weight is not finite, ``CardError`` if the card contradicts the graph.
+    A card with controls makes them further arguments of ``module``, float32 vectors in the card's order, and inputs of
+    that shape. ``size`` is (H, W). The same module gives the same bytes; it is left in eval mode. Raises ``ModelError``
+    if torch cannot export it with a symbolic batch or a weight is not finite, ``CardError`` if the card contradicts the
+    graph.
     """
     names = [output.name for output in card.outputs]
-    proto = _to_proto(module, size, card.input, names, opset, {CARD_KEY: card.to_json()})
+    proto = _to_proto(module, size, card.input, names, opset, {CARD_KEY: card.to_json()}, card.controls)
     card.check_graph(*face(proto))
     return serialise(proto)
 
@@ -54,16 +58,16 @@ def export_plain(
 def check(model: bytes | Path, module: nn.Module, images: Tensor) -> float:
     """Run ``images`` ``[N, 3, H, W]`` through ONNX Runtime and torch, all at once and the first alone.
 
-    Returns the largest difference of an output over its largest |value|. Raises ``VerificationError`` if it is above
-    ``TOLERANCE`` or a value is not finite.
+    Controls have their defaults, and in a further round random values around them. Returns the largest difference of an
+    output over its largest |value|. Raises ``VerificationError`` if it is above ``TOLERANCE`` or a value is not finite.
     """
     session = open_session(model, optimise=False)
     differences = []
-    for batch in (images, images[:1]):
+    for batch, controls in product((images, images[:1]), _settings(session.controls)):
         with torch.inference_mode():
-            result = module.eval()(batch)
+            result = module.eval()(batch, *(torch.tensor(v, device=batch.device) for v in controls.values()))
         expected = result if isinstance(result, (tuple, list)) else (result,)
-        got = session.run(batch.cpu().numpy())
+        got = session.run(batch.cpu().numpy(), controls)
         for name, tensor in zip(session.outputs, expected, strict=True):
             value = tensor.cpu().numpy()
             difference = float(np.abs(got[name] - value).max() / max(np.abs(value).max(), np.finfo(value.dtype).tiny))
@@ -75,6 +79,14 @@ def check(model: bytes | Path, module: nn.Module, images: Tensor) -> float:
             differences.append(difference)
     session.close()
     return max(differences)
+
+
+def _settings(controls: Sequence[Control]) -> list[dict[str, np.ndarray[Any, Any]]]:
+    """Values of the controls, float32, by name in the card's order: the defaults, and if there are any, other ones."""
+    defaults = {control.name: np.array(control.default, np.float32) for control in controls}
+    random = np.random.default_rng(0)
+    others = {n: v + random.uniform(-0.5, 0.5, v.shape).astype(np.float32) for n, v in defaults.items()}
+    return [defaults, others] if controls else [defaults]
 
 
 def save(model: bytes, path: Path) -> Path:
@@ -99,6 +111,7 @@ def _to_proto(
     outputs: Sequence[str],
     opset: int,
     metadata: Mapping[str, str],
+    controls: Sequence[Control] = (),
 ) -> Any:
     if opset not in OPSETS:
         raise UsageError(f"Opset {opset} cannot be exported.", f"Choose from {OPSETS[0]} to {OPSETS[-1]}.")
@@ -106,30 +119,43 @@ def _to_proto(
     for name, tensor in state.items():
         if not torch.isfinite(tensor).all():
             raise ModelError(f"The weights {shown(name)} hold a value that is not finite.", "Train it again.")
-    if getattr(module, "is_separate", False) and image == IMAGE and len(outputs) == 1:
+    names = [control.name for control in controls]
+    if getattr(module, "is_separate", False) and image == IMAGE and len(outputs) == 1 and names in ([], [GAIN]):
 
-        def exporter(part: nn.Module, shapes: Sequence[tuple[int, ...]]) -> Any:
-            made = _through_torch(part, shapes, [READS.format(i) for i in range(len(shapes))], [MAKES], opset)
+        def exporter(part: nn.Module, shapes: Sequence[tuple[int, ...]], vectors: Sequence[int]) -> Any:
+            reads = [READS.format(i) for i in range(len(shapes) + len(vectors))]
+            made = _through_torch(part, shapes, reads, [MAKES], opset, vectors)
             sanitise(made, parameters=part.state_dict().keys(), metadata={})
             return made
 
-        proto = stamped(module, (3, *size), outputs[0], None, exporter)
+        branches = len(controls[0].default) if controls else None
+        proto = stamped(module, (3, *size), outputs[0], branches, exporter)
     else:
-        proto = _through_torch(module, [(3, *size)], [image], outputs, opset)
+        lengths = [len(control.default) for control in controls]
+        proto = _through_torch(module, [(3, *size)], [image, *names], outputs, opset, lengths)
     sanitise(proto, parameters=state.keys(), metadata=metadata)
-    require_symbolic_batch(proto)
+    require_symbolic_batch(proto, names)
     if (found := len(face(proto)[1])) != len(outputs):
         raise ModelError(f"The network has {found} outputs, but {len(outputs)} are named.", "Name each of them once.")
     return proto
 
 
 def _through_torch(
-    module: nn.Module, shapes: Sequence[tuple[int, ...]], inputs: Sequence[str], outputs: Sequence[str], opset: int
+    module: nn.Module,
+    shapes: Sequence[tuple[int, ...]],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    opset: int,
+    vectors: Sequence[int] = (),
 ) -> Any:
-    """torch's export of a module whose inputs have these shapes behind the batch, simplified."""
+    """torch's export of a module whose inputs have these shapes behind the batch, and then are ``vectors``, simplified.
+
+    The vectors, given by their length, have no batch.
+    """
     device = next(module.parameters()).device
     # A batch of one would be frozen into the graph without a word.
     examples = tuple(torch.zeros(2, *shape, device=device) for shape in shapes)
+    examples += tuple(torch.ones(length, device=device) for length in vectors)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torch's own internals
         try:
@@ -141,7 +167,7 @@ def _through_torch(
                 opset_version=opset,
                 input_names=list(inputs),
                 output_names=list(outputs),
-                dynamic_shapes=tuple({0: torch.export.Dim("batch")} for _ in shapes),
+                dynamic_shapes=(*({0: torch.export.Dim("batch")} for _ in shapes), *(None for _ in vectors)),
                 verbose=False,
             )
         except torch.onnx.OnnxExporterError as error:

@@ -23,8 +23,11 @@ from ..graph.sanitise import NODE_METADATA
 from ..zoo.parts import GAIN, IMAGE, Part
 
 Shape = tuple[int, ...]  # without the batch
-Exporter = Callable[[nn.Module, Sequence[Shape]], onnx.ModelProto]
-"""Exports a module that reads tensors of these shapes, with a symbolic batch, to inputs in0, in1, ... and ``out``."""
+Exporter = Callable[[nn.Module, Sequence[Shape], Sequence[int]], onnx.ModelProto]
+"""Exports a module to inputs in0, in1, ... and ``out``.
+
+It reads tensors of these shapes, with a symbolic batch, then vectors of these lengths, without.
+"""
 
 READS, MAKES = "in{}", "out"
 
@@ -75,7 +78,7 @@ def stamped(network: Any, image: Shape, output: str, branches: int | None, expor
         gain = part.gain if gains else None
         key = (repr(part.module), tuple(reads), gain is None)
         if key not in templates:
-            found = _template(part.module, reads if gain is None else [*reads, (1,)], exporter)
+            found = _template(part.module, reads, [] if gain is None else [1], exporter)
             templates[key] = (len(templates), found)
             _constants(graph, found, len(templates) - 1)
             if not proto.opset_import:
@@ -92,7 +95,7 @@ def stamped(network: Any, image: Shape, output: str, branches: int | None, expor
     return proto
 
 
-def _template(module: nn.Module, reads: Sequence[Shape], exporter: Exporter) -> Template:
+def _template(module: nn.Module, reads: Sequence[Shape], vectors: Sequence[int], exporter: Exporter) -> Template:
     """Export one part of a kind.
 
     torch's exporter writes some weights turned over or in another shape. They are known by their values, which are
@@ -104,7 +107,7 @@ def _template(module: nn.Module, reads: Sequence[Shape], exporter: Exporter) -> 
     for tensor in state.values():
         if tensor.is_floating_point():
             tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
-    proto = exporter(module, reads)
+    proto = exporter(module, reads, vectors)
     own = {}
     for initializer in proto.graph.initializer:
         source = _source(initializer, state)

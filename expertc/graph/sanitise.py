@@ -38,11 +38,16 @@ def sanitise(proto: onnx.ModelProto, *, parameters: Collection[str], metadata: M
     _drop_unread(proto.graph)
 
 
-def require_symbolic_batch(proto: onnx.ModelProto) -> str:
-    """Return the symbol of axis 0, which every graph input and output must have; raises ``ModelError`` otherwise."""
+def require_symbolic_batch(proto: onnx.ModelProto, static: Collection[str] = ()) -> str:
+    """Return the symbol of axis 0, which every graph input and output but the ``static`` inputs must have.
+
+    Raises ``ModelError`` otherwise.
+    """
     inputs, outputs = face(proto)
     symbols = set()
     for name, shape in (*inputs.items(), *outputs.items()):
+        if name in static:
+            continue
         symbol = shape[0] if shape else None
         if not isinstance(symbol, str):
             raise ModelError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,10 +15,11 @@ from PIL import Image
 
 from ..backends import Session
 from ..backends.cpu import open_session
-from ..bundle import open_bundle
+from ..bundle import Bundle, open_bundle
 from ..card import KINDS, Preprocess
+from ..controls import Control, Setting, settle
 from ..errors import BundleError, DataError, UsageError
-from ..taxonomy import clean_text
+from ..taxonomy import Taxonomy, clean_text
 from .images import Source, load_image, source_name
 from .preprocess import apply
 
@@ -51,13 +52,20 @@ class Expert:
     """An open bundle. Use ``Expert.open``; close it, or use it in a ``with`` statement.
 
     ``labels`` name the classes in output order; ``preprocess`` is None for a bundle that does not say how images become
-    tensors (``scores`` works, ``predict`` does not).
+    tensors (``scores`` works, ``predict`` does not). ``controls`` are the model's inputs beside the image, with their
+    defaults; what a call says of them, ``{"gain": {"sharks": 1.8}}``, holds for that call.
     """
 
     def __init__(
-        self, session: Session, labels: tuple[str, ...], preprocess: Preprocess | None, output: str, kind: str
+        self,
+        session: Session,
+        labels: tuple[str, ...],
+        preprocess: Preprocess | None,
+        output: str,
+        kind: str,
+        controls: tuple[Control, ...] = (),
     ) -> None:
-        self.labels, self.preprocess = labels, preprocess
+        self.labels, self.preprocess, self.controls = labels, preprocess, controls
         self._session, self._output, self._kind = session, output, kind
         self._batch = session.input_shape[0]  # None: any number of images at once
 
@@ -73,11 +81,11 @@ class Expert:
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
         session = open_session(bundle.file("expert.onnx"), threads=threads)
-        problem = _contradiction(session, bundle.preprocess, output.get("name"))
+        problem = _contradiction(session, bundle, output.get("name"))
         if problem:
             session.close()
             raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
-        return cls(session, bundle.labels, bundle.preprocess, output["name"], output["kind"])
+        return cls(session, bundle.labels, bundle.preprocess, output["name"], output["kind"], bundle.controls)
 
     def __enter__(self) -> Expert:
         return self
@@ -91,33 +99,58 @@ class Expert:
         """Let go of the model; the expert cannot be asked any more."""
         self._session.close()
 
-    def scores(self, batch: np.ndarray) -> np.ndarray:
+    def scores(self, batch: np.ndarray, controls: Mapping[str, Setting] | None = None) -> np.ndarray:
         """The model's raw numbers ``[N, classes]`` for tensors as ``preprocess`` makes them, ``[N, ...]``, any N >= 1.
 
-        Raises ``BundleError`` if the model gives another number of scores than the bundle has labels.
+        Raises ``BundleError`` if the model gives another number of scores than the bundle has labels, ``UsageError``
+        and ``SelectionError`` for controls, and classes of them, that it does not have.
         """
+        return self._scores(batch, self._settled(controls))
+
+    def _settled(self, controls: Mapping[str, Setting] | None) -> Mapping[str, tuple[float, ...]]:
+        """The values of all controls."""
+        if not controls:
+            return {control.name: control.default for control in self.controls}
+        if not self.controls:
+            raise UsageError(
+                "This expert has no gain or other control.", "Ask without; gains that were embedded are fixed."
+            )
+        return settle(self.controls, Taxonomy.flat(self.labels), controls)
+
+    def _scores(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> np.ndarray:
         size = self._batch
         if size is None or size == len(batch):
-            return self._run(batch)
+            return self._run(batch, controls)
         parts = []
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
             missing = [(0, size - len(part)), *((0, 0) for _ in part.shape[1:])]
-            parts.append(self._run(np.pad(part, missing))[: len(part)])
+            parts.append(self._run(np.pad(part, missing), controls)[: len(part)])
         return np.concatenate(parts)
 
-    def predict(self, images: Source | Iterable[Source], top: int | None = None, batch: int = 1) -> list[Prediction]:
+    def predict(
+        self,
+        images: Source | Iterable[Source],
+        top: int | None = None,
+        batch: int = 1,
+        controls: Mapping[str, Setting] | None = None,
+    ) -> list[Prediction]:
         """One prediction per image, in order: ``top`` labels of each (default: all), ``batch`` images per model call
         (where the model fixes that number, its own).
 
         An image is whatever ``load_image`` takes; kinds may be mixed. An image that cannot be read, or for which the
         model gives no numbers, yields a prediction with ``error`` while the others go on. Raises ``UsageError`` for
-        ``top`` or ``batch`` below 1, ``BundleError`` for a bundle without preprocessing.
+        ``top`` or ``batch`` below 1, ``BundleError`` for a bundle without preprocessing, and what ``scores`` raises for
+        ``controls``.
         """
-        return list(self.iter_predict(images, top, batch))
+        return list(self.iter_predict(images, top, batch, controls))
 
     def iter_predict(
-        self, images: Source | Iterable[Source], top: int | None = None, batch: int = 1
+        self,
+        images: Source | Iterable[Source],
+        top: int | None = None,
+        batch: int = 1,
+        controls: Mapping[str, Setting] | None = None,
     ) -> Iterator[Prediction]:
         """Like ``predict``, one after another."""
         if batch < 1 or (top is not None and top < 1):
@@ -126,16 +159,22 @@ class Expert:
             raise BundleError(
                 "The bundle does not say how images become tensors.", "Build it with preprocessing, or use scores()."
             )
-        return self._predict(enumerate(_several(images)), self.preprocess, top, self._batch or batch)
+        values = self._settled(controls)
+        return self._predict(enumerate(_several(images)), self.preprocess, top, self._batch or batch, values)
 
     def _predict(
-        self, images: Iterator[tuple[int, Source]], spec: Preprocess, top: int | None, batch: int
+        self,
+        images: Iterator[tuple[int, Source]],
+        spec: Preprocess,
+        top: int | None,
+        batch: int,
+        controls: Mapping[str, tuple[float, ...]],
     ) -> Iterator[Prediction]:
         while chunk := list(islice(images, batch)):
             names = [source_name(source) or f"#{number}" for number, source in chunk]
             made = [_tensor(source, name, spec) for name, (_, source) in zip(names, chunk, strict=True)]
             tensors = [tensor for tensor in made if isinstance(tensor, np.ndarray)]
-            ranked = self._rank(self.scores(np.stack(tensors)), top) if tensors else iter(())
+            ranked = self._rank(self._scores(np.stack(tensors), controls), top) if tensors else iter(())
             for name, tensor in zip(names, made, strict=True):
                 if isinstance(tensor, DataError):
                     yield Prediction(name, error=tensor.message)
@@ -154,8 +193,8 @@ class Expert:
             best = zip(picked.tolist(), values[row, picked].tolist(), strict=True)
             yield tuple((self.labels[index], value) for index, value in best) if usable else ()
 
-    def _run(self, batch: np.ndarray) -> np.ndarray:
-        scores: np.ndarray = self._session.run(batch)[self._output]
+    def _run(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> np.ndarray:
+        scores: np.ndarray = self._session.run(batch, controls)[self._output]
         if scores.shape != (len(batch), len(self.labels)):
             raise BundleError(
                 f"The model gives scores of shape {list(scores.shape)}, but the bundle has {len(self.labels)} labels.",
@@ -194,10 +233,15 @@ def _several(images: Source | Iterable[Source]) -> Iterable[Source]:
     return [images] if isinstance(images, np.ndarray) and images.ndim < 4 else images
 
 
-def _contradiction(session: Session, spec: Preprocess | None, output: Any) -> str:
+def _contradiction(session: Session, bundle: Bundle, output: Any) -> str:
     """What the model and the bundle's description of it do not agree about, or ""."""
+    spec = bundle.preprocess
     if output not in session.outputs:
         return f"the model has no output '{output}'"
+    if session.controls != bundle.controls:
+        return "the model has other controls than its manifest"
+    if any(control.per_class and len(control.default) != len(bundle.labels) for control in bundle.controls):
+        return "a control has another number of values than there are classes"
     if spec is None:
         return ""
     made = (3, *spec.size) if spec.layout == "NCHW" else (*spec.size, 3)

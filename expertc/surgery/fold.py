@@ -1,4 +1,4 @@
-"""fold: batch norms into the convolutions before them, constant expressions, identities, casts that change nothing."""
+"""fold: batch norms into the convolutions before them, constant expressions, and what changes nothing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 # Cheap rearrangements and arithmetic that exporters leave behind on constants.
 _FOLDABLE = frozenset(
     "Add Cast Concat ConstantOfShape Div Expand Gather Identity Mul Neg Pow Range Reciprocal Reshape Shape Slice Sqrt "
-    "Squeeze Sub Transpose Unsqueeze".split()
+    "Split Squeeze Sub Tile Transpose Unsqueeze".split()
 )
 _SMALL = 2**16  # elements; folding must not blow a larger constant up
 
@@ -81,30 +81,42 @@ class _Folder:
         return found
 
     def _vanishes(self, node: Node) -> bool:
-        """Identity, inference-time Dropout, and a Cast to the type that is already there."""
+        """Identity, inference-time Dropout, a Cast to the type that is already there, and a product with ones."""
         if not node.inputs or node.outputs[0].name in self.outputs | self.pinned:
             return False
         same = node.op == "Cast" and self.model.types.get(node.inputs[0].name) == _onnx_type(node.attrs.get("to"))
         plain = node.op == "Identity" or (node.op == "Dropout" and len([t for t in node.outputs if t.name]) == 1)
-        if same or plain:
-            self.tensors[node.outputs[0].name] = self._tensor(node.inputs[0])
-        return same or plain
+        position = 0 if same or plain else self._factor_of_ones(node)
+        if position is not None:
+            self.tensors[node.outputs[0].name] = self._tensor(node.inputs[position])
+        return position is not None
+
+    def _factor_of_ones(self, node: Node) -> int | None:
+        """Which input a Mul gives back because the other is ones (a gain that was embedded), if that is so."""
+        shapes = self.model.shapes
+        if node.op != "Mul" or node.domain not in (None, "", "ai.onnx"):
+            return None
+        for position, tensor in enumerate(node.inputs):
+            ones, shape = self._tensor(node.inputs[1 - position]), shapes.get(tensor.name)
+            whole = shape is not None and None not in shape and shape == shapes.get(node.outputs[0].name)
+            if isinstance(ones, Constant) and whole and bool((ones.values == 1).all()):
+                return position
+        return None
 
     def _folds(self, node: Node) -> bool:
         """Evaluate a node whose inputs are all constant, with ONNX's own reference evaluator."""
-        if node.op not in _FOLDABLE or node.domain not in (None, "", "ai.onnx") or len(node.outputs) != 1:
+        if node.op not in _FOLDABLE or node.domain not in (None, "", "ai.onnx"):
             return False
-        name = node.outputs[0].name
-        shape = self.model.shapes.get(name)
+        names = [tensor.name for tensor in node.outputs]
+        shapes = [self.model.shapes.get(name) for name in names]
         inputs = [self._tensor(tensor) for tensor in node.inputs if tensor.name]
         constants = [tensor for tensor in inputs if isinstance(tensor, Constant)]
         largest = max([_SMALL, *(volume(tensor.shape) for tensor in constants)])
-        known = shape is not None and all(isinstance(dim, int) for dim in shape) and volume(shape) <= largest
-        if len(constants) < len(inputs) or not known or name in self.outputs | self.pinned:
+        known = all(s is not None and all(isinstance(dim, int) for dim in s) and volume(s) <= largest for s in shapes)
+        if len(constants) < len(inputs) or not known or not self.outputs.isdisjoint(names) or self.pinned & set(names):
             return False
-        self.tensors[name] = Constant(
-            name, _evaluate(node, [constant.values for constant in constants], self.model.opset)
-        )
+        values = _evaluate(node, [constant.values for constant in constants], self.model.opset)
+        self.tensors |= {name: Constant(name, value) for name, value in zip(names, values, strict=True)}
         return True
 
     def _write_merged(self, at: int) -> None:
@@ -154,18 +166,19 @@ def _onnx_type(value: Any) -> int | None:
     return int(value) if isinstance(value, int) else None
 
 
-def _evaluate(node: Node, values: list[Array], opset: int) -> Array:
+def _evaluate(node: Node, values: list[Array], opset: int) -> list[Array]:
     from onnx.reference import ReferenceEvaluator
 
     names = [tensor.name for tensor in node.inputs if tensor.name]
     proto = node.write()
-    proto.output[:] = ["result"]
+    results = [f"result {position}" for position in range(len(node.outputs))]
+    proto.output[:] = results
     graph = onnx.helper.make_graph(
         [proto],
         "constant",
         [onnx.helper.make_tensor_value_info(n, onnx.helper.np_dtype_to_tensor_dtype(v.dtype), v.shape)
          for n, v in zip(names, values, strict=True)],
-        [onnx.ValueInfoProto(name="result")],
+        [onnx.ValueInfoProto(name=result) for result in results],
     )  # fmt: skip
     model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
-    return np.asarray(ReferenceEvaluator(model).run(None, dict(zip(names, values, strict=True)))[0])
+    return [np.asarray(value) for value in ReferenceEvaluator(model).run(None, dict(zip(names, values, strict=True)))]

@@ -164,7 +164,8 @@ def _ends(model: Model, at: int) -> bool:
 
 def check_card(model: Model, card: Card) -> None:
     """Raise ``CardError`` if the card contradicts the graph: names, sizes, or the kind of the scores."""
-    card.check_graph(model.inputs, {name: model.shapes.get(score_source(model, name)) for name in model.outputs})
+    outputs = {name: model.shapes.get(score_source(model, name)) for name in model.outputs}
+    card.check_graph(model.inputs, outputs, model.types)
     for output in card.outputs:
         kind = kind_of(model, score_source(model, output.name), output.axis)
         if kind != output.kind and "probabilities" in (kind, output.kind):

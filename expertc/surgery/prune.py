@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..card import CARD_KEY, Card, Output
 from ..errors import UsageError
 from ..graph import Model
+from .inputs import held_inputs
 from .outputs import class_softmax, plan_outputs, score_source
 from .rewrite import rewrite, set_apart
 from .sweep import sweep
@@ -35,14 +36,17 @@ def prune(model: Model, card: Card, indices: Sequence[int]) -> Cut:
     """Remove from ``model`` whatever only classes outside ``indices`` need.
 
     ``indices`` are positions in ``card.classes``; the expert's rows are in their ascending order. Its raw scores equal
-    the full model's; a class softmax is renormalised over the selection.
+    the full model's; a class softmax is renormalised over the selection. A control per class holds the kept classes'
+    values, in the same order.
     """
     indices = tuple(sorted(set(indices)))
     if not indices or indices[0] < 0 or indices[-1] >= len(card.classes):
         raise UsageError("The selection is empty or has a class the model does not.", "Select from `expertc classes`.")
     plan = plan_outputs(model, card, indices)
     flow = sweep(model, plan.seeds, plan.through)
-    written = rewrite(model, flow, plan.results)
+    held = held_inputs(model, card, flow, indices)
+    flow = replace(flow, held={name: item.have for name, item in held.items()})
+    written = rewrite(model, flow, plan.results, held)
     for output in card.outputs:
         if class_softmax(written, output.name, output.axis) is not None and not _is_through(
             model, output, plan.through

@@ -9,7 +9,7 @@ merged with its own, or nothing where the tensor has already shrunk to the right
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -30,19 +30,26 @@ from ..graph import (
     refreshed,
 )
 from .demand import Demand, covers
+from .inputs import Held
 from .rules.pieces import is_selection
 from .rules.sizes import sizes_read
 from .site import Answer, Draft, Flow, Inner, Result, Site, symbol_source
 from .sweep import rule_at
 
 CUT_MARK = "@cut-"
+FILLED_MARK = "@filled"  # a control with the defaults of classes that are gone
 WHOLE_MARK = "@whole"  # a tensor of which the graph output of that name shows only a part
 Array = np.ndarray[Any, Any]
 
 
-def rewrite(model: Model, flow: Flow, results: Sequence[Result]) -> Model:
-    """Write the part of ``model`` that ``flow`` needs, with ``results`` as its outputs, in order."""
+def rewrite(model: Model, flow: Flow, results: Sequence[Result], held: Mapping[str, Held] | None = None) -> Model:
+    """Write the part of ``model`` that ``flow`` needs, with ``results`` as its outputs, in order.
+
+    ``held`` are the graph inputs that are cut.
+    """
     writer = _Writer(model, flow)
+    for name, item in (held or {}).items():
+        writer.shrink(name, item)
     graph = writer.write(results)
     return refreshed(replace(model, graph=graph))
 
@@ -92,6 +99,21 @@ class _Writer:
         names = {t.name for _, node, _ in live for t in node.outputs}
         names |= {t.name for _, node, a in live for t, ask in zip(node.inputs, a.asks, strict=True) if ask is not None}
         self.taken |= names - self.virtual - {t.name for t in model.graph.inputs}
+
+    def shrink(self, name: str, held: Held) -> None:
+        """Let a graph input hold the rows that it is fed; what else is read of it is put beside them."""
+        given = self.tensors[name]
+        if isinstance(given, Variable) and given.shape is not None:
+            given.shape = [held.fed.size(axis, dim) for axis, dim in enumerate(given.shape)]
+        if held.missing is not None:
+            values, order = held.missing
+            made = Variable(fresh_name(f"{name}{FILLED_MARK}", self.taken))
+            beside = Constant(f"{made.name}.defaults", values)
+            self.nodes.append(Node("Concat", made.name, {"axis": 0}, [given, beside], [made]))
+            if not np.array_equal(order, np.arange(len(order))):
+                index = Constant(f"{made.name}.order", order)
+                made = self.emit("Gather", f"{made.name}@0", {"axis": 0}, [made, index])
+            self.tensors[name] = made
 
     def write(self, results: Sequence[Result]) -> Graph:
         for at, answer in enumerate(self.flow.answers):

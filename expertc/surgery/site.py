@@ -77,17 +77,21 @@ class Answer:
 
 @dataclass(frozen=True)
 class Flow:
-    """The outcome of a sweep: an answer per node (None: nobody needs it) and the demand that reached every tensor."""
+    """The outcome of a sweep: an answer per node (None: nobody needs it) and the demand that reached every tensor.
+
+    ``held`` is what the expert's nodes find of a graph input, if that is not all of it.
+    """
 
     answers: tuple[Answer | None, ...]
     demands: Mapping[str, Demand]
     through: frozenset[int]
+    held: Mapping[str, Demand] = field(default_factory=dict)
 
     def kept(self, model: Model, name: str) -> Demand:
-        """What tensor ``name`` will hold: its maker's answer, or everything for an input or initializer."""
+        """What tensor ``name`` will hold: its maker's answer, or everything for most inputs and initializers."""
         at = model.producers.get(name)
         if at is None:
-            return Demand(self.demands[name].who)
+            return self.held.get(name) or Demand(self.demands[name].who)
         answer = self.answers[at]
         position = [tensor.name for tensor in model.nodes[at].outputs].index(name)
         kept = None if answer is None else answer.kept[position]

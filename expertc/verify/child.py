@@ -50,8 +50,9 @@ def _run(folder: Path) -> dict[str, Any]:
     threading.Thread(target=_await_go, args=(folder,), daemon=True).start()  # which nothing but the end can follow
 
     def limit(batch: int) -> None:
-        given = job["limits"]
-        (Limits.of(full, inputs.values.shape, batch) if given is None else Limits(**given)).impose()
+        given, (count, *sides) = job["limits"], inputs.values.shape
+        runs = count * (2 if card.controls else 1)  # at most: see control_settings
+        (Limits.of(full, shape, (runs, *sides), batch) if given is None else Limits(**given)).impose()
 
     certificate = climb(
         open_session,
@@ -62,6 +63,7 @@ def _run(folder: Path) -> dict[str, Any]:
         indices=job["indices"],
         inputs=inputs,
         level=job["level"],
+        embedded=job["embedded"],
         scratch=folder,
         before_running=limit,
     )

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,12 +15,13 @@ from onnx import TensorProto
 from ..backends import Session
 from ..card import CARD_KEY, Card
 from ..errors import CardError, ModelError, UnsupportedError
-from ..graph import File, Model, is_exactly, pack, read_model
+from ..graph import Dim, File, Model, is_exactly, pack, read_model
 from ..text import shown
 from .certificate import Certificate, Mismatch, Number, Step
 from .inputs import Inputs
 from .reference import poisoned, whole
 from .scores import by_class, decisions, monotony, relative_distance, reversals
+from .settings import ControlSetting, Values, control_settings
 from .structure import Trace, trace
 from .views import View, views
 from .weights import require_absent
@@ -53,6 +55,7 @@ def climb(
     indices: Sequence[int],
     inputs: Inputs,
     level: str = "fast",
+    embedded: bool = False,
     scratch: Path | None = None,
     before_running: Callable[[int], None] = lambda batch: None,
 ) -> Certificate:
@@ -67,6 +70,7 @@ def climb(
         indices: the selected classes, ascending.
         inputs: what to run them on.
         level: "fast" compares with the nodes that the expert has, "full" with the whole model.
+        embedded: whether the final model has the defaults of its controls for constants instead of inputs.
         scratch: a folder for models that are too large to be bytes.
         before_running: is told the most inputs per run, once the structure is found sound and before anything runs.
 
@@ -74,11 +78,24 @@ def climb(
     does not run.
     """
     steps: list[Step] = []
+    settings = control_settings(card, indices, inputs.seed)
     try:
-        ladder = _Ladder(open_session, full, _read(cut), _read(final), card, tuple(indices), inputs, level, scratch)
+        ladder = _Ladder(
+            open_session,
+            full,
+            _read(cut),
+            _read(final),
+            card,
+            tuple(indices),
+            inputs,
+            settings,
+            level,
+            embedded,
+            scratch,
+        )
         structure, traced = ladder.structure(cut, final)
         steps.append(structure)
-        before_running(max(ladder.batch, _batch(ladder.final)))
+        before_running(max(ladder.batch, _batch(ladder.final, card)))
         expected, raw, dull = ladder.raw_scores(traced)
         steps.append(raw)
         optimised, scores = ladder.optimised(final, expected)
@@ -100,19 +117,22 @@ class _Ladder:
     card: Card
     indices: tuple[int, ...]
     inputs: Inputs
+    settings: tuple[ControlSetting, ...]
     level: str
+    embedded: bool
     scratch: Path | None
 
     def structure(self, cut: File, final: File) -> tuple[Step, Trace]:
         """(a) Kept nodes come from the original, removed weights are absent, the card is that of the selection."""
         own = self.card.restrict(self.indices)
-        for model, data in ((self.cut, cut), (self.final, final)):
+        shipped = replace(own, controls=()) if self.embedded else own
+        for model, data, its in ((self.cut, cut, own), (self.final, final, shipped)):
             if not is_exactly(model, data):
                 raise Mismatch("structure", "The expert's file holds something that its graph does not use.")
-            _check_card(model, own)
+            _check_card(model, its)
         if list(self.final.outputs) != list(self.full.outputs):
             raise Mismatch("structure", "The final model's outputs are not those of the full model.")
-        traced = trace(self.full, self.cut, views(self.full, self.card))
+        traced = trace(self.full, self.cut, views(self.full, self.card), self.card, self.indices)
         gone = require_absent(self.full, traced.weights, self.cut, self.final)
         numbers: dict[str, Number] = {
             "nodes": len(traced.twins),
@@ -135,7 +155,7 @@ class _Ladder:
                 raise Mismatch("raw scores", f"The expert does not normalise {shown(here.output)} over its classes.")
         reference, poison = self._reference(traced, [view.tensor for view in seen])
         seen_of_cut = whole(self.cut, [name for view in own for name in (view.tensor, view.output)])
-        found = self._scores(self._packed(seen_of_cut, "cut-reference.onnx"), False)
+        found = self._scores(self._packed(seen_of_cut, "cut-reference.onnx"), False, self._fed)
         rows = {view.output: view.rows(reference[view.tensor], self.indices) for view in seen}
         expected = {view.output: view.finish(rows[view.output]) for view in seen}
         for view in own:
@@ -154,6 +174,7 @@ class _Ladder:
             "allowed": allowed,
             "largest_difference": _short(largest),
         }
+        numbers |= {"control_settings": len(self.settings)} if self.card.controls else {}
         numbers |= {"after_softmax": _short(conditioned)} if renormalised else {}
         if largest > allowed or conditioned > max(RAW, self._grain):
             far = f"differ by {max(largest, conditioned):.2g} of the largest"
@@ -165,7 +186,9 @@ class _Ladder:
 
     def optimised(self, final: File, expected: Mapping[str, Array]) -> tuple[Step, Mapping[str, Array]]:
         """(c) The final model, optimised, is within ``FINAL`` of it, and in the same order where that is clear."""
-        found = self._scores(final, True)
+        found = self._scores(final, True, ({},) if self.embedded else self._fed)
+        if self.embedded:  # the defaults are all that it knows, and they came first
+            expected = {n: values[: len(found[n])] if values.ndim else values for n, values in expected.items()}
         axes = {output.name: output.axis for output in self.card.outputs}
         largest, turned, allowed = 0.0, 0, max(FINAL, 4 * self._grain)
         for name, want in expected.items():
@@ -215,7 +238,12 @@ class _Ladder:
     @property
     def batch(self) -> int:
         """Inputs per run of the full model."""
-        return _batch(self.full)
+        return _batch(self.full, self.card)
+
+    @property
+    def _fed(self) -> tuple[Values, ...]:
+        """What an expert's controls are set to, in turn."""
+        return tuple(setting.expert for setting in self.settings)
 
     def _reference(self, traced: Trace, tensors: Sequence[str]) -> tuple[dict[str, Array], int]:
         x = self.inputs.values
@@ -223,21 +251,25 @@ class _Ladder:
         if self.level == "full":
             model = whole(self.full, tensors)
         else:
-            made = poisoned(self.full, traced.twins, tensors, (self.batch, *x.shape[1:]), traced.unread)
+            declared = self.full.inputs[self.card.input]
+            sizes: dict[Dim, int] = {
+                dim: n for dim, n in zip(declared, (self.batch, *x.shape[1:]), strict=False) if isinstance(dim, str)
+            }
+            made = poisoned(self.full, traced.twins, tensors, sizes, traced.unread)
             poison, model = made.poisoned, made.model
         packed = self._packed(model, "reference.onnx")
         with closing(self.open_session(packed, optimise=False)) as session:
-            return _run(session, x), poison
+            return _run(session, x, [setting.full for setting in self.settings]), poison
 
     def _packed(self, model: Model, name: str) -> File:
         return pack(model, None if self.scratch is None else self.scratch / name)
 
-    def _scores(self, model: File, optimise: bool) -> dict[str, Array]:
+    def _scores(self, model: File, optimise: bool, settings: Sequence[Values]) -> dict[str, Array]:
         """The expert's outputs; that it does not run is a mismatch."""
         step = "optimised" if optimise else "raw scores"
         try:
             with closing(self.open_session(model, optimise=optimise)) as session:
-                return _run(session, self.inputs.values)
+                return _run(session, self.inputs.values, settings)
         except (ModelError, UnsupportedError) as error:
             raise Mismatch(step, f"The expert does not run: {error.message}") from error
 
@@ -255,7 +287,8 @@ class _Ladder:
         """A clause that says how the scores do not vary, "" if they do; an output without classes may be constant."""
         if view.axis is None:
             return ""
-        row, why = monotony(by_class(rows, view.axis), RAW)
+        # A score that only the controls move says nothing about images.
+        row, why = monotony(by_class(rows[: len(rows) // len(self.settings)], view.axis), RAW)
         if not why:
             return ""
         return (
@@ -270,8 +303,8 @@ def _read(data: File) -> Model:
         raise Mismatch("structure", f"The expert cannot be read: {error.message}") from error
 
 
-def _batch(model: Model) -> int:
-    shape = next(iter(model.inputs.values()), ())
+def _batch(model: Model, card: Card) -> int:
+    shape = model.inputs.get(card.input, ())
     return shape[0] if shape and isinstance(shape[0], int) else BATCH
 
 
@@ -280,7 +313,7 @@ def _check_card(model: Model, own: Card) -> None:
         raise Mismatch("structure", "The expert carries other metadata than its card.")
     try:
         card = Card.from_json(model.metadata[CARD_KEY])
-        card.check_graph(model.inputs, model.outputs)
+        card.check_graph(model.inputs, model.outputs, model.types)
     except CardError as error:
         raise Mismatch("structure", f"The expert's card is wrong: {error.message}") from error
     if card.classes != own.classes:
@@ -289,16 +322,19 @@ def _check_card(model: Model, own: Card) -> None:
         raise Mismatch("structure", "The expert's card is not the full model's card for the selected classes.")
 
 
-def _run(session: Session, x: Array) -> dict[str, Array]:
-    """Every output for all inputs, a batch at a time; the last batch is filled up with its last input."""
+def _run(session: Session, x: Array, settings: Sequence[Values]) -> dict[str, Array]:
+    """Every output for all inputs, and that for every setting of the controls, one after the other.
+
+    A batch at a time; the last one is filled up with its last input.
+    """
     size = session.input_shape[0] or BATCH
     parts: dict[str, list[Array]] = {}
-    for start in range(0, len(x), size):
+    for controls, start in product(settings, range(0, len(x), size)):
         part = x[start : start + size]
         filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        for name, values in session.run(filled).items():
+        for name, values in session.run(filled, controls).items():
             per_input = values.ndim > 0 and len(values) == size
-            if per_input or start == 0:
+            if per_input or name not in parts:
                 parts.setdefault(name, []).append(values[: len(part)] if per_input else values)
     return {name: np.concatenate(values) if len(values) > 1 else values[0] for name, values in parts.items()}
 

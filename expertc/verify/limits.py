@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from math import prod
 
-from ..graph import Model, volume
+from ..graph import Model, Shape, volume
 from ..graph.cost import cost
 
 _RUNS = 3  # the reference, the cut, the final model
@@ -29,15 +29,16 @@ class Limits:
     seconds: float
 
     @classmethod
-    def of(cls, model: Model, inputs: tuple[int, ...], batch: int) -> Limits:
+    def of(cls, model: Model, declared: Shape, inputs: tuple[int, ...], batch: int) -> Limits:
         """Generous limits for running ``model`` and its experts on ``inputs`` (their shape) ``batch`` at a time.
+
+        ``declared`` is the shape of its image input.
 
         Counted are weights, activations of known shape, and multiply-accumulates. What a graph allocates beyond its
         declared shapes is what the limits are there to stop; more than the machine's memory is never allowed for it.
         """
         spent = cost(model)
         activations = sum(volume(model.shapes.get(t.name, ())) for node in model.nodes for t in node.outputs)
-        declared = next(iter(model.inputs.values()), ())
         free = prod(size for dim, size in zip(declared[1:], inputs[1:], strict=False) if not isinstance(dim, int))
         wanted = 8 * spent.weight_bytes + 16 * activations * free * batch
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

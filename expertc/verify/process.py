@@ -46,6 +46,7 @@ def verifier(
     inputs: np.ndarray[Any, Any] | None = None,
     images: bool = False,
     seed: int = 0,
+    embedded: bool = False,
     limits: Limits | None = None,
     standing: Standby | None = None,
 ) -> Iterator[Callable[[Model | bytes, File], Callable[[], Certificate]]]:
@@ -61,6 +62,7 @@ def verifier(
         inputs: preprocessed inputs ``[n, ...]``; noise if there are none, or in addition if they are fewer than 8.
         images: whether ``inputs`` are photos, so that decisions on them count.
         seed: of the noise.
+        embedded: whether the final model has the defaults of its controls for constants instead of inputs.
         limits: memory and time for the child; by default from the cost of the full model.
         standing: the child, if one was started earlier; else one is started and ended here.
 
@@ -80,6 +82,7 @@ def verifier(
                 "level": level,
                 "images": images,
                 "seed": seed,
+                "embedded": embedded,
                 "limits": None if limits is None else asdict(limits),
             }
             if inputs is not None:

@@ -25,35 +25,32 @@ class Reference:
 
 def whole(model: Model, outputs: Sequence[str]) -> Model:
     """The model with these tensors as its outputs; nodes that they do not need are left out."""
-    return _Writer(model, None, (), {}).write(outputs)
+    return _Writer(model, None, {}, {}).write(outputs)
 
 
 def poisoned(
     model: Model,
     keep: Collection[int],
     outputs: Sequence[str],
-    inputs: Sequence[int],
+    sizes: Mapping[Dim, int],
     unread: Mapping[int, Unread] = MappingProxyType({}),
 ) -> Reference:
-    """The model with only the nodes at ``keep``, and these tensors as its outputs, for inputs of shape ``inputs``.
+    """The model with only the nodes at ``keep``, and these tensors as its outputs; ``sizes`` are those of symbols.
 
     What a kept node reads from one that is gone becomes NaN of the right shape: if anything the selected classes
     depend on was cut off, NaN reaches their scores. Nodes that only rearrange stay (an expert may have lost them to
     renaming), and so does whatever cannot be poison, being an integer or of unknown size. What a product multiplies
     with zeros alone (``unread``) becomes zero, poison or not.
     """
-    writer = _Writer(model, frozenset(keep), inputs, unread)
+    writer = _Writer(model, frozenset(keep), sizes, unread)
     return Reference(writer.write(outputs), writer.poisoned)
 
 
 class _Writer:
     def __init__(
-        self, model: Model, keep: frozenset[int] | None, inputs: Sequence[int], unread: Mapping[int, Unread]
+        self, model: Model, keep: frozenset[int] | None, sizes: Mapping[Dim, int], unread: Mapping[int, Unread]
     ) -> None:
-        self.model, self.keep, self.unread = model, keep, unread
-        declared = next(iter(model.inputs.values()), ())
-        # Every symbol of the input has a size now.
-        self.sizes: dict[Dim, int] = {d: n for d, n in zip(declared, inputs, strict=False) if isinstance(d, str)}
+        self.model, self.keep, self.sizes, self.unread = model, keep, sizes, unread
         self.tensors: dict[str, Tensor] = {}
         self.poisoned = 0
 
@@ -67,7 +64,7 @@ class _Writer:
             if isinstance(tensor, Variable):
                 tensor.kind = self.model.types.get(tensor.name)
         made = Graph(nodes, inputs, results, graph.name, graph.opsets)
-        return replace(self.model, graph=made, metadata={})
+        return replace(self.model, graph=made)  # with the card, which tells a session its inputs
 
     def _needed(self, outputs: Sequence[str]) -> set[int]:
         """Positions of the nodes to write; poisons what stands in for the others."""

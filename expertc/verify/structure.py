@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from ..card import Card
 from ..graph import Constant, Graph, Model, Node, Shape, Tensor
-from ..surgery.rewrite import CUT_MARK
+from ..surgery.inputs import default_values
+from ..surgery.rewrite import CUT_MARK, FILLED_MARK
 from ..text import shown
 from .branches import as_model
 from .certificate import Mismatch
@@ -25,6 +27,8 @@ from .zeros import Unread, unread
 
 MOVERS = ("Concat", "Split", "Slice", "Gather", "Identity")
 """Operators that put rows together or take them out: a cut may make them smaller until nothing is left of them."""
+
+Array = np.ndarray[Any, Any]
 
 # Inputs that say where rows are, or how many; a cut writes them anew.
 _COUNTING: Mapping[str, tuple[int, ...]] = {
@@ -72,9 +76,17 @@ class Trace:
     unread: Mapping[int, Unread] = field(default_factory=dict)
 
 
-def trace(full: Model, cut: Model, views: Sequence[View]) -> Trace:
-    """Find the counterpart of every node of ``cut`` in ``full``. Raises ``Mismatch`` naming the first that has none."""
-    return _Tracer(full, cut, views).run()
+def trace(full: Model, cut: Model, views: Sequence[View], card: Card, indices: Sequence[int]) -> Trace:
+    """Find the counterpart of every node of ``cut`` in ``full``. Raises ``Mismatch`` naming the first that has none.
+
+    ``card`` is the full model's, ``indices`` are the selected classes.
+    """
+    shapes, gone = dict(full.inputs), {}
+    for control in card.controls:
+        if control.per_class:
+            shapes[control.name] = (len(indices), *full.inputs[control.name][1:])
+            gone[control.name] = np.delete(default_values(full, control.name, control.default), list(indices), axis=0)
+    return _Tracer(full, cut, views, shapes, gone).run()
 
 
 @dataclass
@@ -82,6 +94,8 @@ class _Tracer:
     full: Model
     cut: Model
     views: Sequence[View]
+    inputs: Mapping[str, Shape] = field(default_factory=dict)  # the expert's
+    gone: Mapping[str, Array] = field(default_factory=dict)  # of controls, the defaults of classes that are gone
     shows: dict[str, str] = field(default_factory=dict)  # tensor of the expert -> the full model's it is (a part of)
     twins: dict[int, int] = field(default_factory=dict)  # full -> expert
     pairs: dict[tuple[str, str], bool] = field(default_factory=dict)  # initializers compared: whether it is sliced
@@ -109,7 +123,7 @@ class _Tracer:
     def _is_branch(self, one: Graph, other: Graph) -> bool:
         """Whether ``one`` of the expert is (a part of) the branch ``other`` of the full model's If."""
         full, cut = as_model(self.full, other), as_model(self.cut, one)
-        inner = _Tracer(full, cut, (), dict(self.shows), pairs=self.pairs, outer=self)
+        inner = _Tracer(full, cut, (), shows=dict(self.shows), pairs=self.pairs, outer=self)
         try:
             inner._walk()
         except Mismatch:
@@ -126,7 +140,7 @@ class _Tracer:
         for what, one, other in (
             ("operator set", full.opset, cut.opset),
             ("IR version", full.ir_version, cut.ir_version),
-            ("inputs", full.inputs, cut.inputs),
+            ("inputs", self.inputs, cut.inputs),
             ("output names", list(full.outputs), list(cut.outputs)),
         ):
             if one != other:
@@ -139,8 +153,23 @@ class _Tracer:
         if node.op == "Identity":
             name = node.outputs[0].name
             return name in self.cut.outputs or self._leads(self.shows[node.inputs[0].name], name)
+        if node.op == "Concat":
+            return self._is_filling(node)
         taking = node.op in ("Slice", "Gather") and bool(_INSERTED.search(node.name))
         return taking and all(isinstance(tensor, Constant) for tensor in node.inputs[1:])
+
+    def _is_filling(self, node: Node) -> bool:
+        """Whether the cut put the defaults of classes that are gone beside a control."""
+        name, *rest = (tensor.name for tensor in node.inputs)
+        beside = node.inputs[-1]
+        return (
+            name in self.gone
+            and node.name.startswith(f"{name}{FILLED_MARK}")
+            and node.attrs.get("axis") == 0
+            and len(rest) == 1
+            and isinstance(beside, Constant)
+            and is_part(np.asarray(beside.values), self.gone[name])
+        )
 
     def _pair(self, at: int, node: Node) -> None:
         """Find the node's counterpart, and remember which tensors its outputs are."""

@@ -185,6 +185,25 @@ def test_what_a_subgraph_reads_stays() -> None:
         close(run(result, inputs)["scores"], run(data, inputs)["scores"], "scores", exact=False)
 
 
+def test_a_product_with_ones_goes_unless_it_does_something_else_too() -> None:
+    net = Net()
+    x = net.conv(net.image(), 3, 4, name="c")
+    x = net.node("Mul", x, net.constant(np.ones((4, 1, 1), np.float32)))
+    x = net.node("Mul", net.constant(1.0), x)
+    x = net.node("Mul", x, net.constant(np.array([1, 1, 2, 1], np.float32).reshape(4, 1, 1)))  # not ones
+    pooled = net.node("GlobalAveragePool", x)
+    wide = net.node("Mul", pooled, net.constant(np.ones((1, 1, 2, 2), np.float32)))  # broadcasts
+    total = net.node("ReduceSum", wide, net.constant([1, 2, 3]), keepdims=1)
+    net.node("Mul", total, net.constant(1.0), out="total")  # an output
+    net.result("total", 1, 1, 1)
+    data = net.bytes()
+    model, changed = Fold().run(read_model(data))
+    assert changed
+    assert operators(data).count("Mul") == 5
+    assert operators(to_bytes(model)).count("Mul") == 3
+    close(run(to_bytes(model), feeds(data))["total"], run(data)["total"], "total", exact=True)
+
+
 def test_nothing_to_do_is_the_model_itself() -> None:
     net = Net()
     net.result(net.head(net.image(), 3, 4, name="scores"), 4)

@@ -145,9 +145,9 @@ def test_images_of_another_size_are_refused() -> None:
 def test_the_kept_nodes_alone_give_the_same_scores() -> None:
     case = branched.nested((0, 3))
     full, cut = read_model(case.full), read_model(case.cut)
-    kept = trace(full, cut, views(full, case.card)).twins
+    kept = trace(full, cut, views(full, case.card), case.card, case.indices).twins
     x = prepare(None, branched.PREPROCESS, (None, 3, 8, 8)).values
-    scores = run(to_bytes(poisoned(full, kept, ["scores"], x.shape).model), {"image": x})["scores"]
+    scores = run(to_bytes(poisoned(full, kept, ["scores"], {"batch": len(x)}).model), {"image": x})["scores"]
     truth = run(case.full, {"image": x})["scores"]
     assert np.array_equal(scores[:, [0, 3]], truth[:, [0, 3]])
     assert np.isnan(scores[:, [1, 2, 4]]).all()
@@ -157,11 +157,13 @@ def test_the_kept_nodes_alone_give_the_same_scores() -> None:
 def test_every_node_that_is_left_out_is_noticed() -> None:
     case = branched.separate((1, 3))
     full, cut = read_model(case.full), read_model(case.cut)
-    kept = trace(full, cut, views(full, case.card)).twins
+    kept = trace(full, cut, views(full, case.card), case.card, case.indices).twins
     x = prepare(None, branched.PREPROCESS, (None, 3, 8, 8)).values
     for at in kept:
         if full.nodes[at].op != "Concat":  # rearranging is never left out
-            scores = run(to_bytes(poisoned(full, kept - {at}, ["scores"], x.shape).model), {"image": x})["scores"]
+            scores = run(to_bytes(poisoned(full, kept - {at}, ["scores"], {"batch": len(x)}).model), {"image": x})[
+                "scores"
+            ]
             assert np.isnan(scores[:, [1, 3]]).any(), full.nodes[at].name
 
 
@@ -170,10 +172,10 @@ def test_every_node_that_is_left_out_is_noticed() -> None:
 
 def test_limits_grow_with_the_model_and_the_inputs() -> None:
     small, large = read_model(branched.separate().cut), read_model(branched.separate().full)
-    one, other = Limits.of(small, (8, 3, 8, 8), 8), Limits.of(large, (8, 3, 8, 8), 8)
+    one, other = (Limits.of(m, m.inputs["image"], (8, 3, 8, 8), 8) for m in (small, large))
     assert one.memory_bytes < other.memory_bytes
     assert one.seconds < other.seconds
-    many = Limits.of(small, (1000, 3, 8, 8), 8)
+    many = Limits.of(small, small.inputs["image"], (1000, 3, 8, 8), 8)
     assert many.memory_bytes == one.memory_bytes
     assert many.seconds > one.seconds
 

@@ -306,7 +306,7 @@ def test_a_changed_cut_is_rejected(name: str) -> None:
 def test_the_scores_alone_reject_it_too(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     mutant = CUT[name]
     full, cut = read_model(mutant.case.full), read_model(mutant.case.cut)
-    sound: Trace = trace(full, cut, views(full, mutant.case.card))
+    sound: Trace = trace(full, cut, views(full, mutant.case.card), mutant.case.card, mutant.case.indices)
     monkeypatch.setattr(ladder, "trace", lambda *_: sound)
     monkeypatch.setattr(ladder, "require_absent", lambda *_: 0)
     monkeypatch.setattr(ladder, "_check_card", lambda *_: None)
@@ -376,7 +376,7 @@ def test_what_is_not_onnx_is_rejected_in_words() -> None:
 def test_a_missing_dependency_is_nan_in_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
     """An expert that lost a node the classes depend on, with a structure check that noticed nothing."""
     full, cut = read_model(SEPARATE.full), read_model(SEPARATE.cut)
-    sound = trace(full, cut, views(full, SEPARATE.card))
+    sound = trace(full, cut, views(full, SEPARATE.card), SEPARATE.card, SEPARATE.indices)
     blind = replace(sound, twins=sound.twins - {full.producers["trunk.bn"]})
     monkeypatch.setattr(ladder, "trace", lambda *_: blind)
     failure = SEPARATE.climb().failure
