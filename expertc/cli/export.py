@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @click.option("--num-classes", type=click.IntRange(1, 10**6), metavar="K", help="Classes of a network given by name.")
 @click.option("--taxonomy", metavar="NAME|FILE", help="Class tree of a network given by name, instead.")
 @click.option("--form", default="fused", show_default=True, metavar="fused|separate", help="How HLFP's branches stand.")
+@click.option("--embed-gain", is_flag=True, help="Leave out HLFP's input 'gain': every branch counts as it is.")
 @click.option("--size", type=click.IntRange(32, 4096), metavar="PIXELS", help="Side of the image (default: 224).")
 @click.option("--data", metavar="DIR", help="Check the export against torch on these photos instead of noise.")
 @click.option("--licence", default="", metavar="TEXT", help="One line on the licence of the weights, for the card.")
@@ -38,6 +39,7 @@ def command(
     num_classes: int | None,
     taxonomy: str | None,
     form: str,
+    embed_gain: bool,
     size: int | None,
     data: str | None,
     licence: str,
@@ -62,10 +64,13 @@ def command(
     with options.stages(quiet) as progress:
         progress("export")
         if not named:
-            path = export_trained(Path(network), Path(output), images, weights_licence=licence)
+            path = export_trained(Path(network), Path(output), images, weights_licence=licence, gain=not embed_gain)
         else:
             tree = _taxonomy(taxonomy, num_classes)
-            path = export_random(network, tree or num_classes or 0, Path(output), images, form=form, size=size or 224)
+            classes = tree or num_classes or 0
+            path = export_random(
+                network, classes, Path(output), images, form=form, size=size or 224, gain=not embed_gain
+            )
     click.echo(f"full model: {path} ({show.size(path.stat().st_size)})")
     click.echo(f"next:       expertc classes {shlex.quote(str(path))}")
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from ..atomic import reported
 from ..backends.cpu import open_session
 from ..card import CARD_KEY, Card
-from ..controls import Control
+from ..controls import GAIN, Control
 from ..errors import ModelError, UsageError, VerificationError
 from ..graph.sanitise import face, require_symbolic_batch, sanitise, serialise
 from ..text import shown
-from ..zoo.parts import GAIN, IMAGE
+from ..zoo.parts import IMAGE
 from .simplify import simplify
 from .stamp import MAKES, READS, stamped
 

@@ -29,11 +29,13 @@ def export_random(
     *,
     form: str = "fused",
     size: int = 224,
+    gain: bool = True,
     opset: int = OPSETS[-1],
 ) -> Path:
     """Export timm's ``arch`` for ``classes`` (a tree, or a number) as the full model ``output`` and return that path.
 
-    ``form`` is that of an HLFP; ``size`` the side of the image in pixels. The weights are random, the same every time.
+    ``form`` is that of an HLFP, and ``gain`` whether it gets its input; ``size`` the side of the image in pixels. The
+    weights are random, the same every time.
     Raises ``UsageError`` if there is no such architecture or it does not fit the classes, and what ``export``,
     ``check`` and ``save`` raise.
     """
@@ -49,6 +51,7 @@ def export_random(
         Preprocess.imagenet(size),
         "Random weights.",
         {"arch": arch, "form": form if isinstance(network, HLFP) else "", "weights": "random", "seed": SEED},
+        controls=network.controls if isinstance(network, HLFP) and gain else (),
     )
     model = export(network, card, (size, size), opset=opset)
     check(model, network, tensors(images, Preprocess.imagenet(size), IMAGES))

@@ -18,9 +18,10 @@ import torch
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from ..controls import GAIN
 from ..errors import ModelError
 from ..graph.sanitise import NODE_METADATA
-from ..zoo.parts import GAIN, IMAGE, Part
+from ..zoo.parts import IMAGE, Part
 
 Shape = tuple[int, ...]  # without the batch
 Exporter = Callable[[nn.Module, Sequence[Shape], Sequence[int]], onnx.ModelProto]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,7 +21,7 @@ from ..runtime.images import Source, load_image
 from ..runtime.preprocess import apply
 from ..taxonomy import Taxonomy
 from ..text import clean_text, parse_json, read_text
-from ..zoo import create
+from ..zoo import HLFP, create
 from .exporter import OPSETS, check, export, save
 
 WEIGHTS = "model.safetensors"
@@ -71,16 +72,26 @@ def load_trained(folder: Path) -> TrainedNetwork:
 
 
 def export_trained(
-    folder: Path, output: Path, images: Sequence[Source] = (), *, weights_licence: str = "", opset: int = OPSETS[-1]
+    folder: Path,
+    output: Path,
+    images: Sequence[Source] = (),
+    *,
+    weights_licence: str = "",
+    gain: bool = True,
+    opset: int = OPSETS[-1],
 ) -> Path:
     """Export the network in ``folder`` as the full model ``output`` and return that path.
 
+    ``gain``: an HLFP gets its input for selective attention.
     It is checked against torch on ``images`` (on noise if there are none) before anything is written. Raises what
     ``load_trained``, ``export`` and ``check`` raise, ``DataError`` for an image that cannot be read, and
     ``FileSystemError``.
     """
     trained = load_trained(folder)
-    model = export(trained.network, describe(trained, weights_licence), trained.preprocess.size, opset=opset)
+    card = describe(trained, weights_licence)
+    if gain and isinstance(trained.network, HLFP):
+        card = replace(card, controls=trained.network.controls)
+    model = export(trained.network, card, trained.preprocess.size, opset=opset)
     check(model, trained.network, tensors(images, trained.preprocess))
     return save(model, output)
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..controls import GAIN, Control
 from ..taxonomy import Node, Taxonomy
 from .blocks import Bottleneck, GlobalPool, initialise
 from .forms import FORMS, load_either_form
@@ -183,6 +184,12 @@ class HLFP(nn.Module):
                 own = () if gain is None or part.gain is None else (gain[part.gain : part.gain + 1],)
                 made[part.name] = part.module(*(made[name] for name in part.reads), *own)
         return torch.cat([made[name] for name in self.logits()], dim=1)
+
+    @property
+    def controls(self) -> tuple[Control, ...]:
+        """The gain as an input of the exported model: ones by default."""
+        count = self.counts["branches"]
+        return (Control(GAIN, (1.0,) * count, per_class=count == self.num_classes),)
 
     @property
     def is_separate(self) -> bool:

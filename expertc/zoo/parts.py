@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-IMAGE, TRUNK, GAIN = "image", "trunk", "gain"
+IMAGE, TRUNK = "image", "trunk"
 
 
 @dataclass(frozen=True)
