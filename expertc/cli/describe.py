@@ -19,6 +19,7 @@ def arch(facts: Mapping[str, Any]) -> None:
         "input": f"3 x {facts['size']} x {facts['size']}",
         "parameters": show.count(facts["parameters"]),
         "MACs": show.count(facts["macs"]),
+        "as thop counts": show.count(facts["macs_thop"]),
     })  # fmt: skip
 
 
