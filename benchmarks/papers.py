@@ -101,7 +101,7 @@ def main() -> None:
         rows = [*counted(), *cut_out(Path(name), given.skip_large), *ABSENT]
         latency = parallel(Path(name), given.seconds)
     found = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} core(s)",
         "rows": [asdict(row) | {"verdict": row.verdict} for row in rows],
         "latency": latency,
     }

@@ -33,7 +33,7 @@ def model(facts: Mapping[str, Any]) -> None:
         "classes": f"{len(facts['classes'])}{selected}: {_names(facts['classes'])}",
         "taxonomy": "flat" if facts["levels"] == 1 else f"{facts['levels']} levels",
         "input": ", ".join(f"{name} [{_shape(shape)}]" for name, shape in facts["inputs"].items()),
-        "output": ", ".join(f"{o['name']}: {o['kind']} on axis {o['axis']}" for o in facts["outputs"]),
+        "output": ", ".join(_output(o) for o in facts["outputs"]),
         "graph": f"{show.count(facts['nodes'])} nodes, opset {facts['opset']}, IR version {facts['ir_version']}",
         **_card(facts),
     })  # fmt: skip
@@ -43,11 +43,11 @@ def model(facts: Mapping[str, Any]) -> None:
         for branch in branches[:LISTED]
     ]
     if len(branches) > LISTED:
-        rows.append((f"… {len(branches) - LISTED} smaller branches", "", "", "", ""))
+        rows.append((f"… {len(branches) - LISTED} more, no larger", "", "", "", ""))
     show.line()
     show.table(("part", "classes", "parameters", "MACs", "weights"), rows)
     show.line()
-    show.line("next: expertc classes, for the branches as a tree")
+    show.line("expertc classes, with the same path, shows the branches as a tree")
 
 
 def bundle(facts: Mapping[str, Any]) -> None:
@@ -63,7 +63,7 @@ def bundle(facts: Mapping[str, Any]) -> None:
         "target": f"{facts['target']}, {facts['precision']}",
         "forms": ", ".join(f"{key} {_short(value)}" for key, value in forms.items()),
         "input": f"{facts['input']['name']} [{_shape(facts['input']['shape'])}]",
-        "output": f"{output['name']}: {output['kind']} on axis {output['axis']}",
+        "output": _output(output),
         "verification": summary(Certificate.from_mapping(facts["verification"])),
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         **_card(facts),
@@ -105,6 +105,10 @@ def _names(classes: list[str]) -> str:
     return ", ".join(classes[:LISTED]) + (", …" if len(classes) > LISTED else "")
 
 
+def _output(output: Mapping[str, Any]) -> str:
+    return f"'{output['name']}', {output['kind']}, one per class along axis {output['axis']}"
+
+
 def _shape(shape: list[Any]) -> str:
     return " x ".join("?" if axis is None else str(axis) for axis in shape)
 
@@ -112,7 +116,7 @@ def _shape(shape: list[Any]) -> str:
 def _short(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
-    text = ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+    text = f"[{', '.join(map(str, value))}]" if isinstance(value, list) else str(value)
     return text if len(text) <= 200 else f"{text[:200]}…"
 
 

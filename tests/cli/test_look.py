@@ -132,7 +132,7 @@ def test_inspect_the_bundled_model(cli):
     code, out, _ = cli("inspect")
     assert code == 0
     assert fits(out)
-    assert "smaller branches" in out
+    assert "more, no larger" in out
 
 
 def test_inspect_an_architecture(cli):
