@@ -71,8 +71,8 @@ def test_inspect_a_model(cli, full):
     assert (code, err) == (0, "")
     assert fits(out)
     for words in ("rainbow.onnx", "4: reds, greens, blues, yellows", "image [batch x 3 x 8 x 8]",
-                  "'scores', logits, one per class along axis 1", "mean [0.0, 0.0, 0.0]", "Made up, for tests.", "origin: tests", "opset 17",
-                  "kept whole  nothing"):  # fmt: skip
+                  "'scores', logits, one per class along axis 1", "mean [0.0, 0.0, 0.0]", "Made up, for tests.",
+                  "origin: tests", "opset 17", "kept whole  nothing"):  # fmt: skip
         assert words in out
     table = [line.split() for line in out.splitlines()]
     assert ["all", "33", "1,352", "132", "B"] in table
