@@ -79,7 +79,9 @@ the weights.
 | ---: | ---: | ---: | ---: |
 {stages}
 
-val was looked at once for each of the three models that were shipped; the two before were trained from scratch.
+The last stage was added while the run went on, and the size of the photos chosen at the end, both looking at the part
+of train that was kept aside. val was looked at once for each of the two models before, which were trained from scratch,
+and twice for this one: at 128 pixels it had 70.8 %.
 
 Data: 23 classes of a public collection of sea-animal photos, resized to 128 x 128 without keeping the aspect ratio;
 divided by a hash per class, look-alikes on one side. Most file names carry a photo-sharing site's photo
