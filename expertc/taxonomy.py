@@ -121,6 +121,11 @@ class Taxonomy:
         return cls.parse(text, source=f"The taxonomy '{clean_text(str(path))}'")
 
     @classmethod
+    def named(cls, name: str) -> Taxonomy:
+        """A YAML file, or a taxonomy that comes with expertc. Raises ``TaxonomyError``."""
+        return cls.load(name) if Path(name).suffix in (".yaml", ".yml") else cls.shipped(name)
+
+    @classmethod
     def shipped(cls, name: str) -> Taxonomy:
         """Read the taxonomy ``name`` that comes with expertc. Raises ``TaxonomyError`` with the names there are."""
         files = {file.name: file for file in resources.files(__package__).joinpath("taxonomies").iterdir()}

@@ -81,7 +81,7 @@ def _taxonomy(name: str | None, num_classes: int | None) -> Taxonomy | None:
 
     if name is None:
         return None
-    tree = Taxonomy.load(Path(name)) if Path(name).suffix in (".yaml", ".yml") else Taxonomy.shipped(name)
+    tree = Taxonomy.named(name)
     if num_classes not in (None, len(tree)):
         raise UsageError(
             f"The taxonomy has {len(tree)} classes, but --num-classes is {num_classes}.", "Leave out --num-classes."

@@ -71,7 +71,7 @@ def command(
     _check_device(device)
     loaded = load_recipe(recipe)
     named = taxonomy or loaded.taxonomy
-    tree = Taxonomy.load(named) if Path(named).suffix in (".yaml", ".yml") else Taxonomy.shipped(named)
+    tree = Taxonomy.named(named)
     if taxonomy is not None:
         loaded = replace(loaded, name=tree.name, taxonomy=taxonomy)
     if classes is not None:

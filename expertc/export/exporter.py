@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -14,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..atomic import reported
+from .. import atomic
 from ..backends.cpu import open_session
 from ..card import CARD_KEY, Card
 from ..controls import GAIN, Control
@@ -91,17 +89,7 @@ def _settings(controls: Sequence[Control]) -> list[dict[str, np.ndarray[Any, Any
 
 def save(model: bytes, path: Path) -> Path:
     """Write the file in one step: a killed or failed save leaves what was there. Raises ``FileSystemError``."""
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    with reported(path):
-        try:
-            with open(partial, "xb") as file:
-                file.write(model)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(partial, path)
-        finally:
-            partial.unlink(missing_ok=True)
-    return path
+    return atomic.save(path, model, force=True)
 
 
 def _to_proto(
