@@ -88,7 +88,7 @@ def train(
         first_epoch += stage.epochs
         if state.epochs_done >= first_epoch:
             continue
-        run = StageRun(recipe, stage, model, parallel, averaged, processes, len(taxonomy), autocast)
+        run = StageRun(recipe, stage, model, parallel, averaged, processes, len(taxonomy), autocast, schedule.start)
         if state.epochs_done > schedule.start:
             run.restore(state.momentum)
         photos = Photos(seen, train_transform(recipe, stage))
@@ -101,7 +101,7 @@ def train(
                 train_loader(photos, stage.batch, seed, workers, processes.index)
             )
             loss = 0.0
-            for step, value in enumerate(run.epoch(loader, epoch - schedule.start)):
+            for step, value in enumerate(run.epoch(loader, epoch)):
                 loss = value if step == 0 else 0.98 * loss + 0.02 * value
                 show(Progress(*at, loss, None, clock.left(epoch, (step + 1) / len(loader))))
             loss = processes.total(loss) / processes.count

@@ -16,7 +16,10 @@ from .recipe import Recipe, Stage
 
 
 class StageRun:
-    """Trains ``model``, which ``parallel`` wraps for several processes, and moves its ``ModelEmaV3`` along."""
+    """Trains ``model``, which ``parallel`` wraps for several processes, and moves its ``ModelEmaV3`` along.
+
+    ``start`` is the number of epochs of the run before this stage.
+    """
 
     def __init__(
         self,
@@ -28,13 +31,14 @@ class StageRun:
         processes: Processes,
         classes: int,
         autocast: torch.dtype | None,
+        start: int,
     ) -> None:
         import_timm()
         from timm.data import Mixup
         from timm.loss import SoftTargetCrossEntropy
         from timm.optim import create_optimizer_v2
 
-        self.recipe, self.stage, self.averaged = recipe, stage, averaged
+        self.recipe, self.stage, self.averaged, self.start = recipe, stage, averaged, start
         self.device, self.autocast = processes.device, autocast
         self.model, self.parallel, self.processes = model, parallel, processes
         averaged.decay = stage.ema_decay
@@ -48,7 +52,7 @@ class StageRun:
         )
 
     def epoch(self, loader: Any, epoch: int) -> Iterator[float]:
-        """Train epoch number ``epoch`` of the stage; yields the loss of every step."""
+        """Train epoch number ``epoch`` of the run; yields the loss of every step."""
         from timm.scheduler import CosineLRScheduler
 
         steps = len(loader)
@@ -59,7 +63,7 @@ class StageRun:
         kind = torch.device(self.device).type
         self.parallel.train()
         for step, (x, y) in enumerate(loader):
-            schedule.step_update(epoch * steps + step)
+            schedule.step_update((epoch - self.start) * steps + step)
             x = normalise(x, self.recipe, self.device)
             if len(x) % 2:
                 x, y = x[:-1], y[:-1]  # timm's Mixup pairs the batch with itself reversed
@@ -74,7 +78,7 @@ class StageRun:
             self.optimizer.zero_grad(set_to_none=True)
             self.processes.accelerator.backward(loss)
             self.optimizer.step()
-            self.averaged.update(self.model)
+            self.averaged.update(self.model, epoch * steps + step)  # without the step timm does not warm the average up
             yield loss.item()
 
     def momentum(self) -> dict[str, Tensor]:
