@@ -13,9 +13,10 @@ from math import prod
 
 from onnx import TensorProto
 
+from .branch import branch_model
 from .equation import letters
 from .model import Model
-from .nodes import Constant, Node, Shape
+from .nodes import Constant, Node, Shape, subgraphs
 from .shapes import volume
 from .write import with_batch
 
@@ -53,12 +54,31 @@ class Cost:
 
 
 def cost(model: Model) -> Cost:
-    """The cost of a whole model."""
-    model = for_one_image(model)
+    """The cost of a whole model, subgraphs included: of both branches of an ``If`` the weights, of the larger the MACs.
+
+    A loop's body counts once: nobody knows how often it will run.
+    """
+    return _count(for_one_image(model))
+
+
+def _count(model: Model) -> Cost:
     parameters = sum(volume(constant.shape) for node in model.nodes for _, constant in trained(node))
     total = sum(macs(model, node) for node in model.nodes)
     size = sum(constant.nbytes for constant in model.constants.values())
-    return Cost(parameters, total, size)
+    inner = [inside(model, node) for node in model.nodes if node.has_graphs]
+    return sum(inner, Cost(parameters, total, size))
+
+
+def inside(model: Model, node: Node) -> Cost:
+    """The cost of a node's subgraphs; bytes are of the weights that the graph around them does not have."""
+    branches = [branch_model(model, graph) for graph in subgraphs(node)]
+    found = [_count(branch) for branch in branches]
+    shared = (t.nbytes for branch in branches for t in branch.constants.values() if t.name in model.constants)
+    return Cost(
+        sum(each.parameters for each in found),
+        max((each.macs for each in found), default=0),
+        sum(each.weight_bytes for each in found) - sum(shared),
+    )
 
 
 def for_one_image(model: Model) -> Model:
@@ -106,12 +126,14 @@ def _conv_inner(model: Model, node: Node) -> int:
 
 
 def _gemm_inner(model: Model, node: Node) -> int:
-    a = model.shapes.get(node.inputs[0].name, ())
-    return _size(a, 0 if node.attrs.get("transA", 0) else 1)
+    a, b = (model.shapes.get(node.inputs[i].name, ()) for i in (0, 1))
+    inner = _size(a, 0 if node.attrs.get("transA", 0) else 1), _size(b, 1 if node.attrs.get("transB", 0) else 0)
+    return max(inner)  # one of them may be unknown
 
 
 def _matmul_inner(model: Model, node: Node) -> int:
-    return _size(model.shapes.get(node.inputs[0].name, ()), -1)
+    a, b = (model.shapes.get(node.inputs[i].name, ()) for i in (0, 3 if node.op == "QLinearMatMul" else 1))
+    return max(_size(a, -1), _size(b, -2 if len(b) > 1 else -1))  # one of them may be unknown
 
 
 def _einsum_inner(model: Model, node: Node) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from .nodes import Constant, Graph, Node, Shape, captured_tensors
+from .nodes import Constant, Dim, Graph, Node, Shape, captured_tensors
 
 
 @dataclass(frozen=True)
@@ -82,6 +82,14 @@ class Model:
     def with_metadata(self, metadata: Mapping[str, str]) -> Model:
         """The same model with other metadata."""
         return replace(self, metadata=dict(metadata))
+
+
+def symbol_source(model: Model, symbol: Dim) -> tuple[str, int] | None:
+    """The graph input, and the axis of it, that has a symbolic size: where it can be read at run time."""
+    for name, shape in model.inputs.items():
+        if isinstance(symbol, str) and symbol in shape:
+            return name, shape.index(symbol)
+    return None
 
 
 def fresh_name(base: str, taken: set[str]) -> str:

@@ -8,7 +8,7 @@ found in anybody's model, whether they are separate modules or the groups of one
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from ..card import Card
 from ..graph import Constant, Model
-from ..graph.cost import Cost, for_one_image, macs, trained
+from ..graph.cost import Cost, cost, for_one_image, inside, macs, trained
 from .demand import Demand, Who, demand, join, shares
 from .outputs import class_softmax, score_source
 from .site import Flow
@@ -56,26 +56,9 @@ def ownership(model: Model, card: Card) -> Ownership:
     model = for_one_image(model)
     flow = needs(model, card)
     everyone = (1 << count) - 1
-    spent: dict[Who, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    seen: set[str] = set()
-    for node, answer in zip(model.nodes, flow.answers, strict=True):
-        if answer is None:
-            continue
-        owner = next((item for item in answer.kept if item is not None), None)
-        if owner is None:
-            continue
-        spent[owner.who][3] += 1
-        for position, constant in trained(node):
-            _spread(spent, 0, answer.asks[position], tuple(constant.shape), 1)
-        total = macs(model, node)
-        if total:
-            shape = tuple(dim if isinstance(dim, int) else 1 for dim in model.shapes.get(node.outputs[0].name, ()))
-            _spread(spent, 1, owner, shape, total // max(1, prod(shape)))
-        for tensor in node.inputs:
-            if isinstance(tensor, Constant) and tensor.name not in seen:
-                seen.add(tensor.name)
-                size = tensor.nbytes // max(1, prod(tensor.shape))
-                _spread(spent, 2, flow.demands.get(tensor.name), tuple(tensor.shape), size)
+    ledger = _Ledger()
+    ledger.enter(model, flow, dict.fromkeys(model.constants, ""))
+    spent = ledger.spent
     found = [_branch(card, who, numbers) for who, numbers in spent.items()]
     trunk = next((b for b in found if len(b.indices) == count), Branch("trunk", tuple(range(count)), Cost(0, 0, 0), 0))
     if everyone not in spent:
@@ -116,12 +99,52 @@ def _seeds(model: Model, card: Card) -> tuple[dict[str, Demand], frozenset[int]]
     return seeds, frozenset(through)
 
 
-def _spread(spent: dict[Who, list[int]], column: int, item: Demand | None, shape: tuple[int, ...], each: int) -> None:
-    if item is not None and not item.marks:
-        spent[item.who][column] += prod(shape) * each
-    elif item is not None:
-        for who, elements in shares(item, shape).items():
-            spent[who][column] += elements * each
+class _Ledger:
+    """What every set of classes has run up: parameters, MACs, bytes, nodes."""
+
+    def __init__(self) -> None:
+        self.spent: dict[Who, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+        self._weighed: set[tuple[str, str]] = set()
+
+    def enter(self, model: Model, flow: Flow, scopes: Mapping[str, str], scope: str = "", *, runs: bool = True) -> None:
+        """Charge a graph to those who need it; ``runs`` says whether its MACs count.
+
+        ``scopes`` are the graphs that weights belong to, by name, and ``scope`` is this graph's: neighbouring branches
+        may use one name for different weights, and read one from outside that is to be weighed once.
+        """
+        for at, (node, answer) in enumerate(zip(model.nodes, flow.answers, strict=True)):
+            owner = next((item for item in answer.kept if item is not None), None) if answer is not None else None
+            if answer is None or owner is None:
+                continue
+            if not scope:
+                self.spent[owner.who][3] += 1
+            for position, constant in trained(node):
+                self._spread(0, answer.asks[position], tuple(constant.shape), 1)
+            total = macs(model, node) if runs else 0
+            if total:
+                shape = tuple(dim if isinstance(dim, int) else 1 for dim in model.shapes.get(node.outputs[0].name, ()))
+                self._spread(1, owner, shape, total // max(1, prod(shape)))
+            for tensor in node.inputs:
+                if isinstance(tensor, Constant) and (scopes[tensor.name], tensor.name) not in self._weighed:
+                    self._weighed.add((scopes[tensor.name], tensor.name))
+                    size = tensor.nbytes // max(1, prod(tensor.shape))
+                    self._spread(2, flow.demands.get(tensor.name), tuple(tensor.shape), size)
+            heaviest = max(answer.inner, key=lambda name: cost(answer.inner[name].model).macs, default="")
+            for name, inner in answer.inner.items():
+                place = f"{scope}/{at}.{name}"
+                known = {**dict.fromkeys(inner.model.constants, place), **scopes}
+                self.enter(inner.model, inner.flow, known, place, runs=runs and name == heaviest)
+            if node.has_graphs and not answer.inner:
+                spent = inside(model, node)
+                for column, amount in enumerate((spent.parameters, spent.macs if runs else 0, spent.weight_bytes)):
+                    self.spent[owner.who][column] += amount
+
+    def _spread(self, column: int, item: Demand | None, shape: tuple[int, ...], each: int) -> None:
+        if item is not None and not item.marks:
+            self.spent[item.who][column] += prod(shape) * each
+        elif item is not None:
+            for who, elements in shares(item, shape).items():
+                self.spent[who][column] += elements * each
 
 
 def _branch(card: Card, who: Who, numbers: list[int]) -> Branch:

@@ -28,12 +28,13 @@ from ..graph import (
     captured_tensors,
     fresh_name,
     refreshed,
+    symbol_source,
 )
 from .demand import Demand, covers
 from .inputs import Held
 from .rules.pieces import is_selection
 from .rules.sizes import sizes_read
-from .site import Answer, Draft, Flow, Inner, Result, Site, symbol_source
+from .site import Answer, Draft, Flow, Inner, Result, Site
 from .sweep import rule_at
 
 CUT_MARK = "@cut-"

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..graph import Dim, Model, Node, Shape, Tensor, Variable
+from ..graph import Model, Node, Shape, Tensor, Variable, symbol_source
 from .demand import Demand, Who
 
 
@@ -152,14 +152,6 @@ class Draft:
 
 Ask = Callable[[Site, Wanted], Answer]
 Write = Callable[[Site, Answer, Draft], None]
-
-
-def symbol_source(model: Model, symbol: Dim) -> tuple[str, int] | None:
-    """The graph input, and the axis of it, that has a symbolic size: where it can be read at run time."""
-    for name, shape in model.inputs.items():
-        if isinstance(symbol, str) and symbol in shape:
-            return name, shape.index(symbol)
-    return None
 
 
 def readable(model: Model, dims: Shape) -> bool:

@@ -19,7 +19,7 @@ from ..graph import Constant, Graph, Model, Node, Shape, Tensor
 from ..surgery.inputs import default_values
 from ..surgery.rewrite import CUT_MARK, FILLED_MARK
 from ..text import shown
-from .branches import as_model
+from .branches import as_model, idle, scope_of
 from .certificate import Mismatch
 from .views import View
 from .weights import is_part
@@ -102,6 +102,7 @@ class _Tracer:
     reshaped: int = 0
     unread: dict[int, Unread] = field(default_factory=dict)
     outer: _Tracer | None = None  # of the graph around a branch
+    scope: str = ""  # of the weights in this branch
 
     def run(self) -> Trace:
         self._compare_faces()
@@ -120,10 +121,13 @@ class _Tracer:
             else:
                 self._pair(at, node)
 
-    def _is_branch(self, one: Graph, other: Graph) -> bool:
+    def _is_branch(self, one: Graph, other: Graph, scope: str) -> bool:
         """Whether ``one`` of the expert is (a part of) the branch ``other`` of the full model's If."""
-        full, cut = as_model(self.full, other), as_model(self.cut, one)
-        inner = _Tracer(full, cut, (), shows=dict(self.shows), pairs=self.pairs, outer=self)
+        full, cut = as_model(self.full, other, scope), as_model(self.cut, one, scope)
+        mine, theirs = idle(one, cut, scope), idle(other, full, scope)
+        if not mine.items() <= theirs.items():
+            return False
+        inner = _Tracer(full, cut, (), shows=dict(self.shows), pairs=self.pairs, outer=self, scope=scope)
         try:
             inner._walk()
         except Mismatch:
@@ -200,7 +204,7 @@ class _Tracer:
         for name in sorted({*node.attrs, *other.attrs} - set(free)):
             mine, theirs = node.attrs.get(name), other.attrs.get(name)
             if isinstance(mine, Graph) and isinstance(theirs, Graph) and node.op == "If":
-                same = self._is_branch(mine, theirs)
+                same = self._is_branch(mine, theirs, scope_of(self.scope, twin, name))
             else:
                 same = name in node.attrs and name in other.attrs and _same(mine, theirs)
             if not same:

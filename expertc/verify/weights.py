@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from ..graph import Constant, Model, volume
 from ..text import shown
+from .branches import constants_within
 from .certificate import Mismatch
 
 Array = np.ndarray[Any, Any]
@@ -83,10 +84,11 @@ def require_absent(full: Model, kept: Iterable[str], *experts: Model) -> int:
     """
     kept = set(kept)
     weights = _weights(full)
-    held = _by_mark(constant for expert in experts for constant in _weights(expert).values())
+    present = [constant for expert in experts for constant in _weights(expert).values()]
+    held = _by_mark(present)
     own = _by_mark(constant for name, constant in weights.items() if name in kept)
     gone = {name: constant for name, constant in weights.items() if name not in kept}
-    forms = {_form(constant) for expert in experts for constant in _weights(expert).values()}
+    forms = {_form(constant) for constant in present}
     for name, constant in gone.items():
         if _form(constant) not in forms or volume(tuple(constant.shape)) < _TINY:
             continue  # most need not even be read
@@ -97,7 +99,7 @@ def require_absent(full: Model, kept: Iterable[str], *experts: Model) -> int:
 
 
 def _weights(model: Model) -> dict[str, Constant]:
-    return {name: constant for name, constant in model.constants.items() if constant.kind not in _COUNTS}
+    return {name: constant for name, constant in constants_within(model) if constant.kind not in _COUNTS}
 
 
 def _form(constant: Constant) -> tuple[int, tuple[int, ...]]:

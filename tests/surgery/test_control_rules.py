@@ -12,6 +12,9 @@ from networks import Array, Net, card, cut, feeds, run
 from onnx import TensorProto, helper, numpy_helper
 
 from expertc.card import Output
+from expertc.graph import read_model
+from expertc.graph.cost import Cost, cost
+from expertc.surgery.owners import ownership
 
 Branch = onnx.GraphProto
 
@@ -81,6 +84,41 @@ def test_the_initializers_of_both_branches_are_cut(keep: list[int]) -> None:
     assert inside(expert) == {"bright.w": (n, 3), "bright.b": (n,), "dark.w": (3, n), "dark.b": (n,)}
     assert expert.stopped == []
     either_way(net, expert, keep)
+
+
+def test_branches_cost_the_weights_of_both_and_the_products_of_the_larger() -> None:
+    net, scores = heads()
+    net.result(scores, 6)
+    full, expert = read_model(net.bytes()), check(net, card(6), [0, 4])
+    assert cost(full) == Cost(2 * (6 * 3 + 6), 6 * 3, 4 * 2 * (6 * 3 + 6) + 4)
+    owned = ownership(full, card(6))
+    assert [branch.cost for branch in owned.branches] == [Cost(2 * (3 + 1), 3, 4 * 2 * (3 + 1))] * 6
+    assert sum((b.cost for b in owned.branches), owned.trunk.cost) == cost(full)
+    assert sum((b.cost for b in owned.kept([0, 4])), owned.trunk.cost) == cost(read_model(expert.data))
+
+
+def test_a_loop_costs_its_body_once() -> None:
+    net = Net()
+    flat = net.node("Flatten", net.node("GlobalAveragePool", net.image()), out="flat")
+    of = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [helper.make_node("MatMul", ["carried", "w"], ["next"]), helper.make_node("Identity", ["on"], ["goes"])],
+        "body",
+        [
+            of("turn", TensorProto.INT64, []),
+            of("on", TensorProto.BOOL, []),
+            of("carried", TensorProto.FLOAT, [1, 3]),
+        ],
+        [of("goes", TensorProto.BOOL, []), of("next", TensorProto.FLOAT, [1, 3])],
+        [numpy_helper.from_array(numbers(3, 3), "w")],
+    )
+    looped = net.node("Loop", net.constant(np.array(4)), net.constant(np.array(True)), flat, body=body)
+    net.node("Gemm", looped, net.weight(6, 3, name="fc"), out="scores", transB=1)
+    net.result("scores", 6)
+    full = read_model(net.bytes())
+    assert cost(full) == Cost(9 + 18, 9 + 18, 4 * (9 + 18) + 8 + 1)
+    owned = ownership(full, card(6))
+    assert owned.trunk.cost == Cost(9, 9, 4 * 9 + 8 + 1)
 
 
 def test_both_branches_show_the_same_rows_however_many_one_of_them_keeps() -> None:

@@ -205,6 +205,28 @@ def captured(indices: tuple[int, ...] = (0,)) -> Case:
     return case(net.bytes(), card(2), indices)
 
 
+@cache
+def deciding(indices: tuple[int, ...] = (1, 4)) -> Case:
+    """Bright images are judged by one linear layer, dark ones by another; their weights have the same names."""
+    net = Net(17, seed=8)
+    flat = net.node("Flatten", net.node("GlobalAveragePool", _trunk(net)))
+    random = np.random.default_rng(8)
+    layers = []
+    for name in ("bright", "dark"):
+        values = {"w": random.standard_normal((5, 8)), "b": random.standard_normal(5)}
+        layers.append(
+            helper.make_graph(
+                [helper.make_node("Gemm", [flat, "w", "b"], ["judged"], transB=1)], name, [],
+                [helper.make_tensor_value_info("judged", onnx.TensorProto.FLOAT, ["batch", 5])],
+                [numpy_helper.from_array(array.astype(np.float32), key) for key, array in values.items()],
+            )
+        )  # fmt: skip
+    bright = net.node("Greater", net.node("ReduceMean", "image", keepdims=0), net.constant(0.0))
+    net.node("If", bright, out="scores", then_branch=layers[0], else_branch=layers[1])
+    net.result("scores", 5)
+    return case(net.bytes(), card(5), indices)
+
+
 # -- editing -------------------------------------------------------------------------------------------------------
 
 

@@ -182,6 +182,21 @@ def exchange_bodies(proto: Proto) -> None:
     bodies[0].name, bodies[1].name = bodies[1].name, bodies[0].name
 
 
+def exchange_weights(proto: Proto) -> None:
+    one, other = (attribute.g.initializer for attribute in node(proto, "scores").attribute)
+    for a, b in zip(one, other, strict=True):
+        a.raw_data, b.raw_data = b.raw_data, a.raw_data
+
+
+def hide_in_a_branch(proto: Proto) -> None:
+    """The whole layer, as it was, beside what was cut out of it."""
+    full = node(onnx.load_from_string(DECIDING.full), "scores").attribute[0].g.initializer[0]
+    branch = node(proto, "scores").attribute[0].g
+    held = branch.initializer.add()
+    held.CopyFrom(full)
+    held.name = "held"
+
+
 def carry_class_names(proto: Proto) -> None:
     proto.metadata_props.add(key="classes", value="sharks, rays, whales")
 
@@ -195,7 +210,7 @@ def doc_string(proto: Proto) -> None:
 
 
 SEPARATE, GROUPED, NESTED = branched.separate(), branched.grouped(), branched.nested()
-CAPTURED = branched.captured()
+CAPTURED, DECIDING = branched.captured(), branched.deciding()
 SOFTMAX, NORMALISED, SHUFFLED = branched.softmax(), branched.normalised(), branched.shuffled()
 
 CUT: dict[str, Mutant] = {
@@ -287,6 +302,8 @@ CUT: dict[str, Mutant] = {
         "raw scores",
     ),
     "the branches of an If exchanged": Mutant(CAPTURED, exchange_bodies, "structure"),
+    "the weights of the branches of an If exchanged": Mutant(DECIDING, exchange_weights, "structure"),
+    "removed weights left in a branch of an If": Mutant(DECIDING, hide_in_a_branch, "structure", seen=False),
     "a branch reads the neighbour's part": Mutant(SHUFFLED, swap_inputs("pair0", 0, 1), "structure"),
 }  # fmt: skip
 
