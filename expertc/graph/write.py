@@ -126,8 +126,17 @@ def is_exactly(model: Model, file: File) -> bool:
     if isinstance(file, bytes):
         return to_bytes(model) == file
     layout = _layout(model, file.name + DATA_SUFFIX)
-    same = file.read_bytes() == layout.proto
-    return same and file.with_name(file.name + DATA_SUFFIX).stat().st_size == layout.size
+    weights = file.with_name(file.name + DATA_SUFFIX)
+    if file.read_bytes() != layout.proto or weights.stat().st_size != layout.size:
+        return False
+    with weights.open("rb") as data:  # its weights are the model's; what lies between them must be nothing
+        end = 0
+        for start, constant in layout.parts:
+            data.seek(end)
+            if data.read(start - end).strip(b"\0"):
+                return False
+            end = start + constant.nbytes
+    return True
 
 
 @dataclass(frozen=True)

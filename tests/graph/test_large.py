@@ -70,6 +70,19 @@ def test_what_is_hidden_beside_it_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("low")
+def test_what_is_hidden_between_its_weights_is_noticed(tmp_path: Path) -> None:
+    path = pack(read_model(wide(tmp_path)), tmp_path / "expert.onnx")
+    weights = tmp_path / "expert.onnx.data"
+    data = bytearray(weights.read_bytes())
+    start = 64 * 3 * 3 * 3 * 4  # the first convolution's weights end here; the next begin at a page
+    assert start % ALIGNMENT
+    assert data[start : start + 6] == bytes(6)
+    data[start : start + 6] = b"secret"
+    weights.write_bytes(data)
+    assert not is_exactly(read_model(path), path)
+
+
+@pytest.mark.usefixtures("low")
 def test_a_large_model_needs_a_place() -> None:
     net = Net()
     net.result(net.head(net.conv(net.image(), 3, 512, name="c"), 512, CLASSES, name="scores"), CLASSES)
