@@ -73,8 +73,9 @@ def measure(folder: Path, data: Path, baseline: Path | None, seconds: float) -> 
 
 def export_peer(path: Path) -> Path:
     """The bundled network's architecture with the two classes' branches only; its weights do not matter here."""
+    from expertc import atomic
     from expertc.card import Card, Output
-    from expertc.export import export, save
+    from expertc.export import export
     from expertc.selection import resolve
     from expertc.zoo import import_timm
 
@@ -83,7 +84,7 @@ def export_peer(path: Path) -> Path:
     arch, options = card.provenance["arch"], card.provenance["arch_args"]
     network = import_timm().create_model(arch, taxonomy=taxonomy, **options).eval()
     small = Card("peer", taxonomy, (Output("logits"),), "image", card.preprocess)
-    return save(export(network, small, card.preprocess.size), path)
+    return atomic.save(path, export(network, small, card.preprocess.size), force=True)
 
 
 def accuracy(judge: Judge, photos: LabelledImages) -> dict[str, Any]:

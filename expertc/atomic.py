@@ -133,24 +133,31 @@ def put(path: Path, content: bytes | Path) -> None:
 
 
 def save(path: Path, content: bytes, *, force: bool = False) -> Path:
-    """Write one file in one step: a killed or failed save leaves what was there, which only ``force`` replaces.
+    """Write one file in one step, as ``saving`` does."""
+    with saving(path, force=force) as place:
+        place.write_bytes(content)
+    return path
 
-    Raises ``FileSystemError``.
+
+@contextmanager
+def saving(path: Path, *, force: bool = False) -> Iterator[Path]:
+    """Yields a place for the content of ``path``, which is given that name when the block ends.
+
+    A killed or failed block leaves what was there, which only ``force`` replaces. Raises ``FileSystemError``.
     """
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with reported(path):
         refuse_unless(path, _anything if force else None)
         try:
-            with open(partial, "xb") as file:
-                file.write(content)
-                file.flush()
+            with open(partial, "xb"):
+                yield partial
+            with open(partial, "rb") as file:
                 os.fsync(file.fileno())
             if force or not _renameat2(partial, path, _RENAME_NOREPLACE):
                 refuse_unless(path, _anything if force else None)
                 os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
-    return path
 
 
 def _anything(path: Path) -> None:

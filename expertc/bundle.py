@@ -101,8 +101,18 @@ class Output:
     place: Path
     force: bool
 
-    def write(self, files: Mapping[str, bytes | Path], manifest: Mapping[str, Any], report: Mapping[str, Any]) -> Path:
-        """Write the bundle; the arguments and errors are those of ``write_bundle``."""
+    def write(
+        self,
+        files: Mapping[str, bytes | Path],
+        manifest: Mapping[str, Any],
+        report: Mapping[str, Any],
+        hashes: Mapping[str, str] | None = None,
+    ) -> Path:
+        """Write the bundle; the arguments and errors are those of ``write_bundle``.
+
+        ``hashes`` are the SHA-256 of contents, in hexadecimal, as far as somebody has found them already.
+        """
+        hashes = hashes or {}
         taken = {MANIFEST, REPORT} & files.keys()
         odd = [name for name in files if not _PLAIN.fullmatch(name)]
         if taken or odd:
@@ -113,8 +123,8 @@ class Output:
             for name in sorted(contents):
                 atomic.put(folder / name, contents[name])
                 if name != REPORT:  # it differs from run to run, and the manifest of the same build must not
-                    size, digest = _measure(folder / name)
-                    listed[name] = {"bytes": size, "sha256": digest}
+                    size, digest = _measure(folder / name, None if name not in hashes else 0)
+                    listed[name] = {"bytes": size, "sha256": hashes.get(name, digest)}
             atomic.put(folder / MANIFEST, _encode({**manifest, "schema": BUNDLE_SCHEMA, "files": listed}))
         return self.path
 

@@ -6,6 +6,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -154,6 +155,9 @@ def build(
         with clock.stage("cut"):
             cut = prune(source.model, source.card, selection.indices)
             refuse_nan(cut.model)
+        # Hashing takes longer than cutting where no instruction of the processor helps; it needs nothing else.
+        hashing = stack.enter_context(ThreadPoolExecutor(1))
+        kept_tensors = hashing.submit(manifest.digests, cut.model)
         with clock.stage("fold"):
             pipeline = PIPELINE if embed is None else (Embed(cut.card), *PIPELINE)
             final, passes = run_all(cut.model if batch is None else with_batch(cut.model, batch), pipeline)
@@ -161,6 +165,9 @@ def build(
         # Another process, which has limits, runs the models first; this one meanwhile only counts.
         certified = start(cut, expert)
         files = _files(expert)
+        hashes = {
+            name: hashing.submit(manifest.hashed, part) for name, part in files.items() if isinstance(part, bytes)
+        }
         size = sum(len(part) if isinstance(part, bytes) else part.stat().st_size for part in files.values())
         kept = source.owners.kept(cut.indices)
         full = Side(len(source.card.classes), len(source.owners.branches), source.cost, source.file_bytes)
@@ -175,9 +182,10 @@ def build(
                 timing = _measure(source, expert, window, threads)
         with clock.stage("write"):
             costs = {"full": asdict(full), "expert": asdict(small)}
-            about = manifest.describe(source, cut, final, device, costs, certificate, passes)
+            about = manifest.describe(source, cut, final, device, costs, certificate, passes, kept_tensors.result())
             times = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
-            place.write({**files, **engine, **manifest.texts(cut.card, final)}, about, times)
+            known = {name: found.result() for name, found in hashes.items()}
+            place.write({**files, **engine, **manifest.texts(cut.card, final)}, about, times, known)
     return Built(
         path,
         selection,

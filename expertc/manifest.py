@@ -31,6 +31,19 @@ from .text import shown
 from .verify import Certificate
 
 
+def digests(model: Model) -> dict[str, str]:
+    """SHA-256 of the values of every initializer, by name."""
+    return {
+        name: hashed(np.ascontiguousarray(constant.values).reshape(-1).view(np.uint8).data)
+        for name, constant in sorted(model.constants.items())
+    }
+
+
+def hashed(data: bytes | memoryview) -> str:
+    """SHA-256 in hexadecimal."""
+    return sha256(data).hexdigest()
+
+
 def describe(
     source: Source,
     cut: Cut,
@@ -39,24 +52,22 @@ def describe(
     costs: Mapping[str, Any],
     certificate: Certificate,
     passes: Sequence[str],
+    tensors: Mapping[str, str],
 ) -> dict[str, Any]:
     """The manifest, but for what ``bundle`` adds: JSON types.
 
-    ``costs`` are those of the "full" model and of the "expert"; ``passes`` the names of those that changed something.
+    ``costs`` are those of the "full" model and of the "expert"; ``passes`` the names of those that changed something;
+    ``tensors`` what ``digests`` found for the cut.
     """
     batch = _batch(final, cut.card)
     inside = [control for control in cut.card.controls if control.name not in final.inputs]
-    tensors = {
-        name: sha256(np.asarray(constant.values).tobytes()).hexdigest()
-        for name, constant in sorted(cut.model.constants.items())
-    }
     return {
         "name": cut.card.name,
         "source": {
             "name": source.name,
             "sha256": source.sha256,
             "files": dict(source.model.files),  # bytes of each; only what is kept of them is hashed, because read
-            "kept_tensors": tensors,
+            "kept_tensors": dict(tensors),
         },
         "selection": {
             "indices": list(cut.indices),

@@ -3,7 +3,8 @@
 Importing this room needs the ``train`` extra (torch, onnxscript, safetensors).
 """
 
-from .exporter import check, export, export_plain, save
+from .checking import check
+from .exporter import export, export_file, export_plain
 from .random import export_random
 from .trained import TrainedNetwork, export_trained, load_trained
 
@@ -11,9 +12,9 @@ __all__ = [
     "TrainedNetwork",
     "check",
     "export",
+    "export_file",
     "export_plain",
     "export_random",
     "export_trained",
     "load_trained",
-    "save",
 ]

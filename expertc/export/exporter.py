@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from .. import atomic
-from ..backends.cpu import open_session
 from ..card import CARD_KEY, Card
 from ..controls import GAIN, Control
-from ..errors import ModelError, UsageError, VerificationError
+from ..errors import ModelError, UsageError
 from ..graph.sanitise import face, require_symbolic_batch, sanitise, serialise
 from ..text import shown
 from ..zoo.parts import IMAGE
+from .checking import answers, compare
 from .simplify import simplify
 from .stamp import MAKES, READS, stamped
 
 OPSETS = (18, 19, 20)  # Python 3.10's onnxruntime reads no newer
-TOLERANCE = 1e-4  # of the largest |logit|
 
 
 def export(module: nn.Module, card: Card, size: tuple[int, int], *, opset: int = OPSETS[-1]) -> bytes:
@@ -35,10 +32,7 @@ def export(module: nn.Module, card: Card, size: tuple[int, int], *, opset: int =
     if torch cannot export it with a symbolic batch or a weight is not finite, ``CardError`` if the card contradicts the
     graph.
     """
-    names = [output.name for output in card.outputs]
-    proto = _to_proto(module, size, card.input, names, opset, {CARD_KEY: card.to_json()}, card.controls)
-    card.check_graph(*face(proto))
-    return serialise(proto)
+    return serialise(_with_card(module, card, size, opset))
 
 
 def export_plain(
@@ -53,43 +47,29 @@ def export_plain(
     return serialise(_to_proto(module, size, image, outputs, opset, {}))
 
 
-def check(model: bytes | Path, module: nn.Module, images: Tensor) -> float:
-    """Run ``images`` ``[N, 3, H, W]`` through ONNX Runtime and torch, all at once and the first alone.
+def export_file(
+    module: nn.Module, card: Card, size: tuple[int, int], images: Tensor, path: Path, *, opset: int = OPSETS[-1]
+) -> Path:
+    """As ``export``, to the file ``path``, which is checked against ``module`` on ``images`` before it gets its name.
 
-    Controls have their defaults, and in a further round random values around them. Returns the largest difference of an
-    output over its largest |value|. Raises ``VerificationError`` if it is above ``TOLERANCE`` or a value is not finite.
+    ``module`` is used up: its weights are dropped once they are in the model, so that two copies of them, not four, are
+    in memory at a time. Raises what ``export`` and ``check`` raise, and ``FileSystemError``.
     """
-    session = open_session(model, optimise=False)
-    differences = []
-    for batch, controls in product((images, images[:1]), _settings(session.controls)):
-        with torch.inference_mode():
-            result = module.eval()(batch, *(torch.tensor(v, device=batch.device) for v in controls.values()))
-        expected = result if isinstance(result, (tuple, list)) else (result,)
-        got = session.run(batch.cpu().numpy(), controls)
-        for name, tensor in zip(session.outputs, expected, strict=True):
-            value = tensor.cpu().numpy()
-            difference = float(np.abs(got[name] - value).max() / max(np.abs(value).max(), np.finfo(value.dtype).tiny))
-            if not difference <= TOLERANCE:  # nor if it is NaN
-                raise VerificationError(
-                    f"The exported output {shown(name)} differs from torch by {difference:.1e} of its largest value.",
-                    "Try another torch version, and report the network.",
-                )
-            differences.append(difference)
-    session.close()
-    return max(differences)
+    expected = answers(module.eval(), images, card.controls)
+    proto = _with_card(module, card, size, opset)
+    module.to("meta")
+    with atomic.saving(path, force=True) as place:
+        place.write_bytes(serialise(proto))
+        del proto
+        compare(place, expected)
+    return path
 
 
-def _settings(controls: Sequence[Control]) -> list[dict[str, np.ndarray[Any, Any]]]:
-    """Values of the controls, float32, by name in the card's order: the defaults, and if there are any, other ones."""
-    defaults = {control.name: np.array(control.default, np.float32) for control in controls}
-    random = np.random.default_rng(0)
-    others = {n: v + random.uniform(-0.5, 0.5, v.shape).astype(np.float32) for n, v in defaults.items()}
-    return [defaults, others] if controls else [defaults]
-
-
-def save(model: bytes, path: Path) -> Path:
-    """Write the file in one step: a killed or failed save leaves what was there. Raises ``FileSystemError``."""
-    return atomic.save(path, model, force=True)
+def _with_card(module: nn.Module, card: Card, size: tuple[int, int], opset: int) -> Any:
+    names = [output.name for output in card.outputs]
+    proto = _to_proto(module, size, card.input, names, opset, {CARD_KEY: card.to_json()}, card.controls)
+    card.check_graph(*face(proto))
+    return proto
 
 
 def _to_proto(

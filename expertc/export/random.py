@@ -14,7 +14,7 @@ from ..runtime.images import Source
 from ..taxonomy import Taxonomy
 from ..text import shown
 from ..zoo import HLFP, import_timm
-from .exporter import OPSETS, check, export, save
+from .exporter import OPSETS, export_file
 from .trained import tensors
 
 SEED = 0
@@ -36,8 +36,8 @@ def export_random(
 
     ``form`` is that of an HLFP, and ``gain`` whether it gets its input; ``size`` the side of the image in pixels. The
     weights are random, the same every time.
-    Raises ``UsageError`` if there is no such architecture or it does not fit the classes, and what ``export``,
-    ``check`` and ``save`` raise.
+    Raises ``UsageError`` if there is no such architecture or it does not fit the classes, and what ``export_file``
+    raises.
     """
     network = _network(arch, classes, form)
     taxonomy = getattr(network, "taxonomy", None)
@@ -53,9 +53,8 @@ def export_random(
         {"arch": arch, "form": form if isinstance(network, HLFP) else "", "weights": "random", "seed": SEED},
         controls=network.controls if isinstance(network, HLFP) and gain else (),
     )
-    model = export(network, card, (size, size), opset=opset)
-    check(model, network, tensors(images, Preprocess.imagenet(size), IMAGES))
-    return save(model, output)
+    probes = tensors(images, Preprocess.imagenet(size), IMAGES)
+    return export_file(network, card, (size, size), probes, output, opset=opset)
 
 
 def _network(arch: str, classes: Taxonomy | int, form: str) -> torch.nn.Module:

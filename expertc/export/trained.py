@@ -22,7 +22,7 @@ from ..runtime.preprocess import apply
 from ..taxonomy import Taxonomy
 from ..text import clean_text, parse_json, read_text
 from ..zoo import HLFP, create
-from .exporter import OPSETS, check, export, save
+from .exporter import OPSETS, export_file
 
 WEIGHTS = "model.safetensors"
 FACTS = "model.json"
@@ -84,16 +84,14 @@ def export_trained(
 
     ``gain``: an HLFP gets its input for selective attention.
     It is checked against torch on ``images`` (on noise if there are none) before anything is written. Raises what
-    ``load_trained``, ``export`` and ``check`` raise, ``DataError`` for an image that cannot be read, and
-    ``FileSystemError``.
+    ``load_trained`` and ``export_file`` raise, and ``DataError`` for an image that cannot be read.
     """
     trained = load_trained(folder)
     card = describe(trained, weights_licence)
     if gain and isinstance(trained.network, HLFP):
         card = replace(card, controls=trained.network.controls)
-    model = export(trained.network, card, trained.preprocess.size, opset=opset)
-    check(model, trained.network, tensors(images, trained.preprocess))
-    return save(model, output)
+    probes = tensors(images, trained.preprocess)
+    return export_file(trained.network, card, trained.preprocess.size, probes, output, opset=opset)
 
 
 def describe(trained: TrainedNetwork, weights_licence: str = "") -> Card:

@@ -105,11 +105,15 @@ def _check_text(proto: onnx.ModelProto, name: str) -> None:
     for graph in _graphs(proto.graph):
         carried += [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
         for node in graph.node:
-            carried += [node.name, node.op_type, node.domain, *node.input, *node.output]
+            carried += (node.name, node.op_type, node.domain)
+            carried += node.input
+            carried += node.output
             carried += [attribute.name for attribute in node.attribute]
             carried += [text for entry in node.metadata_props for text in (entry.key, entry.value)]
-    if not all(isinstance(text, str) for text in carried):
-        raise ModelError(f"{name} has a name that is not UTF-8 text.", _AGAIN)  # protobuf hands it on as bytes
+    try:
+        "".join(carried)
+    except TypeError as error:  # protobuf hands it on as bytes
+        raise ModelError(f"{name} has a name that is not UTF-8 text.", _AGAIN) from error
     if len(set(keys)) < len(keys):
         raise ModelError(f"{name} has two entries of one name in its metadata.", _AGAIN)
 

@@ -283,9 +283,10 @@ def value_type(value: ValueInfoProto) -> tuple[int | None, list[Dim] | None]:
 
 def read_dim(dim: TensorShapeProto.Dimension) -> Dim:
     """A dimension: its number, its symbol, or None."""
-    if dim.HasField("dim_value"):
-        return int(dim.dim_value)
-    return str(dim.dim_param) or None if dim.HasField("dim_param") else None
+    size = dim.dim_value
+    if size or dim.HasField("dim_value"):
+        return int(size)
+    return str(dim.dim_param) or None
 
 
 def value_info(tensor: Tensor) -> ValueInfoProto:

@@ -11,11 +11,10 @@ import onnx
 from onnx import numpy_helper
 
 from .nodes import Shape
+from .shapes import SMALL, WHOLE
 
 Numbers = np.ndarray[Any, Any]  # dtype object: integers and booleans, symbols, and None for what is not known
 
-SMALL = 1024
-_INTEGERS = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 _WIDE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE)
 _EXACT = {onnx.TensorProto.FLOAT: 2**24, onnx.TensorProto.DOUBLE: 2**53, onnx.TensorProto.FLOAT16: 2**11}
 KEPT = ("Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten", "Cast")
@@ -79,7 +78,7 @@ def _computed(
     if len(known) < len(inputs):
         return None
     rule = RULES.get(node.op_type)
-    if kind not in _INTEGERS and node.op_type in ("Div", "Mod"):
+    if kind not in WHOLE and node.op_type in ("Div", "Mod"):
         rule = _FRACTIONS.get(node.op_type)
     if rule is None:
         return None
@@ -122,7 +121,7 @@ def _transpose(attributes: Mapping[str, Any], data: Numbers) -> Numbers | None:
 def _filled(attributes: Mapping[str, Any], shape: Numbers) -> Numbers | None:
     sizes = [int(item) for item in shape.reshape(-1)]
     value = attributes.get("value")
-    if value is None or value.data_type not in _INTEGERS or prod(sizes) > SMALL:
+    if value is None or value.data_type not in WHOLE or prod(sizes) > SMALL:
         return None
     return np.full(sizes, numpy_helper.to_array(value).reshape(-1)[0].item(), dtype=object)
 
@@ -201,7 +200,7 @@ def known_numbers(name: str, numbers: Mapping[str, Numbers], given: Mapping[str,
     if name in numbers:
         return numbers[name]
     tensor = given.get(name)
-    if tensor is None or tensor.data_type not in _INTEGERS:
+    if tensor is None or tensor.data_type not in WHOLE:
         return None
     small = prod(tensor.dims) <= SMALL
     return _objects(numpy_helper.to_array(tensor)) if small else None

@@ -19,7 +19,7 @@ from .check import check, check_functions, check_sizes
 from .external import Files
 from .model import Model
 from .nodes import Constant, Graph, Node, Shape, Tensor, Variable, variable
-from .shapes import SMALL, infer_shapes, skeleton, volume
+from .shapes import infer_shapes, is_telling, skeleton, volume
 from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -81,11 +81,11 @@ def _convert(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
 
 
 def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
-    """An initializer where it lies; a small one is taken into the protobuf, for shapes may depend on its values."""
+    """An initializer where it lies; one that shapes may depend on is taken into the protobuf."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
         return Constant(tensor.name, tensor)
     found = files.find(tensor, name)
-    if volume(found.shape) > SMALL:
+    if not is_telling(found.kind, volume(found.shape)):
         return Constant(tensor.name, found)
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")

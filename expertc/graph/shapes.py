@@ -10,8 +10,10 @@ from ..errors import ModelError
 from ..text import clean_text
 from .nodes import Shape, read_dim
 
-# Weights are of no use to shape inference and may be gigabytes; shapes, axes and indices are small.
+# Weights are of no use to shape inference and may be gigabytes; shapes, axes and indices are small whole numbers.
 SMALL = 1024
+FEW = 16
+WHOLE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 
 # Their output is like their input, which ONNX does not infer.
 _LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
@@ -28,16 +30,19 @@ def infer_shapes(
     """
     shapes, types = _infer(proto, (), bare=bare)
     inputs = {dim.dim_param for v in proto.graph.input for dim in v.type.tensor_type.shape.dim}
-    if _unknown(proto, shapes, inputs) and _is_small(proto, shapes):
+    unknown = _unknown(proto, shapes, inputs)
+    if unknown and _computes_sizes(proto, types) and _is_small(proto, shapes):
         shapes, types = _infer(proto, (), propagate=True)
+        unknown = _unknown(proto, shapes, inputs)
     # Inference invents a symbol for a size it cannot tell; a name that the file itself gives it is better.
     declared = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
     declared |= {name: _value(name, types[name], shape) for name, shape in (learned or {}).items() if name in types}
-    believed = [declared[name] for name in _unknown(proto, shapes, inputs) if name in declared]
+    believed = [declared[name] for name in unknown if name in declared]
     if believed:
         shapes, types = _infer(proto, believed, propagate=_is_small(proto, shapes))
-    shapes |= {tensor.name: tuple(tensor.dims) for tensor in proto.graph.initializer}
-    types |= {tensor.name: tensor.data_type for tensor in proto.graph.initializer}
+    for tensor in proto.graph.initializer:
+        name = tensor.name
+        shapes[name], types[name] = tuple(tensor.dims), tensor.data_type
     return shapes, types
 
 
@@ -49,6 +54,11 @@ def _unknown(proto: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: Contai
     """Names of tensors that nodes make and whose shape is not known in numbers and symbols of the inputs."""
     made = [name for node in proto.graph.node for name in node.output if name]
     return [n for n in made if not all(isinstance(dim, int) or dim in inputs for dim in shapes.get(n, (None,)))]
+
+
+def _computes_sizes(proto: onnx.ModelProto, types: Mapping[str, int]) -> bool:
+    """Whether a node makes integers: without any there are no values to follow through the graph."""
+    return any(types.get(name) in WHOLE for node in proto.graph.node for name in node.output)
 
 
 def _is_small(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
@@ -83,16 +93,22 @@ def _infer(
         raise ModelError(f"The shapes of the model contradict each other: {reason}.", "Export it again.") from error
     shapes: dict[str, Shape] = {}
     types: dict[str, int] = {}
-    for value in (*inferred.value_info, *inferred.input, *inferred.output):
-        if value.type.tensor_type.HasField("shape"):
-            shapes[value.name] = tuple(read_dim(dim) for dim in value.type.tensor_type.shape.dim)
-        if value.type.tensor_type.elem_type:
-            types[value.name] = value.type.tensor_type.elem_type
+    for value in (*inferred.value_info, *proto.graph.input, *inferred.output):
+        name, tensor = value.name, value.type.tensor_type
+        if tensor.HasField("shape"):
+            shapes[name] = tuple([read_dim(dim) for dim in tensor.shape.dim])
+        if tensor.elem_type:
+            types[name] = tensor.elem_type
     return shapes, types
 
 
+def is_telling(kind: int, count: int) -> bool:
+    """Whether shapes may depend on the values of a tensor: whole numbers, or a few factors (of a ``Resize``, say)."""
+    return count <= (SMALL if kind in WHOLE else FEW)
+
+
 def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The same graph with its large initializers as inputs: all that shape inference and the checker need."""
+    """The same graph with most initializers as inputs: all that shape inference and the checker need."""
     bare = onnx.ModelProto(ir_version=max(4, proto.ir_version))  # from 4 on, initializers need not be inputs
     bare.opset_import.extend(proto.opset_import)
     graph, source = bare.graph, proto.graph
@@ -101,14 +117,18 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.extend(source.output)
     graph.input.extend(source.input)
     declared = {value.name for value in source.input}
+    types: dict[tuple[int, ...], onnx.TypeProto] = {}
     for tensor in source.initializer:
         count = 1
         for dim in tensor.dims:
             count *= dim
-        if count <= SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if is_telling(tensor.data_type, count) and tensor.data_location != onnx.TensorProto.EXTERNAL:
             graph.initializer.append(tensor)
         elif tensor.name not in declared:
-            graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+            face = (tensor.data_type, *tensor.dims)
+            if face not in types:
+                types[face] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
+            graph.input.add(name=tensor.name).type.CopyFrom(types[face])
     return bare
 
 

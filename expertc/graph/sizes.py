@@ -14,7 +14,8 @@ import onnx
 from onnx import numpy_helper
 
 from .nodes import Shape
-from .numbers import KEPT, RULES, SMALL, Numbers, evaluate
+from .numbers import KEPT, RULES, Numbers, evaluate
+from .shapes import SMALL
 from .targets import TARGETS, outcome, spelled_out
 
 _CONCERNED = frozenset({"Shape", "Size", *KEPT, *RULES, *TARGETS})

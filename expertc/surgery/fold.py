@@ -129,13 +129,13 @@ class _Folder:
         weight = _values(conv.inputs[1])
         bias = _values(conv.inputs[2]).astype(np.float64) if len(conv.inputs) > 2 and conv.inputs[2].name else 0.0
         scale = gamma / np.sqrt(variance + float(norm.attrs.get("epsilon", 1e-5)))
-        folded = weight.astype(np.float64) * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        folded = np.empty_like(weight)
+        rows = scale.reshape(-1, *[1] * (weight.ndim - 1))
+        # In double precision piece by piece: a copy of all weights in it would take their memory twice again.
+        np.multiply(weight, rows, out=folded, dtype=np.float64, casting="same_kind")
         name = norm.outputs[0].name
-        made = {"weight": folded, "bias": (bias - mean) * scale + beta}
-        constants = [
-            Constant(fresh_name(f"{name}.{role}", self.taken), values.astype(weight.dtype))
-            for role, values in made.items()
-        ]
+        made = {"weight": folded, "bias": ((bias - mean) * scale + beta).astype(weight.dtype)}
+        constants = [Constant(fresh_name(f"{name}.{role}", self.taken), values) for role, values in made.items()]
         self.tensors.update((constant.name, constant) for constant in constants)
         self._copy(at, [conv.inputs[0], *constants], outputs=[name])
 

@@ -11,7 +11,7 @@ from ..text import shown
 from .demand import Demand, join
 from .rules import rule_of
 from .rules.elementwise import first_only
-from .site import Answer, Flow, Rule, Site, Wanted, everyone, opaque
+from .site import Answer, Flow, Rule, Site, Wanted, everyone
 
 CUT_THROUGH = Rule(first_only)
 """The rule of a class softmax: the expert normalises over the classes it keeps (RULES, outputs)."""
@@ -36,9 +36,10 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
         for tensor, ask in zip(node.inputs, answer.asks, strict=True):
             if ask is not None and tensor.name:
                 _add(demands, tensor.name, ask)
-        inside = answer.captured if answer.inner else dict.fromkeys(captured(node), Demand(everyone(wanted)))
-        for name, ask in inside.items():
-            _add(demands, name, ask)
+        if node.has_graphs:
+            inside = answer.captured if answer.inner else dict.fromkeys(captured(node), Demand(everyone(wanted)))
+            for name, ask in inside.items():
+                _add(demands, name, ask)
     return Flow(tuple(answers), demands, through)
 
 
@@ -48,7 +49,8 @@ def _asked(site: Site, rule: Rule, wanted: Wanted) -> Answer:
     A rule takes its operator's specification for granted; a stranger's node that breaks it ends here.
     """
     if rule.plain and all(item is not None and not item.marks for item in wanted):
-        return opaque(site, wanted)
+        whole = wanted[0] if len(wanted) == 1 else Demand(everyone(wanted))
+        return Answer(tuple(whole if tensor.name else None for tensor in site.node.inputs), (whole,) * len(wanted))
     try:
         answer = rule.ask(site, wanted)
     except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
@@ -61,6 +63,7 @@ def _asked(site: Site, rule: Rule, wanted: Wanted) -> Answer:
 
 
 def _add(demands: dict[str, Demand], name: str, ask: Demand) -> None:
-    joined = join((demands.get(name), ask))
+    found = demands.get(name)
+    joined = ask if found is None else join((found, ask))
     if joined is not None:
         demands[name] = joined

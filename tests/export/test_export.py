@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from onnx import numpy_helper
 
 from expertc.backends.cpu import open_session
 from expertc.card import CARD_KEY, Card, Output
-from expertc.errors import CardError, FileSystemError, ModelError, UsageError, VerificationError
-from expertc.export import check, export, export_plain, save
+from expertc.errors import CardError, ModelError, UsageError, VerificationError
+from expertc.export import check, export, export_file, export_plain
+from expertc.export.checking import Answer, answers
 from expertc.taxonomy import Taxonomy
 from expertc.zoo import NHL
 
@@ -168,6 +170,17 @@ class Frozen(torch.nn.Module):
         return self.head(x.mean((2, 3)).reshape(2, 3))
 
 
+class Pooled(torch.nn.Module):
+    """A network for images of any size, with two classes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.mean((2, 3)))
+
+
 def test_a_frozen_batch_is_refused() -> None:
     with pytest.raises(ModelError):
         export_plain(Frozen(), (8, 8))
@@ -211,25 +224,23 @@ def test_a_card_of_other_classes_is_refused() -> None:
         export(network, Card("two", Taxonomy.flat(["a", "b"]), (Output("logits"),), "image"), (8, 8))
 
 
-def test_a_failed_save_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "full.onnx"
-    assert save(b"first", path) == path
-    assert path.read_bytes() == b"first"
+def test_a_file_is_checked_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    two = Card("two", Taxonomy.flat(["a", "b"]), (Output("logits"),), "image")
+    path, images = tmp_path / "full.onnx", torch.rand(2, 3, 8, 8)
+    network = Pooled()
+    with torch.inference_mode():
+        expected = network(images).numpy()
+    assert export_file(network, two, (8, 8), images, path) == path
+    assert all(tensor.is_meta for tensor in network.state_dict().values())
+    (got,) = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"image": images.numpy()})
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+    before = path.read_bytes()
 
-    def fail(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    def wrong(*arguments: object) -> list[Answer]:
+        return [replace(answer, outputs=(answer.outputs[0] + 1,)) for answer in answers(*arguments)]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(FileSystemError, match="full"):
-        save(b"second", path)
-    assert path.read_bytes() == b"first"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_saving_where_nothing_can_be_written(tmp_path: Path) -> None:
-    with pytest.raises(FileSystemError):
-        save(b"x", tmp_path / "missing" / "full.onnx")
-    (tmp_path / "folder.onnx").mkdir()
-    with pytest.raises(FileSystemError):
-        save(b"x", tmp_path / "folder.onnx")
-    assert [entry.name for entry in tmp_path.iterdir()] == ["folder.onnx"]
+    monkeypatch.setattr("expertc.export.exporter.answers", wrong)
+    with pytest.raises(VerificationError, match="'logits' differs"):
+        export_file(Pooled(), two, (8, 8), images, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["full.onnx"]
+    assert path.read_bytes() == before
