@@ -32,7 +32,7 @@ def export(module: nn.Module, card: Card, size: tuple[int, int], *, opset: int =
     if torch cannot export it with a symbolic batch or a weight is not finite, ``CardError`` if the card contradicts the
     graph.
     """
-    return serialise(_with_card(module, card, size, opset))
+    return b"".join(serialise(_with_card(module, card, size, opset)))
 
 
 def export_plain(
@@ -44,7 +44,7 @@ def export_plain(
     opset: int = OPSETS[-1],
 ) -> bytes:
     """As ``export``, without a card: for a network whose classes are named later (``--labels``)."""
-    return serialise(_to_proto(module, size, image, outputs, opset, {}))
+    return b"".join(serialise(_to_proto(module, size, image, outputs, opset, {})))
 
 
 def export_file(
@@ -52,14 +52,15 @@ def export_file(
 ) -> Path:
     """As ``export``, to the file ``path``, which is checked against ``module`` on ``images`` before it gets its name.
 
-    ``module`` is used up: its weights are dropped once they are in the model, so that two copies of them, not four, are
-    in memory at a time. Raises what ``export`` and ``check`` raise, and ``FileSystemError``.
+    ``module`` is used up: its weights are dropped once they are in the model, so that few copies of them are in memory
+    at a time. Raises what ``export`` and ``check`` raise, and ``FileSystemError``.
     """
     expected = answers(module.eval(), images, card.controls)
     proto = _with_card(module, card, size, opset)
     module.to("meta")
     with atomic.saving(path, force=True) as place:
-        place.write_bytes(serialise(proto))
+        with place.open("wb") as file:
+            file.writelines(serialise(proto))
         del proto
         compare(place, expected)
     return path
@@ -83,10 +84,11 @@ def _to_proto(
 ) -> Any:
     if opset not in OPSETS:
         raise UsageError(f"Opset {opset} cannot be exported.", f"Choose from {OPSETS[0]} to {OPSETS[-1]}.")
-    state = module.eval().state_dict()
-    for name, tensor in state.items():
+    parameters = []
+    for name, tensor in module.eval().state_dict().items():
         if not torch.isfinite(tensor).all():
             raise ModelError(f"The weights {shown(name)} hold a value that is not finite.", "Train it again.")
+        parameters.append(name)
     names = [control.name for control in controls]
     if getattr(module, "is_separate", False) and image == IMAGE and len(outputs) == 1 and names in ([], [GAIN]):
 
@@ -101,7 +103,7 @@ def _to_proto(
     else:
         lengths = [len(control.default) for control in controls]
         proto = _through_torch(module, [(3, *size)], [image, *names], outputs, opset, lengths)
-    sanitise(proto, parameters=state.keys(), metadata=metadata)
+    sanitise(proto, parameters=parameters, metadata=metadata)
     require_symbolic_batch(proto, names)
     if (found := len(face(proto)[1])) != len(outputs):
         raise ModelError(f"The network has {found} outputs, but {len(outputs)} are named.", "Name each of them once.")
