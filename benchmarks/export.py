@@ -14,12 +14,12 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
+
+from benchmarks.process import spawn
 
 RESULTS = Path(__file__).parent / "results"
 CASES = {
@@ -67,24 +67,11 @@ def main() -> None:
 
 
 def measured(command: list[str], limit: int) -> dict[str, Any]:
-    """Wall-clock seconds and peak resident megabytes of a process, or what became of it."""
-    start = time.perf_counter()
-    with tempfile.TemporaryFile() as complaint:
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=complaint)
-        while True:
-            pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if pid:
-                break
-            if time.perf_counter() - start > limit:
-                process.kill()
-                os.wait4(process.pid, 0)
-                return {"error": f"stopped after {limit} s"}
-            time.sleep(0.05)
-        seconds = time.perf_counter() - start
-        if status:
-            complaint.seek(0)
-            return {"error": complaint.read().decode(errors="replace").strip().rpartition("\n")[2][:120]}
-    return {"seconds": round(seconds, 1), "megabytes": round(usage.ru_maxrss / 1024)}
+    """``seconds`` and ``megabytes`` of a process, or its ``error``."""
+    found = spawn(command, limit)
+    if isinstance(found, str):
+        return {"error": found}
+    return {"seconds": round(found[0], 1), "megabytes": round(found[1])}
 
 
 def table(machine: str, rows: list[dict[str, Any]]) -> str:

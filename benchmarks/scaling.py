@@ -22,19 +22,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import spawn
 from benchmarks.synthetic import write_model
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = 5
 GRID = ((10, 0.05), (100, 0.05), (1000, 0.05), (100, 0.5), (1000, 0.5), (1000, 5.0))  # branches, gigabytes
 NODES = (100, 1000, 10_000)  # branches of next to no weight, for the growth with the number of nodes
-SECONDS = 600  # longest a tool may take
 
 _OUTPUTS = ", ".join(f"'branch.{b}.logit'" for b in range(KEPT))
 _GS = f"""
@@ -53,6 +52,20 @@ _SLIM = f"""
 import sys, onnx, onnxslim
 slim = onnxslim.slim(sys.argv[1], outputs=[{_OUTPUTS}], skip_optimizations=["constant_folding"])
 onnx.save(slim, sys.argv[2])
+"""
+_SURGERY = f"""
+import sys, time
+from expertc.source import open_source
+from expertc.surgery.fold import Fold
+from expertc.surgery.owners import ownership
+from expertc.surgery.prune import prune
+from expertc.graph import to_bytes
+source = open_source(sys.argv[1])
+start = time.perf_counter()
+ownership(source.model, source.card)
+cut = prune(source.model, source.card, tuple(range({KEPT})))
+to_bytes(Fold().run(cut.model)[0])
+print(time.perf_counter() - start)
 """
 
 
@@ -89,7 +102,7 @@ def main() -> None:
                 print(f"left out: {branches} branches of {size / 1e9:g} GB, for want of disk or memory")
                 continue
             rows += measure(Path(name), branches, size, given.runs, only)
-        growth = [measure(Path(name), k, 100_000, given.runs, {"expertc"}, cold=False)[0] for k in NODES]
+        growth = [measure(Path(name), k, 100_000, given.runs, {"expertc"}, growth=True)[0] for k in NODES]
     found = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "runs": given.runs,
@@ -105,9 +118,9 @@ def main() -> None:
 
 
 def measure(
-    folder: Path, branches: int, size: int, runs: int, only: set[str] | None, *, cold: bool = True
+    folder: Path, branches: int, size: int, runs: int, only: set[str] | None, *, growth: bool = False
 ) -> list[dict[str, Any]]:
-    """Measure every tool on one model; a row each."""
+    """Measure every tool on one model; a row each. ``growth`` leaves out cold files and times the surgery alone too."""
     model = write_model(folder / "model", branches, size)
     target = folder / "target"
     tools = {
@@ -118,7 +131,7 @@ def measure(
     rows: dict[str, dict[str, Any]] = {
         n: {"tool": n, "branches": branches, "bytes": size, "nodes": 9 * branches + 4, "runs": runs} for n in tools
     }
-    for state in ("cold", "warm") if cold else ("warm",):
+    for state in ("warm",) if growth else ("cold", "warm"):
         taken: dict[str, list[tuple[float, float]]] = {n: [] for n in tools}
         for run in range(runs):
             order = list(tools)[run % len(tools) :] + list(tools)[: run % len(tools)]
@@ -137,40 +150,26 @@ def measure(
             if times and "error" not in rows[n]:
                 rows[n][state] = round(statistics.median(seconds for seconds, _ in times), 3)
                 rows[n]["megabytes"] = round(max(peak for _, peak in times))
+    if growth:
+        rows["expertc"]["surgery"] = round(statistics.median(surgery(model) for _ in range(runs)), 3)
     for row in rows.values():
         print(json.dumps(row), flush=True)
     shutil.rmtree(model.parent)
     return list(rows.values())
 
 
-def spawn(command: Sequence[str]) -> tuple[float, float] | str:
-    """Seconds and peak megabytes of a process, or what became of it."""
-    with tempfile.TemporaryFile() as complaint:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=complaint)
-        while True:
-            done, status, usage = os.wait4(process.pid, os.WNOHANG)
-            if done:
-                break
-            if time.perf_counter() - start > SECONDS:
-                process.kill()
-                os.wait4(process.pid, 0)
-                return f"longer than {SECONDS} s"
-            time.sleep(0.005)
-        seconds = time.perf_counter() - start
-        process.returncode = os.waitstatus_to_exitcode(status)
-        if process.returncode:
-            complaint.seek(0)
-            last = complaint.read().decode(errors="replace").strip().rpartition("\n")[2]
-            return f"exit {process.returncode}: {last[:100]}"
-        return seconds, usage.ru_maxrss / 1000
+def surgery(model: Path) -> float:
+    """Seconds of demand analysis, cut, fold and serialisation alone, without reading, compiling and writing."""
+    done = subprocess.run([sys.executable, "-c", _SURGERY, str(model)], capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def exponents(rows: Iterable[dict[str, Any]], growth: Sequence[dict[str, Any]]) -> dict[str, float]:
     """Slopes of log time over log nodes and over log bytes, by least squares; 1 is linear, the start counts too."""
     sized = [(row["bytes"], row["warm"]) for row in rows if row["tool"] == "expertc" and row["branches"] == 1000]
     return {
-        "time over nodes": slope([(row["nodes"], row["warm"]) for row in growth]),
+        "time over nodes, surgery alone": slope([(row["nodes"], row["surgery"]) for row in growth]),
+        "time over nodes, whole command": slope([(row["nodes"], row["warm"]) for row in growth]),
         "time over bytes, 1000 branches": slope(sized),
     }
 
@@ -194,8 +193,9 @@ def table(found: dict[str, Any]) -> str:
         result = f"{row['error']} | |" if "error" in row else ""
         result = result or f"{row['cold']:.2f} s | {row['warm']:.2f} s | {row['megabytes']:,}"
         lines.append(f"| {row['branches']:,} | {size} | {row['tool']} | {row['runs']} | {result} |")
-    lines += ["", "| nodes | whole command, warm | memory |", "| ---: | ---: | ---: |"]
-    lines += [f"| {row['nodes']:,} | {row['warm']:.2f} s | {row['megabytes']:,} |" for row in found["nodes"]]
+    lines += ["", "| nodes | surgery alone | whole command, warm | memory |", "| ---: | ---: | ---: | ---: |"]
+    for row in found["nodes"]:
+        lines.append(f"| {row['nodes']:,} | {row['surgery']:.2f} s | {row['warm']:.2f} s | {row['megabytes']:,} |")
     lines += ["", *(f"* exponent of {name}: {value}" for name, value in found["exponents"].items())]
     return "\n".join(lines) + "\n"
 

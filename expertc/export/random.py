@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from ..runtime.images import Source
 from ..taxonomy import Taxonomy
 from ..text import shown
 from ..zoo import HLFP, import_timm
+from ..zoo.arguments import build, require_arch
 from .exporter import OPSETS, export_file
 from .trained import tensors
 
@@ -58,21 +58,14 @@ def export_random(
 
 
 def _network(arch: str, classes: Taxonomy | int, form: str) -> torch.nn.Module:
-    timm = import_timm()
-    if not timm.is_model(arch):
-        near = ", ".join(timm.list_models(f"*{arch[:6]}*")[:5]) or "hlfp_small, nhl_resnet50"
-        raise UsageError(f"There is no architecture {shown(arch)}.", f"Try {near}.")
-    ours = timm.models.model_entrypoint(arch).__module__.startswith("expertc.")
-    arguments: dict[str, Any] = {"form": form} if arch.startswith("hlfp_") else {}
-    if isinstance(classes, int):
-        arguments["num_classes"] = classes
-    elif ours:
-        arguments["taxonomy"] = classes
-    else:
-        arguments["num_classes"] = len(classes)
+    require_arch(arch)
+    arguments = {"form": form} if arch.startswith("hlfp_") else {}
     torch.manual_seed(SEED)
     try:
-        network: torch.nn.Module = timm.create_model(arch, **arguments)
+        if isinstance(classes, Taxonomy):
+            network = build(arch, classes, arguments)
+        else:
+            network = import_timm().create_model(arch, num_classes=classes, **arguments)
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"{shown(arch)} cannot be built: {shown(str(error))}.", "See expertc export --help."

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InvalidArtifactError
+from ..errors import InvalidArtifactError, UsageError
 from ..taxonomy import Taxonomy
 from ..text import shown
 from ._timm import import_timm
@@ -35,6 +35,14 @@ def check(arch: str, arguments: Mapping[str, Any]) -> None:
                 f"The architecture {shown(arch)} has the argument {shown(key)} = {shown(value)}, which is not allowed.",
                 "Give numbers, lists of numbers, and the name of a backbone in timm.",
             )
+
+
+def require_arch(name: str) -> None:
+    """Raise ``UsageError``, with names that are near, unless timm knows the architecture ``name``."""
+    if not _is_known(name):
+        near = ", ".join(import_timm().list_models(f"*{name[:6]}*")[:5])
+        hint = f"Try {near}." if near else "See timm.list_models()."
+        raise UsageError(f"There is no architecture {shown(name)}.", hint)
 
 
 def build(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any]) -> nn.Module:

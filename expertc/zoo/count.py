@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..errors import UsageError
-from ..text import shown
 from ._timm import import_timm
+from .arguments import require_arch
 from .blocks import GlobalPool
 
 
@@ -21,11 +20,8 @@ def count_arch(name: str, classes: int, size: int | None = None, **arguments: An
 
     ``arguments`` go to ``timm.create_model``. Raises ``UsageError`` for a name that timm does not know.
     """
+    require_arch(name)
     timm = import_timm()
-    if not timm.is_model(name):
-        near = ", ".join(timm.list_models(f"*{name[:6]}*")[:5])
-        hint = f"Try {near}." if near else "See timm.list_models()."
-        raise UsageError(f"There is no architecture {shown(name)}.", hint)
     with torch.device("meta"):
         network = timm.create_model(name, num_classes=classes, **arguments)
     side = size or timm.data.resolve_model_data_config(network)["input_size"][-1]

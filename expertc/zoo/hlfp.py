@@ -25,7 +25,7 @@ from ..controls import GAIN, Control
 from ..taxonomy import Node, Taxonomy
 from .blocks import Bottleneck, GlobalPool, initialise
 from .forms import FORMS, load_either_form
-from .parts import IMAGE, TRUNK, Part
+from .parts import IMAGE, TRUNK, Part, run
 from .trunk import make_trunk
 
 __all__ = ["HLFP", "Branches", "Design"]
@@ -178,12 +178,7 @@ class HLFP(nn.Module):
                 x = y.index_select(1, torch.tensor(self.owners, device=y.device)).flatten(1, 2)
             fused: Tensor = self.branches(x, gain)
             return fused
-        made = {TRUNK: x}
-        for part in self.parts():
-            if part.name not in made:
-                own = () if gain is None or part.gain is None else (gain[part.gain : part.gain + 1],)
-                made[part.name] = part.module(*(made[name] for name in part.reads), *own)
-        return torch.cat([made[name] for name in self.logits()], dim=1)
+        return run(self.parts(), self.logits(), x, gain)
 
     @property
     def controls(self) -> tuple[Control, ...]:

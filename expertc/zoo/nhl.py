@@ -16,12 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ..taxonomy import Node, Taxonomy
 from .blocks import Bottleneck, ConvNeXtLevel, GlobalPool, initialise
-from .parts import IMAGE, TRUNK, Part
+from .parts import IMAGE, TRUNK, Part, run
 from .trunk import make_trunk
 
 __all__ = ["NHL", "ClassNode", "GroupNode"]
@@ -143,11 +142,7 @@ class NHL(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``[N, classes]`` of images ``[N, 3, H, W]``."""
-        made = {TRUNK: self.forward_features(x)}
-        for part in self.parts():
-            if part.name not in made:
-                made[part.name] = part.module(*(made[name] for name in part.reads))
-        return torch.cat([made[name] for name in self.logits()], dim=1)
+        return run(self.parts(), self.logits(), self.forward_features(x))
 
     is_separate = True
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 IMAGE, TRUNK = "image", "trunk"
 
@@ -21,3 +23,13 @@ class Part:
     module: nn.Module
     reads: tuple[str, ...]
     gain: int | None = None
+
+
+def run(parts: Iterable[Part], logits: Sequence[str], features: Tensor, gain: Tensor | None = None) -> Tensor:
+    """What the parts named ``logits`` give, concatenated, if the trunk gives ``features``; a ``gain`` per branch."""
+    made = {TRUNK: features}
+    for part in parts:
+        if part.name not in made:
+            own = () if gain is None or part.gain is None else (gain[part.gain : part.gain + 1],)
+            made[part.name] = part.module(*(made[name] for name in part.reads), *own)
+    return torch.cat([made[name] for name in logits], dim=1)
