@@ -89,7 +89,7 @@ def _interval(timing: Timing) -> str:
 def summary(certificate: Certificate) -> str:
     """A certificate in one line."""
     if certificate.verdict == "off":
-        return "off"
+        return "off: nobody has compared it with the full model; expertc verify does"
     inputs = certificate.inputs
     shown = {"verified": "passed", "uninformative": "UNINFORMATIVE, the scores do not vary"}
     steps = sum(step.passed for step in certificate.steps)

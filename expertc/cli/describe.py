@@ -61,7 +61,7 @@ def bundle(facts: Mapping[str, Any]) -> None:
         "source": f"{source['name']}, SHA-256 {source['sha256'][:16]}…",
         "classes": f"{len(selection['classes'])} of {selection['of']}: {_names(selection['classes'])}",
         "target": f"{facts['target']}, {facts['precision']}",
-        "forms": ", ".join(f"{key} {_short(value)}" for key, value in forms.items()),
+        "forms": "; ".join(_forms(forms)),
         "input": f"{facts['input']['name']} [{_shape(facts['input']['shape'])}]",
         "output": _output(output),
         "verification": summary(Certificate.from_mapping(facts["verification"])),
@@ -78,9 +78,20 @@ def bundle(facts: Mapping[str, Any]) -> None:
     show.table(("", "full model", "expert", "change"), rows)
 
 
+def _forms(forms: Mapping[str, Any]) -> list[str]:
+    """What was made of the plain cut, in words."""
+    batch, passes = forms["batch"], forms["passes"]
+    return [
+        "any number of images per call" if batch == "dynamic" else f"{batch} image{'s' * (batch != 1)} per call",
+        f"passes that changed it: {', '.join(passes)}" if passes else "as it was cut",
+        *(f"{key} {_short(value)}" for key, value in forms.items() if key not in ("batch", "passes", "fuse")),
+        *([f"branches fused: {forms['fuse']}"] if forms["fuse"] != "off" else []),
+    ]
+
+
 def _card(facts: Mapping[str, Any]) -> dict[str, str]:
     """What the card says about preprocessing, licence and origin."""
-    made = {"preprocessing": "not known"}
+    made = {"preprocessing": "not known: predict needs it, so build with --preprocess imagenet or FILE"}
     spec = facts["preprocess"]
     if spec is not None:
         resize = (
