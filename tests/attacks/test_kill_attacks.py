@@ -89,10 +89,11 @@ def children():
     return found
 
 results = []
-for number in range(kills):
+# A build that ends before its moment comes was not killed; another moment is drawn.
+while sum(result["killed"] for result in results) < kills and len(results) < 4 * kills:
     if scenario == "create" and target.exists():
         shutil.rmtree(target)
-    if number == 0:
+    if not results:
         status, seconds = whole("warm")
         before = state()
         if scenario == "create":
@@ -153,12 +154,11 @@ def test_a_killed_build_leaves_nothing_or_the_old_or_the_new(
     full: Path, tmp_path: Path, scenario: str, level: str, count: int
 ) -> None:
     found = kills(full, tmp_path, scenario, level, count, seed=1)
-    assert len(found) == count
+    assert sum(outcome.killed for outcome in found) == count
     for outcome in found:
         assert outcome.before == ("absent" if scenario == "create" else WARM)
         assert outcome.found in (outcome.before, COLD)
         assert (outcome.status, outcome.after, outcome.clean) == (0, WARM, [])
-    assert sum(outcome.killed for outcome in found) > count / 2
     if count > 20:
         kinds = Counter(outcome.found for outcome in found)
         assert kinds[found[0].before], kinds
