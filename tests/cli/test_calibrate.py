@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rainbow import COLOURS, photos, picture, rainbow, tree
+from test_bad_input import unprivileged
 
 import expertc
 from expertc import manifest
@@ -125,7 +126,7 @@ def test_the_readme_says_how(cli, bundle, seaside, tmp_path):
 
 
 def test_an_expert_that_ends_in_probabilities(cli, seaside, tmp_path):
-    (tmp_path / "soft.onnx").write_bytes(rainbow(kind="joint", end="Softmax").bytes())
+    (tmp_path / "soft.onnx").write_bytes(rainbow(kind="probabilities", end="Softmax").bytes())
     made = cli("build", tmp_path / "soft.onnx", "--classes", "warm", "-o", tmp_path / "a.expert", "--measure", "0")
     assert made.code == 0
     kind = open_bundle(tmp_path / "a.expert").manifest["output"]["kind"]
@@ -179,12 +180,20 @@ def test_what_is_no_bundle(cli, full, seaside, tmp_path):
     assert not (tmp_path / "new.expert").exists()
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_no_write_access(cli, bundle, seaside, tmp_path):
-    (tmp_path / "locked").mkdir(mode=0o555)
-    found = cli("calibrate", bundle, "--data", seaside, "--others", seaside, "-o", tmp_path / "locked" / "a.expert")
+@pytest.mark.parametrize("output", [("-o", "b.expert"), ("--force",)])
+def test_no_write_access(cli, bundle, seaside, output):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own may be root's alone
+        folder = Path(name)
+        shutil.copytree(bundle, folder / "a.expert")
+        folder.chmod(0o555)
+        before = tree(folder)
+        output = [str(folder / word) if word.endswith("expert") else word for word in output]
+        with unprivileged():
+            found = cli("calibrate", folder / "a.expert", "--data", seaside, "--others", seaside, *output)
+        assert tree(folder) == before
+        folder.chmod(0o755)
     assert (found.code, found.out) == (9, "")
-    assert "cannot be written" in found.err
+    assert "cannot be written (Permission denied)" in found.err
 
 
 def test_misspelt_folders_are_left_out_on_request(cli, bundle, tmp_path):
