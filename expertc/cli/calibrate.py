@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -48,7 +49,7 @@ def command(
     with reserve(Path(bundle if output is None else output), force=force) as place:
         images = open_dataset(data, split)
         with Expert.open(opened, threads=threads) as expert:
-            judge = of_expert(expert, opened)
+            judge = replace(of_expert(expert, opened), reject=None)  # an older threshold says nothing here
             if judge.preprocess is None:
                 raise BundleError("The bundle does not say how images become tensors.", "Build it with preprocessing.")
             match = photos.match(images, judge, ignore_unknown)

@@ -12,7 +12,7 @@ from .picture import GAP, MARGIN, SMALL, TITLE, coloured, font, write
 MOST = 1000  # classes; each is at least 4 pixels wide
 NAMES, SIDE = 180, 600  # pixels: width of the names, and of the matrix as far as cells stay within bounds
 LEAST, LARGEST = 4, 44  # pixels of a cell
-TOLD = 28  # from this size on a cell holds its number
+TOLD = 24  # from this size on a cell holds its number
 
 NOTE = "Rows are true classes, columns decisions in the same order. Colour: share of the row."
 

@@ -152,7 +152,7 @@ def _folder(path: Path, split: str, labels: Sequence[str], taxonomy: Taxonomy | 
     files = find_images(root)
     if not files:
         raise DataError(f"The folder {shown(path)} holds no images.", "Give a folder with photos of other things.")
-    ways = [file.relative_to(root).parts[:-1] for file in files]
+    ways = [file.relative_to(root).parts[:-1] or (root.resolve().name,) for file in files]
     own = match_classes({name for way in ways for name in way}, labels, taxonomy)
     found = [next((name for name in way if name in own), "") for way in ways]
     classes = tuple(dict.fromkeys(found))

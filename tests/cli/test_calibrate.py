@@ -87,6 +87,8 @@ def test_json_in_place_and_again(cli, bundle, seaside, tmp_path):
     assert (found["others"]["own_left_out"], found["others"]["images"]) == (20, 20)
     again = json.loads(cli(*arguments, "--force", "--reject-rate", "0.25").out)
     assert again["reject"]["threshold"] > found["reject"]["threshold"]
+    assert cli(*arguments[:-1], "--force").out.count("none of these: ") == 1  # not the older threshold's too
+    cli(*arguments, "--force", "--reject-rate", "0.25")
     text = (mine / "README.txt").read_text()
     assert text.count("A photo shows none of these classes") == 1
     assert repr(again["reject"]["threshold"]) in text

@@ -47,6 +47,16 @@ def test_packed(tmp_path: Path) -> None:
     assert (found.indices, found.own) == ((0, 2, 3), 1)
 
 
+def test_a_folder_of_an_own_class_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photos(tmp_path, ("reds", "greens"))
+    with pytest.raises(DataError, match="own classes"):
+        open_others(tmp_path / "reds", "val", WARM, TAXONOMY)
+    monkeypatch.chdir(tmp_path / "reds")
+    with pytest.raises(DataError, match="own classes"):
+        open_others(".", "val", WARM, TAXONOMY)
+    assert len(open_others(tmp_path / "greens", "val", WARM, TAXONOMY).indices) == 3
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
