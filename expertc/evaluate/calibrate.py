@@ -79,14 +79,14 @@ def release(bundle: Bundle, place: Output, calibration: Calibration) -> Path:
     with reported(place.path), TemporaryDirectory(prefix="expertc-") as scratch:
         files: dict[str, bytes | Path] = {}
         for name in listed.keys() - {REPORT}:  # a bundle is written from files that may be moved into it
-            files[name] = Path(shutil.copyfile(bundle.file(name), Path(scratch) / name))
+            files[name] = Path(shutil.copyfile(bundle.file(name), Path(scratch) / name, follow_symlinks=False))
         if README in files:
-            text = read_text(bundle.file(README), "The file", BundleError)
+            text = read_text(Path(scratch) / README, "The file", BundleError)
             files[README] = rejecting(text, reject.score, reject.threshold).encode()
         # Those that were checked when the bundle was opened: a file that changed since is found in the new one too.
         hashes = {name: facts["sha256"] for name, facts in listed.items() if name in files and name != README}
         report, before = bundle.file(REPORT), {}
-        if report.is_file():  # a bundle may come without
+        if report.is_file() and not report.is_symlink():  # a bundle may come without
             before = parse_json(read_text(report, "The file", BundleError), f"'{report}'", BundleError)
         return place.write(
             files,

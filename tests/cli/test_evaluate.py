@@ -6,9 +6,14 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
+from networks import Net
 from PIL import Image
-from rainbow import photos, picture, rainbow, tree
+from rainbow import SIDE, card, photos, picture, rainbow, tree
+
+from expertc.card import CARD_KEY
+from expertc.taxonomy import Taxonomy
 
 
 def test_accuracy_with_intervals(cli, bundle, tmp_path):
@@ -77,6 +82,43 @@ def test_calibration_and_coverage(cli, full, tmp_path):
     assert found["confusion"] == [[1, 0], [1, 0]]
     none = json.loads(cli(*arguments[:-1], "0.99", "--json").out)["coverage"]
     assert (none["covered"], none["coverage"], none["accuracy"]) == (0, 0, None)
+
+
+@pytest.mark.parametrize("classes", [(), ("--classes", "warm")])
+def test_a_model_that_ends_in_a_softmax_is_as_sure_as_without(cli, full, tmp_path, classes):
+    """Of some classes alone, its probabilities are first made to add up to 1."""
+    (tmp_path / "soft.onnx").write_bytes(rainbow(kind="probabilities", end="Softmax").bytes())
+    folder = photos(tmp_path / "photos", ("reds", "yellows"))
+    picture(folder / "reds" / "wrong.png", "yellows")
+    plain, soft = (
+        json.loads(cli("evaluate", model, "--data", folder, *classes, "--reject", "0.9", "--json").out)
+        for model in (full, tmp_path / "soft.onnx")
+    )
+    assert soft["calibration"]["error"] == pytest.approx(plain["calibration"]["error"], abs=1e-6)
+    assert soft["coverage"] == plain["coverage"]
+    assert 0 < plain["coverage"]["covered"] < 7
+
+
+def test_the_best_five_of_many(cli, tmp_path):
+    """A flat model of six colours, four of which look alike to it: the table has a line for the best five."""
+    net = Net(17)
+    weight = net.constant(np.array([[3, 0, 0], [0, 3, 0], [2, 0, 0], [1, 0, 0], [1, 1, 0], [0, 2, 0]], np.float32))
+    image = net.image(3, SIDE, SIDE)
+    means = net.node("Flatten", net.node("GlobalAveragePool", image), axis=1)
+    net.node("Gemm", means, weight, transB=1, out="scores")
+    net.result("scores", 6)
+    labels = "reds greens ruby pink yellows limes".split()
+    net.metadata = {CARD_KEY: card(taxonomy=Taxonomy.flat(labels)).to_json()}
+    (tmp_path / "six.onnx").write_bytes(net.bytes())
+    folder = photos(tmp_path / "photos", ("reds",), each=2)
+    picture(folder / "limes" / "a.png", "greens")  # second best
+    picture(folder / "pink" / "a.png", "greens")  # 0 like the others that see red, and the last of these: sixth
+    picture(folder / "ruby" / "a.png", "blues")  # everything is 0: third
+    code, out, _ = cli("evaluate", tmp_path / "six.onnx", "--data", folder)
+    rows = [line.split() for line in out.splitlines()]
+    assert ["all,", "among", "the", "best", "5", "5", "4", "80.0", "%", "37.6", "to", "96.4", "%"] in rows
+    found = json.loads(cli("evaluate", tmp_path / "six.onnx", "--data", folder, "--json").out)
+    assert (code, found["hits"], found["top5"]["hits"], found["top5"]["images"]) == (0, 2, 4, 5)
 
 
 def test_others(cli, full, tmp_path):
