@@ -6,6 +6,7 @@ from .card import Card, Preprocess
 from .text import clean_text
 
 _LISTED = 8  # classes
+_NONE = "\nA photo shows none of these classes\n"
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
@@ -35,6 +36,21 @@ With ONNX Runtime alone
 {_snippet(card, card.preprocess, batch or 1, controls=controls)}
 With TensorRT, on the device
   trtexec --onnx=expert.onnx --saveEngine=expert.plan
+"""
+
+
+def rejecting(text: str, score: str, threshold: float) -> str:
+    """The text with a last part on when a photo shows none of the classes, in place of an older one.
+
+    ``score`` is a name of ``runtime.scores``; a photo is none of the classes if its score is below ``threshold``.
+    """
+    of = {"energy": "scores.max() + numpy.log(numpy.exp(scores - scores.max()).sum())", "max-logit": "scores.max()"}
+    best = of.get(score, "the probability of the best class")
+    return f"""{text.partition(_NONE)[0].rstrip()}
+
+{_NONE.strip()}
+  if its {score}, {best},
+  is below {threshold!r}
 """
 
 

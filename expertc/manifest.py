@@ -24,6 +24,7 @@ from .card import KINDS, Card
 from .errors import BundleError
 from .graph import Model
 from .instructions import instructions
+from .runtime.reject import read_reject
 from .source import Source
 from .surgery.prune import Cut
 from .targets import Target
@@ -68,6 +69,7 @@ def describe(
             "sha256": source.sha256,
             "files": dict(source.model.files),  # bytes of each; only what is kept of them is hashed, because read
             "kept_tensors": dict(tensors),
+            "taxonomy": source.card.taxonomy.to_mapping(),  # what a photo of another class may be called
         },
         "selection": {
             "indices": list(cut.indices),
@@ -163,6 +165,7 @@ def read(bundle: Bundle) -> dict[str, Any]:
         raise _malformed(bundle, "output.kind")
     Certificate.from_mapping(bundle.manifest["verification"])
     _ = bundle.controls, bundle.embedded  # which a manifest of an older expertc does not have
+    read_reject(bundle, bundle.manifest["output"]["kind"])
     return bundle.manifest
 
 

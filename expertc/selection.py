@@ -23,7 +23,7 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,6 +93,23 @@ def resolve(taxonomy: Taxonomy, text: str, *, base: Path | None = None) -> Selec
         asked,
         tuple(part for part in dict.fromkeys(left) if part),
     )
+
+
+def class_rows(taxonomy: Taxonomy, names: Iterable[str]) -> dict[str, int]:
+    """The row of each of ``names`` (of folders, say) that is one class, found as an item in quotes would be.
+
+    Unknown and ambiguous names are left out, and so are categories, even those with a single class: of an expert's
+    tree that may be all that is left of many.
+    """
+    known, rows = _Names(taxonomy), dict[str, int]()
+    for name in names:
+        text = clean_text(name)
+        tiers = (known.candidates(text, tier) for tier in _TIERS) if text else iter(())
+        found = next(filter(None, tiers), [])
+        index = next((node.index for node in found if node.index is not None), None)
+        if index is not None and len({node.leaves for node in found}) == 1:
+            rows[name] = index
+    return rows
 
 
 # -- spelling --------------------------------------------------------------------------------------------------
@@ -171,7 +188,7 @@ class _Names:
         if not item.quoted and not self._numbers_are_names and _NUMBER.fullmatch(item.text):
             return self._rows(item.text, item.text)
         for tier in _TIERS:
-            found = self._candidates(item.text, tier)
+            found = self.candidates(item.text, tier)
             if len({node.leaves for node in found}) > 1:
                 raise self._ambiguous(item.text, found)
             if found:
@@ -192,7 +209,7 @@ class _Names:
             )
         return tuple(range(first, last + 1))
 
-    def _candidates(self, text: str, tier: _Tier) -> list[Node]:
+    def candidates(self, text: str, tier: _Tier) -> list[Node]:
         """Nodes that ``text`` names, by itself or as the tail of a path."""
         if len(text) > MAX_DEPTH * (MAX_NAME + 1):
             return []

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from expertc import selection
 from expertc.errors import ExitCode, SelectionError
-from expertc.selection import fold, plurals, resolve
+from expertc.selection import class_rows, fold, plurals, resolve
 from expertc.taxonomy import Taxonomy
 
 
@@ -141,6 +141,22 @@ def test_synsets_labels_and_quotes(text: str, row: int) -> None:
     taxonomy = Taxonomy.parse(SYNSETS)
     assert resolve(taxonomy, text).indices == (row,)
     assert row not in resolve(taxonomy, f"-{text}").indices
+
+
+def test_names_of_folders_are_found_as_the_command_line_finds_them(sea: Taxonomy) -> None:
+    """What is one class in quotes is that class; a category, even with one class, is none."""
+    named = [key for node in sea.nodes() for key in (node.name, node.label, node.synset, node.name.upper()) if key]
+    named += ["shark", "Sea Rays", "fishes/sharks", "whale/sharks", "", " ", "#3", "7", "-sharks", "@sharks"]
+    found = class_rows(sea, named)
+    for name in named:
+        quoted = f'"{name}"'
+        try:
+            rows = resolve(sea, quoted).indices
+        except SelectionError:
+            rows = ()
+        assert found.get(name) == (rows[0] if len(rows) == 1 else None), name
+    only = sea.restrict(resolve(sea, "sharks").indices)
+    assert class_rows(only, ["fishes", "Sharks"]) == {"Sharks": 0}
 
 
 def test_ambiguity_lists_the_candidates_as_paths() -> None:

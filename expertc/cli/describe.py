@@ -64,6 +64,7 @@ def bundle(facts: Mapping[str, Any]) -> None:
         "forms": "; ".join(_forms(forms)),
         "input": f"{facts['input']['name']} [{_shape(facts['input']['shape'])}]",
         "output": _output(output),
+        **_reject(facts.get("reject")),
         "verification": summary(Certificate.from_mapping(facts["verification"])),
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         **_card(facts),
@@ -106,6 +107,14 @@ def _card(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts["provenance"]:
         made["provenance"] = "\n".join(f"{key}: {_short(value)}" for key, value in facts["provenance"].items())
     return made
+
+
+def _reject(reject: Mapping[str, Any] | None) -> dict[str, str]:
+    """When the expert says "none of these"."""
+    if reject is None:
+        return {}
+    say = f"{reject['score']} below {reject['threshold']:.6g}"
+    return {"none of these": f"{say}: {100 * reject['caught']:.1f} % of {reject['others']:,} other photos"}
 
 
 def _cost(cost: Mapping[str, int]) -> tuple[str, str, str]:

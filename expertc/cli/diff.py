@@ -79,6 +79,9 @@ def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
         **{f"form: {key}": value for key, value in manifest["forms"].items()},
         **{f"version: {key}": value for key, value in manifest["versions"].items()},
         "verification": manifest["verification"]["verdict"],
+        "none of these below": f"{reject['score']} {reject['threshold']:.6g}"
+        if (reject := manifest.get("reject"))
+        else "-",
     }
 
 

@@ -3,48 +3,60 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from . import data as photos
 from . import options, show
 
 if TYPE_CHECKING:
     from ..evaluate import Agreement, Evaluation
-
-LISTED = 10  # photos that are named
+    from ..evaluate.confidence import Coverage
 
 
 @click.command(
     epilog=options.example(
         "expertc evaluate sharks-rays.expert --data photos/",
         "expertc evaluate sharks-rays.expert --data photos/ --against full.onnx",
+        "expertc evaluate sharks-rays.expert --data photos/ --others seaside/",
     )
 )
 @click.argument("path", metavar="BUNDLE|MODEL", required=False)
-@click.option("--data", required=True, metavar="DIR", help="Labelled photos: a folder per class, or packed.")
-@click.option("--split", default="val", show_default=True, metavar="NAME", help="Which part of a packed data set.")
+@photos.options
 @click.option("--classes", metavar="LIST", help="Judge only these classes, deciding among them alone.")
 @click.option("--against", metavar="MODEL", help="Also compare every decision with this model, restricted alike.")
+@click.option("--reject", type=float, metavar="P", help="Also judge only decisions with at least this probability.")
+@click.option("--others", metavar="DIR", help="Photos of other things: how well are they told apart?")
+@click.option("--picture", metavar="FILE", help="Draw what is taken for what (the confusion matrix) as a PNG file.")
+@click.option("--force", is_flag=True, help="Replace an existing PNG file.")
 @options.foreign
 @options.threads
 @options.as_json
 @options.quietly
 @options.everywhere
 def command(
-    path: str | None, data: str, split: str, classes: str | None, against: str | None, labels: str | None,
+    path: str | None, data: str, split: str, ignore_unknown: bool, classes: str | None, against: str | None,
+    reject: float | None, others: str | None, picture: str | None, force: bool, labels: str | None,
     taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None, as_json: bool,
     quiet: bool,
 ) -> None:  # fmt: skip
-    """Measure top-1 accuracy of a bundle or a model on labelled photos, with 95 % Wilson intervals.
+    """Measure a bundle or a model on labelled photos: accuracy per class with 95 % Wilson intervals, calibration.
 
-    Without BUNDLE|MODEL the bundled model is judged.
+    Without BUNDLE|MODEL the bundled model is judged. --json adds the confusion matrix.
     """
+    from ..atomic import refuse_unless, save
     from ..errors import CardError
-    from ..evaluate import compare, evaluate, match_classes
+    from ..evaluate import compare, confusion, evaluate
     from ..evaluate.judges import open_judge
+    from ..evaluate.others import open_others, scope
+    from ..evaluate.picture import png
     from ..runtime import open_dataset
 
+    _check(reject, picture, force)
+    if picture is not None and not force:
+        refuse_unless(Path(picture), None)  # before any work
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     images = open_dataset(data, split)
     with ExitStack() as opened:
@@ -56,32 +68,62 @@ def command(
         spec = judge.preprocess
         if spec is None:
             raise CardError("The model does not say how images become its input.", "Give --preprocess.")
-        match = match_classes(images.classes, judge.labels, judge.taxonomy)
+        match = photos.match(images, judge, ignore_unknown)
+        strangers = None if others is None else open_others(others, split, judge.labels, judge.taxonomy)
         with options.bar("evaluating", quiet) as progress:
-            found = evaluate(judge.scores, spec, judge.labels, images, match=match, progress=progress)
+            found = evaluate(judge.scores, spec, judge.labels, images, match=match, progress=progress, kind=judge.kind)
+        covered = None if reject is None else found.covered(reject)
         agreed = None
         if other is not None:
             with options.bar("comparing", quiet) as progress:
                 agreed = compare(judge.scores, other.scores, spec, images, only=match, progress=progress)
+        apart = None
+        if strangers is not None:
+            with options.bar("looking at the others", quiet) as progress:
+                apart = scope(judge, found, strangers, progress)
+    if picture is not None:
+        save(Path(picture), png(confusion.draw(found, Path(data).name)), force=force)
     if as_json:
-        show.json_out(found.to_mapping() | ({} if agreed is None else {"agreement": agreed.to_mapping()}))
+        more = {"coverage": covered, "agreement": agreed, "others": apart}
+        asked = {key: value.to_mapping() for key, value in more.items() if value is not None}
+        show.json_out(found.to_mapping() | asked | ({} if picture is None else {"picture": picture}))
     else:
-        _print(found, agreed)
+        _print(found, covered, agreed)
+        if apart is not None:
+            show.line()
+            photos.print_scope(apart)
+        if picture is not None:
+            show.line(f"picture: {picture}")
 
 
-def _print(found: Evaluation, agreed: Agreement | None) -> None:
+def _check(reject: float | None, picture: str | None, force: bool) -> None:
+    from ..errors import UsageError
+
+    if reject is not None and not 0 <= reject <= 1:  # which NaN is not
+        raise UsageError(f"--reject {reject:g} is not a probability.", "Write for example --reject 0.8.")
+    if force and picture is None:
+        raise UsageError("--force belongs to --picture.", "Write --picture confusion.png.")
+
+
+def _print(found: Evaluation, covered: Coverage | None, agreed: Agreement | None) -> None:
     rows = [
-        (r.label, show.count(r.images), show.count(r.hits), show.percent(r.accuracy), _interval(r.images, r.interval))
+        (r.label, show.count(r.images), show.count(r.hits), show.percent(r.accuracy), photos.interval(r.hits, r.images))
         for r in (*found.per_class, found.overall)
     ]
+    if (top5 := found.top5) is not None:
+        share = show.percent(top5.accuracy), photos.interval(top5.hits, top5.images)
+        rows.append(("all, among the best 5", show.count(top5.images), show.count(top5.hits), *share))
     show.table(("class", "photos", "right", "accuracy", "95 % interval"), rows)
-    remarks = [f"left out: {reason}" for _, reason in found.unreadable[:LISTED]]  # which names the photo
-    if len(found.unreadable) > LISTED:
-        remarks.append(f"left out: {len(found.unreadable) - LISTED:,} more that cannot be read")
-    if found.left_out:
-        remarks.append(f"left out: {sum(found.left_out.values()):,} photos of {len(found.left_out)} other classes")
-    if found.undecided:
-        remarks.append(f"undecided: {len(found.undecided):,} photos, for which the scores are not numbers")
+    remarks = []
+    if found.calibration_error is not None:
+        remarks.append(f"calibration error: {show.percent(found.calibration_error)} (expected; 15 bins)")
+    if covered is not None:
+        remarks.append(
+            f"with at least {covered.reject:g}: {covered.covered:,} of {covered.images:,} photos, "
+            f"{show.percent(covered.coverage)}; of these right: {show.percent(covered.accuracy)} "
+            f"({photos.interval(covered.hits, covered.covered)})"
+        )
+    remarks += photos.remarks(found.unreadable, found.left_out, len(found.undecided))
     if agreed is not None:
         remarks.append(
             f"agreement: {agreed.agreed:,} of {agreed.images:,} decisions; largest difference of a score "
@@ -89,7 +131,3 @@ def _print(found: Evaluation, agreed: Agreement | None) -> None:
         )
     for remark in ("", *remarks) if remarks else ():
         show.line(remark)
-
-
-def _interval(images: int, bounds: tuple[float, float]) -> str:
-    return f"{100 * bounds[0]:.1f} to {100 * bounds[1]:.1f} %" if images else "-"

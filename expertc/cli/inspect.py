@@ -108,6 +108,7 @@ def _bundle(path: str, explain: bool) -> dict[str, Any]:
     bundle = open_bundle(path)
     facts = dict(manifest.read(bundle))
     facts["source"] = facts["source"] | {"kept_tensors": len(facts["source"]["kept_tensors"])}
+    facts["source"].pop("taxonomy", None)  # long, and 'selection' says how many classes there were
     facts["preprocess"] = None if bundle.preprocess is None else bundle.preprocess.to_mapping()
     if explain:
         facts["kept_whole"] = _model(path, None, True)["kept_whole"]

@@ -28,6 +28,7 @@ COMMANDS = {
     "verify": ("verify", "Check a bundle against its full model."),
     "predict": ("predict", "Classify images with a bundle."),
     "evaluate": ("evaluate", "Measure accuracy on labelled photos."),
+    "calibrate": ("calibrate", "Let an expert say 'none of these'."),
     "bench": ("bench", "Measure latency, several models in one interleaved run."),
     "targets": ("targets", "List device profiles."),
     "doctor": ("doctor", "Check this machine."),

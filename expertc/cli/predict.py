@@ -64,7 +64,9 @@ def _print(prediction: Prediction) -> None:
     if prediction.error is not None:
         show.line(f"{prediction.image}: {prediction.error}", error=True)
         return
-    if prediction.raw:
+    if prediction.none_of_these:
+        answers = ["none of these"]
+    elif prediction.raw:
         answers = [f"{label} (raw score {value:.4f})" for label, value in prediction.labels]
     else:
         answers = [f"{label} {100 * value:.1f} %" for label, value in prediction.labels]

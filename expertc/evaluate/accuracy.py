@@ -1,4 +1,4 @@
-"""Top-1 accuracy on labelled images, overall and per class, with Wilson intervals."""
+"""Accuracy on labelled images, overall and per class, with Wilson intervals, and how far its probabilities hold."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from ..errors import DataError
 from ..intervals import wilson
 from ..runtime.dataset import LabelledImages
 from ..runtime.matching import match_classes
+from ..runtime.scores import probabilities
 from .batches import Progress, Scores, batches
+from .confidence import BINS, Coverage, calibration_error, covered, ranks
+
+TOP = 5
 
 
 @dataclass(frozen=True)
@@ -44,11 +48,12 @@ class ClassResult:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model decided about labelled images; every figure derives from the decisions.
+    """What a model decided about labelled images; every figure derives from the decisions and the scores.
 
     ``truth`` and ``decided`` (int64 ``[images]``) index ``labels``; a decision of -1 means that the scores were not
     numbers, which counts as wrong. ``unreadable`` lists ``(image, reason)``; those images count nowhere. ``left_out``
-    counts the images of each data set class that the model does not know.
+    counts the images of each data set class that the model does not know. ``scores`` are the model's raw numbers
+    ``[images, labels]``, of ``kind``; without them only decisions can be counted.
     """
 
     labels: tuple[str, ...]
@@ -57,6 +62,8 @@ class Evaluation:
     decided: np.ndarray
     unreadable: tuple[tuple[str, str], ...]
     left_out: Mapping[str, int]
+    scores: np.ndarray | None = None
+    kind: str = "logits"
 
     @property
     def images(self) -> int:
@@ -82,6 +89,36 @@ class Evaluation:
     def interval(self) -> tuple[float, float]:
         """Wilson 95 % interval of the accuracy."""
         return self.overall.interval
+
+    @cached_property
+    def top5(self) -> ClassResult | None:
+        """Images whose class is among the best ``TOP``; None where that says nothing, with no more classes."""
+        if self.scores is None or len(self.labels) <= TOP:
+            return None
+        return ClassResult("all", self.images, int((ranks(self.scores, self.truth) < TOP).sum()))
+
+    @cached_property
+    def confidence(self) -> np.ndarray | None:
+        """The decision's probability, float64 ``[images]``, NaN without one; None of a single class."""
+        if self.scores is None or len(self.labels) == 1:
+            return None
+        best: np.ndarray = probabilities(self.scores, self.kind).max(axis=1)
+        return best
+
+    @cached_property
+    def calibration_error(self) -> float | None:
+        """Expected calibration error of the images with a probability, None without any."""
+        if self.confidence is None or not (known := np.isfinite(self.confidence)).any():
+            return None
+        return calibration_error(self.confidence[known], (self.truth == self.decided)[known])
+
+    def covered(self, reject: float) -> Coverage:
+        """What is left if only probabilities from ``reject`` on count; ``DataError`` where there are none."""
+        if self.confidence is None:
+            raise DataError(
+                "A single class has no probability that could be too low.", "Evaluate a model of several classes."
+            )
+        return covered(self.confidence, self.truth == self.decided, reject)
 
     @cached_property
     def per_class(self) -> tuple[ClassResult, ...]:
@@ -113,6 +150,8 @@ class Evaluation:
         summary = {key: value for key, value in self.overall.to_mapping().items() if key != "label"}
         return {
             **summary,
+            "top5": None if self.top5 is None else self.top5.to_mapping(),
+            "calibration": {"error": self.calibration_error, "bins": BINS},
             "classes": [result.to_mapping() for result in self.per_class],
             "confusion": self.confusion.tolist(),
             "absent": list(self.absent),
@@ -131,8 +170,9 @@ def evaluate(
     match: Mapping[str, int] | None = None,
     batch: int = 16,
     progress: Progress | None = None,
+    kind: str = "logits",
 ) -> Evaluation:
-    """Judge ``scores`` (tensors ``[N, ...]`` to ``[N, len(labels)]``) by the largest score of each image.
+    """Judge ``scores`` (tensors ``[N, ...]`` to ``[N, len(labels)]``, of ``kind``) by the largest of each image.
 
     ``match`` maps names of the data set's classes to positions in ``labels`` (default: ``match_classes``); images of
     other classes are left out and counted. ``progress`` is called with (done, all) after each batch. Raises
@@ -150,20 +190,23 @@ def evaluate(
         )
     unreadable: list[tuple[str, str]] = []
     judged: list[int] = []
-    decided: list[int] = []
+    rows: list[np.ndarray] = []
     wanted = np.flatnonzero(truth >= 0).tolist()
     for indices, tensors in batches(dataset, wanted, preprocess, unreadable, batch, progress):
         judged += indices
-        decided += decisions(scores(tensors)).tolist()
+        rows.append(scores(tensors))
     if not judged:
         raise DataError(f"None of the {len(wanted)} images can be read.", unreadable[0][1])
+    raw = np.concatenate(rows)
     return Evaluation(
         tuple(labels),
         tuple(dataset.name(index) for index in judged),
         truth[judged],
-        np.array(decided, np.int64),
+        decisions(raw),
         tuple(unreadable),
         dict(left_out),
+        raw,
+        kind,
     )
 
 

@@ -17,8 +17,8 @@ from ..backends.cpu import open_session
 from ..card import Card
 from ..errors import CardError, ModelError, UnsupportedError, UsageError
 from ..graph import Model, Variable, pack, volume, with_input
-from ..runtime.expert import probabilities
 from ..runtime.preprocess import apply, view
+from ..runtime.scores import probabilities
 from ..selection import Selection
 from ..source import Source
 from ..surgery.maps import FeatureMap, Maps, branch_name, chain, find_maps

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from ..backends.cpu import open_session
+from ..bundle import Bundle, open_bundle
 from ..card import Preprocess
 from ..errors import ModelError, SelectionError
-from ..runtime import Expert
+from ..runtime import Expert, Reject
 from ..selection import resolve
 from ..source import BUNDLED, Foreign, open_source
 from ..surgery.outputs import score_source
@@ -23,12 +24,26 @@ from .batches import Scores
 
 @dataclass(frozen=True)
 class Judge:
-    """``scores`` maps tensors ``[N, ...]`` to ``[N, len(labels)]``; ``taxonomy`` is there for a full model."""
+    """``scores`` maps tensors ``[N, ...]`` to ``[N, len(labels)]``, of ``kind`` (``card.KINDS``).
+
+    ``taxonomy`` are all classes of the full model, None if a bundle does not name them; ``reject`` is an expert's
+    threshold.
+    """
 
     labels: tuple[str, ...]
     preprocess: Preprocess | None
     scores: Scores
     taxonomy: Taxonomy | None = None
+    kind: str = "logits"
+    reject: Reject | None = None
+
+
+def of_expert(expert: Expert, bundle: Bundle) -> Judge:
+    """The expert of an opened bundle; ``TaxonomyError`` if the bundle names the full model's classes badly."""
+    source = bundle.manifest.get("source")
+    tree = source.get("taxonomy") if isinstance(source, dict) else None  # not there in one of an older expertc
+    taxonomy = None if tree is None else Taxonomy.from_mapping(tree)
+    return Judge(expert.labels, expert.preprocess, expert.scores, taxonomy, expert.kind, expert.reject)
 
 
 @contextmanager
@@ -46,8 +61,9 @@ def open_judge(
     """
     path = BUNDLED if path is None else Path(path)
     if path.is_dir():
-        with Expert.open(path, threads=threads) as expert:
-            yield _restricted(Judge(expert.labels, expert.preprocess, expert.scores), classes)
+        bundle = open_bundle(path)
+        with Expert.open(bundle, threads=threads) as expert:
+            yield _restricted(of_expert(expert, bundle), classes, Taxonomy.flat(expert.labels))
         return
     source = open_source(path, foreign)
     output = source.card.outputs[0].name
@@ -65,18 +81,20 @@ def open_judge(
             return np.concatenate(parts)
 
         card = source.card
-        yield _restricted(Judge(card.classes, card.preprocess, scores, card.taxonomy), classes)
+        judge = Judge(card.classes, card.preprocess, scores, card.taxonomy, card.outputs[0].kind)
+        yield _restricted(judge, classes, card.taxonomy)
 
 
-def _restricted(judge: Judge, classes: str | Sequence[str] | None) -> Judge:
+def _restricted(judge: Judge, classes: str | Sequence[str] | None, tree: Taxonomy) -> Judge:
     if classes is None:
         return judge
     if isinstance(classes, str):
-        columns = list(resolve(judge.taxonomy or Taxonomy.flat(judge.labels), classes).indices)
+        columns = list(resolve(tree, classes).indices)
     else:
         missing = [name for name in classes if name not in judge.labels]
         if missing:
             raise SelectionError(f"The model has no class {shown(missing[0])}.", "Compare models of the same classes.")
         columns = [judge.labels.index(name) for name in classes]
     labels = tuple(judge.labels[column] for column in columns)
-    return Judge(labels, judge.preprocess, lambda batch: judge.scores(batch)[:, columns], judge.taxonomy)
+    kind = "joint" if judge.kind == "probabilities" else judge.kind  # of some classes alone they do not add up to 1
+    return Judge(labels, judge.preprocess, lambda batch: judge.scores(batch)[:, columns], judge.taxonomy, kind)

@@ -28,7 +28,7 @@ TITLE, SMALL = 15, 12  # font sizes
 BAR, NUMBER = 12, 70  # widths of a colour scale and of what stands beside it
 _INK, _FAINT, _PAPER = (20, 20, 20), (95, 95, 95), (255, 255, 255)
 
-_Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
+Font: TypeAlias = "ImageFont.FreeTypeFont | ImageFont.ImageFont"
 _Ink = tuple[int, int, int]
 _WIDER = ("DejaVuSans.ttf", "Arial.ttf")
 
@@ -44,31 +44,31 @@ def draw(found: Features, name: str) -> Image.Image:
     column, caption = max(width, LEAST), SMALL + 6
     top, step = MARGIN + TITLE + SMALL + 14, height + caption + GAP
     left = [MARGIN + at * (column + GAP) for at in range(len(found.columns) + 2)]
-    end = max(left[-1] + BAR + 5 + NUMBER, MARGIN + ceil(max(map(_font(SMALL).getlength, NOTE))))
+    end = max(left[-1] + BAR + 5 + NUMBER, MARGIN + ceil(max(map(font(SMALL).getlength, NOTE))))
     size = (end + MARGIN, top + found.rows * step + len(NOTE) * (SMALL + 5) + MARGIN)
     made = Image.new("RGB", size, _PAPER)
 
     photo = found.photo.resize((width, height), Image.Resampling.BICUBIC)
     made.paste(photo, (left[0], top + caption))
-    _write(made, name, (left[0], MARGIN, column), TITLE)
+    write(made, name, (left[0], MARGIN, column), TITLE)
     for row in range(found.rows):
         at, (low, high) = top + row * step + caption, found.scale(row)
         for x, shown in zip(left[1:], found.columns, strict=False):
             cell = found.cell(row, shown)
             if cell is not None:
                 if found.rows > 1 or cell[0].name != shown.name:
-                    _write(made, cell[0].name, (x, at - caption, column), SMALL, _FAINT)
+                    write(made, cell[0].name, (x, at - caption, column), SMALL, _FAINT)
                 made.paste(overlay(photo, cell[1], low, high), (x, at))
         bar = np.linspace(1, 0, height)[:, None].repeat(BAR, axis=1)
-        made.paste(_coloured(bar, np.full((height, BAR), 128.0)), (left[-1], at))
-        _write(made, f"{high:.3g}", (left[-1] + BAR + 5, at - 2, NUMBER), SMALL)
-        _write(made, f"{low:.3g}", (left[-1] + BAR + 5, at + height - SMALL - 2, NUMBER), SMALL)
+        made.paste(coloured(bar, np.full((height, BAR), 128.0)), (left[-1], at))
+        write(made, f"{high:.3g}", (left[-1] + BAR + 5, at - 2, NUMBER), SMALL)
+        write(made, f"{low:.3g}", (left[-1] + BAR + 5, at + height - SMALL - 2, NUMBER), SMALL)
     for x, shown in zip(left[1:], found.columns, strict=False):
-        _write(made, shown.name, (x, MARGIN, column), TITLE)
-        _write(made, f"{100 * shown.probability:.1f} %", (x, MARGIN + TITLE + 4, column), SMALL)
+        write(made, shown.name, (x, MARGIN, column), TITLE)
+        write(made, f"{100 * shown.probability:.1f} %", (x, MARGIN + TITLE + 4, column), SMALL)
     for line, text in enumerate(NOTE):
         y = top + found.rows * step + line * (SMALL + 5)
-        _write(made, text, (MARGIN, y, size[0] - 2 * MARGIN), SMALL, _FAINT)
+        write(made, text, (MARGIN, y, size[0] - 2 * MARGIN), SMALL, _FAINT)
     return made
 
 
@@ -85,10 +85,10 @@ def overlay(photo: Image.Image, heat: Heat, low: float, high: float) -> Image.Im
     level = (heat - low) / span if span > 0 else np.zeros_like(heat)
     # Bilinear: nothing lighter than the map's own peak, no rings around it.
     smooth = Image.fromarray(level.astype(np.float32)).resize(photo.size, Image.Resampling.BILINEAR)
-    return _coloured(np.asarray(smooth, np.float64), np.asarray(photo.convert("L"), np.float64))
+    return coloured(np.asarray(smooth, np.float64), np.asarray(photo.convert("L"), np.float64))
 
 
-def _coloured(level: np.ndarray, grey: np.ndarray) -> Image.Image:
+def coloured(level: np.ndarray, grey: np.ndarray) -> Image.Image:
     """Levels from 0 to 1 as colours over grey values from 0 to 255, both ``[height, width]``."""
     anchors = np.linspace(0, 1, len(_RAMP))
     colours = np.stack([np.interp(level, anchors, channel) for channel in _RAMP.T], axis=-1)
@@ -103,23 +103,23 @@ def _cell_size(photo: Image.Image) -> tuple[int, int]:
     return width, height
 
 
-def _write(made: Image.Image, text: str, place: tuple[int, int, int], size: int, ink: _Ink = _INK) -> None:
+def write(made: Image.Image, text: str, place: tuple[int, int, int], size: int, ink: _Ink = _INK) -> None:
     """A stranger's text, cleaned, on one line in ``place``: x, y and width. On a strip that it cannot leave."""
     x, y, width = place
     text = clean_text(text)
-    font = _font(size, text.isascii())
+    face = font(size, text.isascii())
     whole, keep = text, len(text)
-    while keep and font.getlength(text) > width:
+    while keep and face.getlength(text) > width:
         keep -= 1
         tail = keep // 3  # long names often differ at their end
         text = f"{whole[: keep - tail].rstrip()}…{whole[len(whole) - tail :].lstrip()}"
     strip = Image.new("RGB", (width, size + 4), _PAPER)
-    ImageDraw.Draw(strip).text((0, 0), text, ink, font)
+    ImageDraw.Draw(strip).text((0, 0), text, ink, face)
     made.paste(strip, (x, y))
 
 
 @cache
-def _font(size: int, ascii_only: bool = True) -> _Font:
+def font(size: int, ascii_only: bool = True) -> Font:
     """Pillow's own font; it knows little but ASCII, so other text is written in one of the system's, if it has it."""
     for name in () if ascii_only else _WIDER:
         try:

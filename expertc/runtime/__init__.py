@@ -6,12 +6,14 @@
 from .dataset import IMAGE_SUFFIXES, LabelledImages, expand_images, open_dataset
 from .expert import Expert, Prediction
 from .images import Source, load_image
+from .reject import Reject
 
 __all__ = [
     "IMAGE_SUFFIXES",
     "Expert",
     "LabelledImages",
     "Prediction",
+    "Reject",
     "Source",
     "expand_images",
     "load_image",

@@ -15,13 +15,15 @@ from PIL import Image
 
 from ..backends import Session
 from ..backends.cpu import open_session
-from ..bundle import Bundle, open_bundle
+from ..bundle import MODEL, Bundle, open_bundle
 from ..card import KINDS, Preprocess
 from ..controls import Control, Setting, settle
 from ..errors import BundleError, DataError, UsageError
 from ..taxonomy import Taxonomy, clean_text
 from .images import Source, load_image, source_name
 from .preprocess import apply
+from .reject import Reject, read_reject
+from .scores import probabilities
 
 _NO_NUMBER = "The model gives no number for this image (NaN or infinity)."
 
@@ -32,20 +34,25 @@ class Prediction:
 
     ``image`` is its path as it was given (clean it before printing), or ``#i`` for the i-th of the call. ``labels`` are
     ``(label, probability)``, best first; with ``raw`` there is one class only, which cannot be told from others, and
-    its number is the model's raw score. With ``error``, one sentence, there are no labels.
+    its number is the model's raw score. ``none_of_these`` says that the photo does not look like any of the classes,
+    None that the bundle has no threshold for that (``expertc calibrate`` finds one); the labels are then what comes
+    nearest. With ``error``, one sentence, there are no labels.
     """
 
     image: str
     labels: tuple[tuple[str, float], ...] = ()
     error: str | None = None
     raw: bool = False
+    none_of_these: bool | None = None
 
     def to_mapping(self) -> dict[str, Any]:
-        """Plain JSON types: ``image`` and either ``predictions`` or ``error``."""
+        """Plain JSON types: ``image`` and ``error`` or ``predictions``, with ``none_of_these`` if that is known."""
         if self.error is not None:
             return {"image": self.image, "error": self.error}
         number = "score" if self.raw else "probability"
-        return {"image": self.image, "predictions": [{"label": label, number: value} for label, value in self.labels]}
+        judged = {} if self.none_of_these is None else {"none_of_these": self.none_of_these}
+        predictions = [{"label": label, number: value} for label, value in self.labels]
+        return {"image": self.image, "predictions": predictions, **judged}
 
 
 class Expert:
@@ -53,7 +60,8 @@ class Expert:
 
     ``labels`` name the classes in output order; ``preprocess`` is None for a bundle that does not say how images become
     tensors (``scores`` works, ``predict`` does not). ``controls`` are the model's inputs beside the image, with their
-    defaults; what a call says of them, ``{"gain": {"sharks": 1.8}}``, holds for that call.
+    defaults; what a call says of them, ``{"gain": {"sharks": 1.8}}``, holds for that call. ``kind`` is that of the
+    output (``card.KINDS``); ``reject`` is when a photo is none of the classes, found with the controls' defaults.
     """
 
     def __init__(
@@ -64,28 +72,34 @@ class Expert:
         output: str,
         kind: str,
         controls: tuple[Control, ...] = (),
+        reject: Reject | None = None,
     ) -> None:
         self.labels, self.preprocess, self.controls = labels, preprocess, controls
-        self._session, self._output, self._kind = session, output, kind
+        self.kind, self.reject = kind, reject
+        self._session, self._output = session, output
         self._batch = session.input_shape[0]  # None: any number of images at once
 
     @classmethod
-    def open(cls, path: str | Path, *, threads: int | None = None) -> Expert:
-        """Open a bundle directory; ``threads`` bounds the CPU threads of one call (default: the backend's choice).
+    def open(cls, path: str | Path | Bundle, *, threads: int | None = None) -> Expert:
+        """Open a bundle, its directory or one opened already.
+
+        ``threads`` bounds the CPU threads of one call (default: the backend's choice).
 
         Raises ``BundleError`` if the bundle is damaged or contradicts itself, ``ModelError`` or ``UnsupportedError`` if
         its model does not run here.
         """
-        bundle, shown = open_bundle(Path(path)), clean_text(str(path))
+        bundle = path if isinstance(path, Bundle) else open_bundle(Path(path))
+        shown = clean_text(str(bundle.path))
         output = bundle.manifest.get("output")
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
-        session = open_session(bundle.file("expert.onnx"), threads=threads)
+        reject = read_reject(bundle, output["kind"])
+        session = open_session(bundle.file(MODEL), threads=threads)
         problem = _contradiction(session, bundle, output.get("name"))
         if problem:
             session.close()
             raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
-        return cls(session, bundle.labels, bundle.preprocess, output["name"], output["kind"], bundle.controls)
+        return cls(session, bundle.labels, bundle.preprocess, output["name"], output["kind"], bundle.controls, reject)
 
     def __enter__(self) -> Expert:
         return self
@@ -174,17 +188,24 @@ class Expert:
             names = [source_name(source) or f"#{number}" for number, source in chunk]
             made = [_tensor(source, name, spec) for name, (_, source) in zip(names, chunk, strict=True)]
             tensors = [tensor for tensor in made if isinstance(tensor, np.ndarray)]
-            ranked = self._rank(self._scores(np.stack(tensors), controls), top) if tensors else iter(())
+            ranked = self._judged(self._scores(np.stack(tensors), controls), top) if tensors else iter(())
             for name, tensor in zip(names, made, strict=True):
                 if isinstance(tensor, DataError):
                     yield Prediction(name, error=tensor.message)
                 else:
-                    labels = next(ranked)
-                    yield Prediction(name, labels, None if labels else _NO_NUMBER, raw=len(self.labels) == 1)
+                    labels, none = next(ranked)
+                    error = None if labels else _NO_NUMBER
+                    yield Prediction(name, labels, error, len(self.labels) == 1, none if labels else None)
+
+    def _judged(
+        self, scores: np.ndarray, top: int | None
+    ) -> Iterator[tuple[tuple[tuple[str, float], ...], bool | None]]:
+        rejected = [None] * len(scores) if self.reject is None else self.reject.rejects(scores, self.kind).tolist()
+        return zip(self._rank(scores, top), rejected, strict=True)
 
     def _rank(self, scores: np.ndarray, top: int | None) -> Iterator[tuple[tuple[str, float], ...]]:
         """Labels and probabilities of each row, best first; empty where the scores are not numbers."""
-        values = scores.astype(np.float64) if len(self.labels) == 1 else probabilities(scores, self._kind)
+        values = scores.astype(np.float64) if len(self.labels) == 1 else probabilities(scores, self.kind)
         sound = np.isfinite(values).all(axis=1)
         # by score: probabilities of far-off classes may all be 0
         order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
@@ -201,22 +222,6 @@ class Expert:
                 "Build it again.",
             )
         return scores
-
-
-def probabilities(scores: np.ndarray, kind: str) -> np.ndarray:
-    """``[N, classes]`` raw numbers of a model as float64 probabilities.
-
-    ``logits`` go through a softmax, ``joint`` probabilities are divided by their sum; ``probabilities`` and ``scores``
-    (independent classes) stay as they are. NaN where that is not defined.
-    """
-    values = scores.astype(np.float64)
-    if kind in ("probabilities", "scores"):
-        return values
-    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-        if kind == "logits":
-            values = np.exp(values - values.max(axis=1, keepdims=True))
-        shares: np.ndarray = values / values.sum(axis=1, keepdims=True)
-    return shares
 
 
 def _tensor(source: Source, name: str, spec: Preprocess) -> np.ndarray | DataError:

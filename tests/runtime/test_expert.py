@@ -18,7 +18,7 @@ from expertc.bundle import write_bundle
 from expertc.card import Preprocess
 from expertc.errors import BundleError, CardError, UsageError
 from expertc.runtime import Expert, expand_images
-from expertc.runtime.expert import probabilities
+from expertc.runtime.scores import probabilities
 
 SPEC = Preprocess((8, 8), 8, "bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 RED, GREEN, PINK = (Image.new("RGB", (12, 9), colour) for colour in ("red", "lime", (255, 127, 127)))

@@ -32,7 +32,9 @@ TREE = Taxonomy.from_mapping(
         ("n02526121", 2),
         ("N02526121", 2),
         ("fishes", None),
-        ("ray", None),
+        ("ray", 0),
+        ("fishes/rays", 0),
+        ("whales/rays", None),
         ("", None),
     ],
 )
@@ -56,7 +58,7 @@ def test_a_spelling_that_could_be_two_classes_is_none() -> None:
 def test_a_label_that_two_classes_share_is_none() -> None:
     tree = {"a": {"index": 0, "label": "Crane"}, "b": {"index": 1, "label": "crane"}, "c": {"index": 2, "label": "Bee"}}
     taxonomy = Taxonomy.from_mapping({"tree": tree})
-    assert match_classes(["crane", "bee"], taxonomy.classes, taxonomy) == {"bee": 2}
+    assert match_classes(["CRANE", "bee"], taxonomy.classes, taxonomy) == {"bee": 2}
 
 
 def test_a_name_goes_before_the_label_of_another_class() -> None:

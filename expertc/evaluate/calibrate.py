@@ -1,0 +1,96 @@
+"""Find the threshold below which an expert says "none of these", and release the expert's bundle again with it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from ..atomic import reported
+from ..bundle import README, REJECT, REPORT, Bundle, Output
+from ..errors import BundleError, UsageError
+from ..instructions import rejecting
+from ..runtime import Reject
+from ..runtime.scores import scope_score
+from ..text import parse_json, read_text
+from .others import share
+from .scope import Separation, separations, threshold
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A threshold, how many of the own photos are below it (``rejected``), and how many of the others (``caught``).
+
+    ``separations`` are all scores that were tried, best first. The choice between them was made on the same photos, and
+    makes ``caught`` a little too good.
+    """
+
+    reject: Reject
+    separations: tuple[Separation, ...]
+    rejected: int
+    caught: int
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        own, others = self.reject.images, self.reject.others
+        return {
+            REJECT: self.reject.to_mapping(),
+            "scores": [one.to_mapping() for one in self.separations],
+            "rejected": share(self.rejected, own),
+            "caught": share(self.caught, others),
+        }
+
+
+def calibrate(own: np.ndarray, others: np.ndarray, kind: str, rate: float) -> Calibration:
+    """Find the threshold that rejects the share ``rate`` of the photos of an expert's own classes.
+
+    ``own`` and ``others`` are its raw numbers ``[N, classes]`` of ``kind``, all finite. Of the scores that they allow
+    the one with the larger area under the ROC curve is taken. Raises ``UsageError`` for a rate that is not between 0
+    and 1, ``DataError`` if there are too few photos.
+    """
+    check_rate(rate)
+    tried = separations(own, others, kind)
+    best = tried[0].score
+    cut = threshold(scope_score(best, own, kind), rate)
+    rejected, caught = (int((scope_score(best, scores, kind) < cut).sum()) for scores in (own, others))
+    reject = Reject(best, cut, rate, caught / len(others), len(own), len(others))
+    return Calibration(reject, tried, rejected, caught)
+
+
+def check_rate(rate: float) -> None:
+    """Raise ``UsageError`` for a share of photos to reject that is not between 0 and 1, both excluded."""
+    if not 0 < rate < 1:
+        raise UsageError(f"The reject rate {rate:g} is not between 0 and 1.", "Write for example --reject-rate 0.05.")
+
+
+def release(bundle: Bundle, place: Output, calibration: Calibration) -> Path:
+    """Write ``bundle`` again to ``place`` with its threshold in the manifest, the report and the README.
+
+    Every other file keeps its bytes; what the manifest does not list is not taken along. Raises ``FileSystemError`` as
+    ``write_bundle`` does, ``BundleError`` if the report or the README is no text.
+    """
+    reject = calibration.reject
+    listed: Mapping[str, Any] = bundle.manifest["files"]
+    with reported(place.path), TemporaryDirectory(prefix="expertc-") as scratch:
+        files: dict[str, bytes | Path] = {}
+        for name in listed.keys() - {REPORT}:  # a bundle is written from files that may be moved into it
+            files[name] = Path(shutil.copyfile(bundle.file(name), Path(scratch) / name, follow_symlinks=False))
+        if README in files:
+            text = read_text(Path(scratch) / README, "The file", BundleError)
+            files[README] = rejecting(text, reject.score, reject.threshold).encode()
+        # Those that were checked when the bundle was opened: a file that changed since is found in the new one too.
+        hashes = {name: facts["sha256"] for name, facts in listed.items() if name in files and name != README}
+        report, before = bundle.file(REPORT), {}
+        if report.is_file() and not report.is_symlink():  # a bundle may come without
+            before = parse_json(read_text(report, "The file", BundleError), f"'{report}'", BundleError)
+        return place.write(
+            files,
+            {**bundle.manifest, REJECT: reject.to_mapping()},
+            {**before, "calibration": calibration.to_mapping()},
+            hashes,
+        )
