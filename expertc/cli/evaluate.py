@@ -44,6 +44,7 @@ def command(
     from ..evaluate import compare, evaluate, match_classes
     from ..evaluate.judges import open_judge
     from ..runtime import open_dataset
+    from ..source import BUNDLED
 
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     images = open_dataset(data, split)
@@ -64,7 +65,8 @@ def command(
             with options.bar("comparing", quiet) as progress:
                 agreed = compare(judge.scores, other.scores, spec, images, only=match, progress=progress)
     if as_json:
-        show.json_out(found.to_mapping() | ({} if agreed is None else {"agreement": agreed.to_mapping()}))
+        named = {"model": str(BUNDLED if path is None else path)}
+        show.json_out(named | found.to_mapping() | ({} if agreed is None else {"agreement": agreed.to_mapping()}))
     else:
         _print(found, agreed)
 
