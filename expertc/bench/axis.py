@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 UNITS = (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6))
 WIDE = 5.0  # largest over smallest value from which an axis of durations is marked 1, 2, 5, 10, … not evenly
+CROWDED = 300.0  # from which it is marked 1, 10, 100, …
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Axis:
         """Round values on the axis, from 2 to about 10."""
         if self.logarithmic and self.high / self.low >= WIDE:
             decades = range(math.floor(math.log10(self.low)), math.ceil(math.log10(self.high)) + 1)
-            steps = (1, 2, 5) if len(decades) < 5 else (1,)
+            steps = (1, 2, 5) if self.high / self.low < CROWDED else (1,)
             marks = [step * 10.0**decade for decade in decades for step in steps]
         else:
             step = _step((self.high - self.low) / 7)

@@ -7,7 +7,7 @@ for eyes that see fewer of them), by dashes, and by the number that the legend g
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
@@ -20,11 +20,11 @@ Model = Mapping[str, Any]
 
 SERIES = 8  # classes s0 to s7 of the page's style
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 48, 14, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 42
 CURVE = 300  # points of a distribution's curve
 SLOWEST = 20  # of which this many are its slowest calls, each a point of its own
 STRETCHES = 120  # of a run, each with a median of its own
-NAME = 36  # characters that fit above a bar beside its value
+NAME = 28  # characters that fit above a bar beside its value
 
 
 def distribution(models: Sequence[Model]) -> Element:
@@ -35,7 +35,7 @@ def distribution(models: Sequence[Model]) -> Element:
     y = Axis(0, 1, HEIGHT - BOTTOM, TOP)
     parts = [
         *_across(x, "time per call", unit(ranked[0][len(ranked[0]) // 2])),
-        *_up(y, (0, 0.25, 0.5, 0.75, 0.9, 1), 0.01, " %"),
+        *_up(y, (0, 0.25, 0.5, 0.75, 0.9, 1), _per_cent),
     ]
     for place, durations in enumerate(ranked):
         count = len(durations)
@@ -54,9 +54,7 @@ def course(models: Sequence[Model]) -> Element:
     values = [value for line in lines for value in line]
     y = Axis(min(values) / 1.1, max(values) * 1.1, HEIGHT - BOTTOM, TOP, logarithmic=True)
     x = Axis(0, 1, LEFT, WIDTH - RIGHT)
-    name, length = unit(min(values))
-    scaled = Axis(y.low / length, y.high / length, y.start, y.end, logarithmic=True)
-    parts = [*_across(x, "share of the run", ("%", 0.01)), *_up(scaled, scaled.ticks, 1, f" {name}")]
+    parts = [*_across(x, "share of the run", ("%", 0.01)), *_up(y, y.ticks, _in_its_unit)]
     for place, line in enumerate(lines):
         points = [f"{x((i + 0.5) / len(line)):.1f} {y(value):.1f}" for i, value in enumerate(line)]
         if len(points) == 1:
@@ -66,11 +64,15 @@ def course(models: Sequence[Model]) -> Element:
 
 
 def bars(models: Sequence[Model]) -> Element:
-    """The median time per image of each model, with the 95 % interval of that median, and against the first's."""
+    """The median time per image of each model, with the 95 % interval of that median, and against the first's.
+
+    At least one model has a median.
+    """
     step, height = 46, TOP + 46 * len(models) + BOTTOM
     ends = [_interval(model)[1] for model in models if model["summary"]["median"] is not None]
-    x = Axis(0, 1.05 * max(ends, default=1.0), LEFT - 36, WIDTH - RIGHT)
-    parts = list(_across(x, "median time per image", unit(max(ends, default=1.0)), height))
+    longest = max(*ends, 1e-9)
+    x = Axis(0, 1.05 * longest, RIGHT, WIDTH - RIGHT)
+    parts = list(_across(x, "median time per image", unit(longest), height))
     for place, model in enumerate(models):
         top, name = TOP + place * step, clean_text(model["name"])
         shown = name if len(name) <= NAME else f"{name[: NAME - 12]}…{name[-11:]}"
@@ -95,7 +97,7 @@ def pareto(models: Sequence[Model]) -> Element:
     shares = [share for _, model in judged for share in (model["accuracy"]["low"], model["accuracy"]["high"])]
     x = Axis(*around([bound for span in spans for bound in span], 0.12), LEFT, WIDTH - RIGHT)
     y = Axis(*around(shares), HEIGHT - BOTTOM, TOP)
-    parts = [*_across(x, "median time per image", unit(spans[0][0])), *_up(y, y.ticks, 0.01, " %")]
+    parts = [*_across(x, "median time per image", unit(spans[0][0])), *_up(y, y.ticks, _per_cent)]
     at = {place: (_per_image(model), model["accuracy"]["top1"]) for place, model in judged}
     front = frontier(at)
     steps = "".join(f"H{x(at[place][0]):.1f}V{y(at[place][1]):.1f}" for place in front)
@@ -177,11 +179,20 @@ def _across(x: Axis, label: str, measure: tuple[str, float], height: float = HEI
     yield element("text", f"{label}, {name}", x=(x.start + x.end) / 2, y=height - 6, class_="mid")
 
 
-def _up(y: Axis, ticks: Sequence[float], length: float, name: str) -> Iterator[Element]:
-    """The left axis, its values in units of ``length``."""
+def _up(y: Axis, ticks: Sequence[float], say: Callable[[float], str]) -> Iterator[Element]:
+    """The left axis."""
     for tick in ticks:
         yield element("path", d=f"M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}", class_="grid")
-        yield element("text", f"{tick / length:.4g}{name}", x=LEFT - 5, y=y(tick) + 4.5, class_="end")
+        yield element("text", say(tick), x=LEFT - 5, y=y(tick) + 4.5, class_="end")
+
+
+def _per_cent(share: float) -> str:
+    return f"{100 * share:.4g} %"
+
+
+def _in_its_unit(seconds: float) -> str:
+    name, length = unit(seconds * (1 + 1e-9))  # a tick is a sum of steps, and may be a little less than it should be
+    return f"{seconds / length:.4g} {name}"
 
 
 def _drawing(title: str, height: float, parts: Sequence[Element]) -> Element:

@@ -77,6 +77,7 @@ class _Recorded:
     environment: Mapping[str, Any]
     complete: bool
     models: Mapping[str, _Timed]
+    warnings: tuple[str, ...]
 
 
 def compare(old: str | Path, new: str | Path, *, tolerance: float = TOLERANCE) -> Comparison:
@@ -141,10 +142,11 @@ def _notes(before: _Recorded, after: _Recorded) -> list[str]:
     for recorded, other, when in ((before, after, "old"), (after, before, "new")):
         if not recorded.complete:
             found.append(f"the {when} run was interrupted")
+        found += [f"the {when} run: {warning}" for warning in recorded.warnings]
         found += [f"only in the {when} report: {shown(name)}" for name in recorded.models if name not in other.models]
     same = [name for name, timed in before.models.items() if name in after.models]
-    found += [f"same file: {shown(n)}" for n in same if before.models[n].sha256 == after.models[n].sha256]
-    return found
+    unchanged = [name for name in same if before.models[name].sha256 == after.models[name].sha256]
+    return found + [f"{shown(name)} is the same file in both: it is not the model that changed" for name in unchanged]
 
 
 def _read(path: str | Path) -> _Recorded:
@@ -160,7 +162,9 @@ def _read(path: str | Path) -> _Recorded:
         models = {clean_text(model["name"]): _timed(model) for model in report["models"]}
         if not models or len(models) != len(report["models"]):
             raise ValueError("names must differ")
-        return _Recorded(str(report["scenario"]), dict(report["environment"]), report["complete"] is True, models)
+        warnings = tuple(map(clean_text, report["warnings"]))
+        environment, complete = dict(report["environment"]), report["complete"] is True
+        return _Recorded(str(report["scenario"]), environment, complete, models, warnings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidArtifactError(
             f"{what} is not a benchmark report.", "Take the report.json that expertc bench --report wrote."

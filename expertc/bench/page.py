@@ -18,11 +18,9 @@ COLUMNS = ("model", "batch", "calls", "median", "p90", "p99", "images/s", "× fi
 
 def to_html(report: Mapping[str, Any]) -> str:
     """The page for a report as ``BenchReport.to_mapping`` makes it."""
-    title = f"Benchmark: {report['scenario']}"
+    title = f"Benchmark: {report['scenario']}{'' if report['complete'] else ', interrupted'}"
     models = report["models"]
     body = [element("h1", title)]
-    if not report["complete"]:
-        body.append(element("p", "Interrupted: this is what was measured until then.", class_="warning"))
     body += [element("p", text, class_="lead") for text in _findings(models)]
     body += [element("p", text, class_="warning") for text in report["warnings"]]
     body.append(element("div", (_numbers(models),), class_="scroll"))
@@ -72,10 +70,11 @@ def _numbers(models: Sequence[Mapping[str, Any]]) -> Element:
 
 
 def _figures(models: Sequence[Mapping[str, Any]]) -> Iterator[Element]:
-    yield _figure(
-        charts.bars(models),
-        "Median time per image. The line at the end of a bar is the 95 % interval of the median.",
-    )
+    if any(model["summary"]["median"] is not None for model in models):
+        yield _figure(
+            charts.bars(models),
+            "Median time per image. The line at the end of a bar is the 95 % interval of the median.",
+        )
     yield _figure(
         charts.distribution(models),
         "Share of calls that took no longer than this; the dots are the slowest calls.",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,15 @@ def test_a_folder_is_its_report(tmp_path: Path) -> None:
     saved(made({"a": 0.002}), tmp_path / "run" / "report.json")
     found = compare(tmp_path / "run", tmp_path / "run" / "report.json")
     assert found.changes[0].ratio == 1
-    assert found.notes == ("same file: 'a'",)
+    assert found.notes == ("'a' is the same file in both: it is not the model that changed",)
 
 
-def test_an_interrupted_run_is_said(tmp_path: Path) -> None:
+def test_what_makes_a_run_doubtful_is_said(tmp_path: Path) -> None:
     old, new = made({"a": 0.002}), made({"a": 0.002}, complete=False)
+    old = replace(old, warnings=("The machine\x1b[31m was busy.",))
     found = compare(saved(old, tmp_path / "old.json"), saved(new, tmp_path / "new.json"))
     assert "the new run was interrupted" in found.notes
+    assert "the old run: The machine[31m was busy." in found.notes
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,8 @@ def spoilt(**changes: Any) -> str:
         spoilt(durations_ns=[1.5]), spoilt(durations_ns=["1"]), spoilt(durations_ns=None),
         spoilt(durations_ns=[10**400]), spoilt(calls_per_turn=3),
         spoilt(calls_per_turn=0), spoilt(shape=[-1]), spoilt(name=7), spoilt(durations_ns={"a": 1}),
-        spoilt(name=None), json.dumps(made({"a": 0.1}).to_mapping() | {"environment": 5}),
+        spoilt(name=None), json.dumps(made({"a": 0.1}).to_mapping() | {"warnings": [5]}),
+        json.dumps(made({"a": 0.1}).to_mapping() | {"environment": 5}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"models": [None]}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"models": made({"a": 0.1}).to_mapping()["models"] * 2}),
     ],

@@ -34,7 +34,7 @@ def test_an_interrupted_run_is_reported(cli, full, tmp_path, monkeypatch):
     assert found["models"][0]["summary"]["n"] == len(found["models"][0]["durations_ns"]) > 100
     assert "Interrupted" in err
     assert json.loads((tmp_path / "r" / "report.json").read_text()) == found
-    assert "Interrupted" in (tmp_path / "r" / "report.html").read_text()
+    assert "interrupted" in (tmp_path / "r" / "report.html").read_text()
     assert "interrupted" in (tmp_path / "r" / "report.md").read_text()
 
 
