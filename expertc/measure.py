@@ -20,8 +20,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
+from .errors import UsageError
 from .intervals import median_ratio
 
 STABLE = 0.03  # warm-up ends when the medians of the last windows are this close to each other
@@ -32,6 +34,9 @@ TURN = 4  # counted calls in a turn of quick callables
 QUICK = 0.02  # seconds; slower ones fill the caches by themselves
 
 MIN_BLOCKS = 6  # below, no 95 % interval of a median exists: 2 × 0.5 ** 5 > 5 %
+
+GLANCE = 0.5  # seconds between two looks at a measurement that runs: more would disturb it, fewer would look stuck
+RECENT = 1024  # calls of each that a look is about, so that its cost does not grow
 
 Clock = Callable[[], int]
 
@@ -88,10 +93,14 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Samples:
-    """Durations in seconds: ``blocks[name][i]`` are the calls of ``name``'s turn in block ``i``, equally many each."""
+    """Durations in seconds: ``blocks[name][i]`` are the calls of ``name``'s turn in block ``i``, equally many each.
+
+    Not ``complete`` if the measurement was interrupted; the blocks that are here are whole.
+    """
 
     blocks: Mapping[str, tuple[tuple[float, ...], ...]]
     warmup: Warmup
+    complete: bool = True
 
     def durations(self, name: str) -> tuple[float, ...]:
         """All durations of ``name`` in the order they were measured."""
@@ -111,34 +120,77 @@ class Samples:
         return Ratio(value, low, high, len(above)) if len(above) >= MIN_BLOCKS else Ratio(value, None, None, len(above))
 
 
+@dataclass(frozen=True)
+class Glance:
+    """A look at a measurement that runs: calls of each so far, their last ones in seconds, and the seconds left."""
+
+    calls: int
+    recent: Mapping[str, tuple[float, ...]]
+    left: float
+
+
 def interleave(
     callables: Mapping[str, Callable[[], Any]],
     *,
     seconds: float,
     warmup: float = 1.0,
+    bearing: int | None = None,
+    progress: Callable[[Glance], None] | None = None,
+    interruptible: bool = False,
     clock: Clock = time.perf_counter_ns,
 ) -> Samples:
     """Time the callables in turns for ``seconds`` in all, after a warm-up of at most ``warmup`` seconds in all.
 
     Always measures at least one block, however long that takes. ``clock`` gives nanoseconds. The garbage collector is
-    off meanwhile. What a callable raises ends the measurement.
+    off meanwhile. What a callable raises ends the measurement; a ``KeyboardInterrupt`` too, unless the measurement is
+    ``interruptible``: then the blocks that are whole are returned, if there is one. ``progress`` is called between
+    blocks, twice a second. Raises ``UsageError`` after the warm-up if ``seconds`` are too few for the ``bearing``-th
+    percentile.
     """
     if not callables:
         raise ValueError("nothing to measure")
     names = tuple(callables)
     blocks: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
     with _no_collections():
-        warmed, slowest = _warm_up(callables, warmup, clock)
-        lead, turn = (1, TURN) if slowest < QUICK else (0, 1)
-        end = clock() + int(seconds * 1e9)
-        for order in _orders(names):
-            for name in order:
-                for _ in range(lead):
-                    callables[name]()
-                blocks[name].append(tuple(_time(callables[name], clock) for _ in range(turn)))
-            if clock() >= end:
-                break
+        warmed, medians = _warm_up(callables, warmup, clock)
+        lead, turn = (1, TURN) if max(medians) < QUICK else (0, 1)
+        if bearing is not None:
+            _refuse_too_short(bearing, seconds, sum(medians) * (lead + turn) / turn)
+        start = clock()
+        glanced, end = start, start + int(seconds * 1e9)
+        try:
+            for order in _orders(names):
+                for name in order:
+                    for _ in range(lead):
+                        callables[name]()
+                    blocks[name].append(tuple(_time(callables[name], clock) for _ in range(turn)))
+                if (now := clock()) >= end:
+                    break
+                if progress is not None and now - glanced >= GLANCE * 1e9:
+                    glanced = now
+                    progress(_glance(blocks, turn, (end - now) / 1e9))
+        except KeyboardInterrupt:
+            if not interruptible or not all(blocks.values()):
+                raise
+            whole = min(map(len, blocks.values()))
+            return Samples({name: tuple(turns[:whole]) for name, turns in blocks.items()}, warmed, complete=False)
     return Samples({name: tuple(turns) for name, turns in blocks.items()}, warmed)
+
+
+def _glance(blocks: Mapping[str, list[tuple[float, ...]]], turn: int, left: float) -> Glance:
+    recent = {name: tuple(chain.from_iterable(turns[-RECENT // turn :])) for name, turns in blocks.items()}
+    return Glance(turn * min(map(len, blocks.values())), recent, left)
+
+
+def _refuse_too_short(q: int, seconds: float, each: float) -> None:
+    """``each`` are the seconds that one call of every callable takes."""
+    needed = samples_for(q)
+    if seconds < needed * each:
+        raise UsageError(
+            f"{seconds:g} s are too short for a p{q}: it needs {needed} calls of each model, about {seconds / each:.0f}"
+            " would fit.",
+            f"Measure for {math.ceil(1.2 * needed * each)} s or more, or ask for a lower percentile.",
+        )
 
 
 @cache
@@ -157,8 +209,8 @@ def percentile(durations: Sequence[float], q: int) -> float | None:
     return sorted(durations)[math.ceil(len(durations) * q / 100) - 1]
 
 
-def _warm_up(callables: Mapping[str, Callable[[], Any]], limit: float, clock: Clock) -> tuple[Warmup, float]:
-    """Call all until each one's time is stable; also returns the slowest one's median in seconds."""
+def _warm_up(callables: Mapping[str, Callable[[], Any]], limit: float, clock: Clock) -> tuple[Warmup, list[float]]:
+    """Call all until each one's time is stable; also returns each one's median in seconds."""
     start = clock()
     calls: dict[str, list[float]] = {name: [] for name in callables}
     spread = math.inf
@@ -170,7 +222,7 @@ def _warm_up(callables: Mapping[str, Callable[[], Any]], limit: float, clock: Cl
         if spread <= STABLE or clock() - start >= limit * 1e9:
             break
     warmed = Warmup((clock() - start) / 1e9, spread <= STABLE, spread)
-    return warmed, max(statistics.median(durations) for durations in calls.values())
+    return warmed, [statistics.median(durations) for durations in calls.values()]
 
 
 def _spread(durations: Sequence[float]) -> float:

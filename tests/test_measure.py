@@ -14,10 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from expertc.intervals import median_ratio
+from expertc.errors import UsageError
+from expertc.intervals import median_bounds, median_ratio
 from expertc.measure import (
+    GLANCE,
     MIN_BLOCKS,
+    RECENT,
     TURN,
+    Glance,
     Ratio,
     Samples,
     Summary,
@@ -191,6 +195,74 @@ def test_the_collector_is_off_meanwhile_and_on_again() -> None:
     assert gc.isenabled()
 
 
+def interrupted(stage: Stage, after: int) -> Callable[[], None]:
+    """Like a Ctrl-C in the midst of a call."""
+    call = stage.takes("a", steady(0.001))
+
+    def or_stop() -> None:
+        call()
+        if stage.ran.count("a") == after:
+            raise KeyboardInterrupt
+
+    return or_stop
+
+
+@pytest.mark.parametrize("after", [40, 41, 42, 43, 44, 45])
+def test_an_interrupted_run_keeps_the_blocks_that_are_whole(after: int) -> None:
+    stage = Stage()
+    calls = {"a": interrupted(stage, after), "b": stage.takes("b", steady(0.002))}
+    samples = interleave(calls, seconds=60, warmup=0, interruptible=True, clock=stage.clock)
+    assert not samples.complete
+    assert len(samples.blocks["a"]) == len(samples.blocks["b"]) == (after - 2) // (1 + TURN)
+    assert {len(turn) for turns in samples.blocks.values() for turn in turns} == {TURN}
+    assert set(samples.durations("b")) == {0.002}
+    assert gc.isenabled()
+
+
+def test_an_interrupt_ends_everything_where_nobody_asked_for_less() -> None:
+    """As during a build, or before there is anything whole."""
+    for options, after in (({}, 40), ({"interruptible": True}, 3), ({"interruptible": True}, 1)):
+        stage = Stage()
+        calls = {"b": stage.takes("b", steady(0.002)), "a": interrupted(stage, after)}
+        with pytest.raises(KeyboardInterrupt):
+            interleave(calls, seconds=60, warmup=0, clock=stage.clock, **options)  # type: ignore[arg-type]
+    assert interleave({"a": lambda: None}, seconds=0.001, warmup=0).complete
+
+
+def test_progress_is_told_now_and_then() -> None:
+    stage, seen, times = Stage(), list[Glance](), list[float]()
+
+    def note(glance: Glance) -> None:
+        seen.append(glance)
+        times.append(stage.now)
+
+    calls = {"a": stage.takes("a", steady(0.001)), "b": stage.takes("b", steady(0.002))}
+    samples = interleave(calls, seconds=20, warmup=0, progress=note, clock=stage.clock)
+    assert len(seen) == pytest.approx(20 / GLANCE, abs=2)
+    assert all(GLANCE <= later - sooner < GLANCE + 0.1 for sooner, later in pairwise(times))
+    assert [glance.left for glance in seen] == [pytest.approx(20.003 - now) for now in times]
+    assert sorted(glance.calls for glance in seen) == [glance.calls for glance in seen]
+    assert seen[-1].calls < len(samples.durations("a"))
+    assert len(seen[-1].recent["a"]) == len(seen[-1].recent["b"]) == RECENT
+    assert seen[-1].recent["a"] == samples.durations("a")[seen[-1].calls - RECENT : seen[-1].calls]
+
+
+def test_too_short_for_the_percentile_is_said_at_once() -> None:
+    """p90 needs 64 calls; one of each takes 5 / 4 × (0.002 + 0.006) s with the calls that fill the caches."""
+    for seconds in (0.63, 0.65):
+        stage = Stage()
+        calls = {"a": stage.takes("a", steady(0.002)), "b": stage.takes("b", steady(0.006))}
+        if seconds > 0.64:
+            samples = interleave(calls, seconds=seconds, warmup=0.2, bearing=90, clock=stage.clock)
+            assert samples.summary("a").p90 == 0.002
+            continue
+        with pytest.raises(
+            UsageError, match=r"0\.63 s are too short for a p90: it needs 64 calls .* about 63 would fit"
+        ):
+            interleave(calls, seconds=seconds, warmup=0.2, bearing=90, clock=stage.clock)
+        assert stage.now < 0.3
+
+
 def test_nothing_to_measure() -> None:
     with pytest.raises(ValueError, match="nothing"):
         interleave({}, seconds=1)
@@ -262,6 +334,40 @@ def test_noise_of_the_clock_is_the_same_for_all() -> None:
     assert ratio.high is not None
     assert ratio.low < 2 < ratio.high
     assert ratio.value == pytest.approx(2, rel=0.1)
+
+
+@pytest.mark.parametrize("count", [6, 7, 9, 20, 63, 64, 500, 1001])
+def test_bounds_of_a_median(count: int) -> None:
+    """The chance that the median is within, from the binomial distribution: at least 95 %, and not much more."""
+    low, high = median_bounds([float(i) for i in range(count)][::-1])
+    assert low + high == count - 1
+    outside = 2 * sum(math.comb(count, i) for i in range(int(low) + 1)) / 2**count
+    assert outside <= 0.05
+    if count >= 63:
+        assert outside > 0.02
+
+
+def test_bounds_need_six() -> None:
+    with pytest.raises(ValueError, match="median of 5"):
+        median_bounds([1.0] * 5)
+
+
+def test_separate_runs_are_resampled_separately() -> None:
+    """Their interval covers the truth; that of pairs would be far too narrow where the noise is not shared."""
+    covered = 0
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        a, b = 2 * rng.lognormal(0, 0.1, 80), rng.lognormal(0, 0.1, 50)
+        value, low, high = median_ratio(a.tolist(), b.tolist(), paired=False)
+        assert low <= value <= high
+        covered += low <= 2 <= high
+    assert covered >= 52  # of 57 expected; fewer than 52 has a chance of 1 %
+    shared = rng.lognormal(0, 0.1, 80).tolist()
+    assert median_ratio(shared, shared)[1:] == (1, 1)
+    _, low, high = median_ratio(shared, shared, paired=False)
+    assert low < 1 < high
+    with pytest.raises(ValueError, match="none empty"):
+        median_ratio([1.0], [], paired=False)
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30), st.floats(0.01, 100))

@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .. import __version__
 from ..backends import cpu
 from ..text import clean_text
@@ -26,7 +28,9 @@ def describe() -> dict[str, Any]:
         "cores": cores(),
         "governor": governor(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
         "python": platform.python_version(),
+        "numpy": np.__version__,
         "expertc": __version__,
         "runtime": f"onnxruntime {cpu.describe()['version']}",
     }

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from .. import atomic
 from ..errors import FileSystemError
-from ..measure import Ratio, Summary, Warmup, samples_for
+from ..intervals import median_bounds
+from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
+from .page import to_html
 
 SINGLE_STREAM, OFFLINE = SCENARIOS = ("single-stream", "offline")
 
-FORMAT = "expertc.bench/1"
-FILES = ("report.json", "report.md")
+FAMILY = "expertc.bench/"
+FORMAT = FAMILY + "2"  # the number is the schema's version: schema.json
+FILES = ("report.json", "report.md", "report.html")
+
+MOST_DURATIONS = 100_000  # of a model in a report: about 1 MB, enough for any percentile that is given
 
 MAX_VARIATION = 0.025  # trtexec's limit for the coefficient of variation, above which clocks are unstable
 
@@ -24,8 +31,23 @@ RULE = "percentiles are nearest-rank and given only with enough samples (p90 {},
 
 
 @dataclass(frozen=True)
+class Accuracy:
+    """Share of right decisions on ``images`` labelled images of ``classes`` classes, with its Wilson 95 % interval."""
+
+    top1: float
+    low: float
+    high: float
+    images: int
+    classes: int
+
+
+@dataclass(frozen=True)
 class Entry:
-    """One model's result. ``ratio`` is its time per image over the first model's."""
+    """One model's result. ``ratio`` is its time per image over the first model's.
+
+    ``turns[i]`` are the durations in seconds of the calls in block ``i``, equally many each. ``accuracy`` is None where
+    nobody measured it.
+    """
 
     name: str
     path: str
@@ -33,16 +55,46 @@ class Entry:
     shape: tuple[int, ...]  # of the input; the first axis is the batch
     summary: Summary  # seconds per call
     ratio: Ratio
+    turns: tuple[tuple[float, ...], ...]
+    accuracy: Accuracy | None = None
 
     @property
     def images_per_second(self) -> float:
         """Images per second over the whole run."""
         return self.shape[0] / self.summary.mean
 
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the median in seconds per call, from the blocks' medians; None with fewer than 6."""
+        return median_bounds(list(map(median, self.turns))) if len(self.turns) >= MIN_BLOCKS else None
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON types; times in seconds but for ``durations_ns``, turn after turn in the order of measuring.
+
+        Of a very long run, only every ``turns_kept_one_in``-th turn is kept.
+        """
+        calls = len(self.turns[0])
+        step = -(-len(self.turns) * calls // MOST_DURATIONS) or 1
+        return {
+            **{field.name: getattr(self, field.name) for field in fields(self) if field.name != "turns"},
+            "shape": list(self.shape),
+            "summary": asdict(self.summary),
+            "ratio": asdict(self.ratio),
+            "accuracy": self.accuracy and asdict(self.accuracy),
+            "interval": self.interval and list(self.interval),
+            "images_per_second": self.images_per_second,
+            "calls_per_turn": calls,
+            "turns_kept_one_in": step,
+            "durations_ns": [round(duration * 1e9) for turn in self.turns[::step] for duration in turn],
+        }
+
 
 @dataclass(frozen=True)
 class BenchReport:
-    """A finished benchmark. ``seconds`` was asked for; ``environment`` and ``to_mapping()`` hold JSON types."""
+    """A benchmark. ``seconds`` was asked for; ``environment`` and ``to_mapping()`` hold JSON types.
+
+    Not ``complete`` if it was interrupted: then it holds what was measured until then.
+    """
 
     scenario: str
     seconds: float
@@ -51,12 +103,14 @@ class BenchReport:
     entries: tuple[Entry, ...]
     environment: Mapping[str, Any]
     warnings: tuple[str, ...]
+    complete: bool = True
 
     def to_mapping(self) -> dict[str, Any]:
-        """Everything as plain JSON types; durations in seconds."""
+        """Everything as plain JSON types, as ``schema.json`` beside this file describes it."""
         warmup = asdict(self.warmup) | {"spread": self.warmup.spread if self.warmup.spread < 1e9 else None}
         return {
             "format": FORMAT,
+            "complete": self.complete,
             "scenario": self.scenario,
             "seconds": self.seconds,
             "seed": self.seed,
@@ -64,12 +118,15 @@ class BenchReport:
             "percentiles": RULE.format(samples_for(90), samples_for(99)),
             "environment": dict(self.environment),
             "warmup": warmup,
-            "models": [
-                asdict(entry) | {"shape": list(entry.shape), "images_per_second": entry.images_per_second}
-                for entry in self.entries
-            ],
+            "models": [entry.to_mapping() for entry in self.entries],
             "warnings": list(self.warnings),
         }
+
+    def to_json(self) -> str:
+        """``to_mapping()`` as text to read: indented, but a list of numbers on one line."""
+        text = json.dumps(self.to_mapping(), indent=2, allow_nan=False)
+        # No line ends within a JSON string, so that nothing but a list of numbers looks like this.
+        return re.sub(r"\[\n([\d\s.,e+-]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
     def to_markdown(self) -> str:
         """The report as a page."""
@@ -130,23 +187,29 @@ def warnings_about(entries: Sequence[Entry], warmup: Warmup, load: float, cores:
 
 
 def write_report(report: BenchReport, path: Path) -> Path:
-    """Write ``report.json`` and ``report.md`` into the directory ``path``, both or neither, and return ``path``.
+    """Write ``FILES`` into the directory ``path``, all or none, and return ``path``.
 
     An earlier report there is replaced. Raises ``FileSystemError`` if ``path`` holds anything else or cannot be
     written.
     """
-    text = json.dumps(report.to_mapping(), indent=2, allow_nan=False) + "\n"
+    contents = (report.to_json(), report.to_markdown(), to_html(report.to_mapping()))
     with atomic.exclusive(path) as place, atomic.staged(place, _refuse_foreign) as folder:
-        atomic.put(folder / FILES[0], text.encode())
-        atomic.put(folder / FILES[1], report.to_markdown().encode())
+        for name, content in zip(FILES, contents, strict=True):
+            atomic.put(folder / name, content.encode())
     return path
 
 
+def refuse_place(path: Path) -> None:
+    """Raise the ``FileSystemError`` of ``write_report`` before anything is measured in vain."""
+    with atomic.exclusive(path) as place:
+        atomic.refuse_unless(place, _refuse_foreign)
+
+
 def _refuse_foreign(place: Path) -> None:
-    own = place.is_dir() and not place.is_symlink() and {entry.name for entry in place.iterdir()} == set(FILES)
+    own = place.is_dir() and not place.is_symlink() and {entry.name for entry in place.iterdir()} <= set(FILES)
     try:
-        own = own and json.loads((place / FILES[0]).read_bytes())["format"] == FORMAT
-    except (ValueError, KeyError, TypeError) as error:
+        own = own and json.loads((place / FILES[0]).read_bytes())["format"].startswith(FAMILY)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _foreign(place) from error
     if not own:
         raise _foreign(place)
@@ -163,4 +226,4 @@ def _plain(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|")
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")  # Markdown may hold HTML

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from ..backends import Session
 from ..backends.cpu import open_session
 from ..bundle import MODEL, open_bundle
 from ..errors import UsageError
-from ..measure import interleave
+from ..measure import Glance, interleave
 from ..text import clean_text
 from . import environment
 from .report import OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Entry, warnings_about
@@ -32,14 +33,19 @@ def bench(
     scenario: str = SINGLE_STREAM,
     seconds: float = 10.0,
     threads: int | None = None,
+    percentile: int | None = None,
+    progress: Callable[[Glance], None] | None = None,
+    interruptible: bool = False,
 ) -> BenchReport:
     """Time bundles and ``.onnx`` models against the first of them, all in one interleaved run on the CPU.
 
     ``single-stream`` times one image after the other, ``offline`` the largest batch that a model allows (32 where it
     allows any). The input is noise from a fixed seed, made before the clock starts. ``seconds`` is the time for all
-    models together, ``threads`` the number within an operator (default: one per core). Raises ``UsageError`` for a
-    model whose input has an open height or width or another batch than the scenario needs, and what ``open_bundle`` and
-    ``open_session`` raise.
+    models together, ``threads`` the number within an operator (default: one per core). ``progress`` is shown how
+    far it is, twice a second. A ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was
+    measured until then. Raises ``UsageError`` for a model whose input has an open height or width or another batch than
+    the scenario needs, or if ``seconds`` are too few for ``percentile``, and what ``open_bundle`` and ``open_session``
+    raise.
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"There is no scenario '{scenario}'.", f"Choose from {', '.join(SCENARIOS)}.")
@@ -51,8 +57,16 @@ def bench(
         sessions = [opened.enter_context(closing(open_session(file, threads=threads))) for file in files]
         inputs = [_noise(session, name, scenario) for session, name in zip(sessions, names, strict=True)]
         calls = {name: partial(session.run, x) for name, session, x in zip(names, sessions, inputs, strict=True)}
+        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         before = environment.load()
-        samples = interleave(calls, seconds=seconds, warmup=min(MAX_WARMUP, seconds))
+        samples = interleave(
+            calls,
+            seconds=seconds,
+            warmup=min(MAX_WARMUP, seconds),
+            bearing=percentile,
+            progress=progress,
+            interruptible=interruptible,
+        )
         after = environment.load()
     entries = tuple(
         Entry(
@@ -62,12 +76,19 @@ def bench(
             shape=x.shape,
             summary=samples.summary(name),
             ratio=samples.ratio(name, names[0]).scaled(len(inputs[0]) / len(x)),
+            turns=samples.blocks[name],
         )
         for name, path, file, x in zip(names, paths, files, inputs, strict=True)
     )
-    facts = environment.describe() | {"threads": threads or environment.cores(), "load": [before, after]}
+    facts = environment.describe() | {
+        "threads": threads or environment.cores(),
+        "load": [before, after],
+        "started": started,
+    }
     warnings = warnings_about(entries, samples.warmup, before, environment.cores())
-    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings)
+    if not samples.complete:
+        warnings = (f"The run was interrupted before its {seconds:g} s were over.", *warnings)
+    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings, samples.complete)
 
 
 def _model(path: Path) -> Path:

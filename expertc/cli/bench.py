@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from . import options, show
+from . import compare, options, show
 
 if TYPE_CHECKING:
     from ..bench import BenchReport, Entry
-    from ..measure import Ratio
+    from ..measure import Glance, Ratio
 
 
-@click.command(epilog=options.example("expertc bench full.onnx sharks-rays.expert --duration 20"))
+class _Bench(click.Command):
+    """``bench compare`` is a command of its own; a model of that name is ``./compare``."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == ["compare"]:
+            return compare.command.make_context(f"{info_name} compare", args[1:], parent, **extra)
+        return super().make_context(info_name, args, parent, **extra)
+
+
+@click.command(
+    cls=_Bench,
+    epilog=options.example(
+        "expertc bench full.onnx sharks-rays.expert --duration 20 --report new",
+        "expertc bench compare old/report.json new/report.json",
+    ),
+)
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...")
 @click.option(
     "--scenario", default="single-stream", show_default=True, metavar="NAME",
@@ -23,28 +40,61 @@ if TYPE_CHECKING:
 @click.option(
     "--duration", default=10.0, show_default=True, type=float, metavar="SECONDS", help="Time for all models together."
 )
-@click.option("--report", metavar="DIR", help="Also write report.json and report.md there.")
+@click.option(
+    "--percentile", type=click.Choice(["50", "90", "95", "99"]), help="Refuse to run if too short for this one."
+)
+@click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
+@click.option(
+    "--accuracy", "accuracies", multiple=True, metavar="[MODEL=]FILE",
+    help="What evaluate --json printed, to show accuracy beside latency.",
+)  # fmt: skip
 @options.threads
 @options.as_json
 @options.quietly
 @options.everywhere
 def command(
-    paths: tuple[str, ...], scenario: str, duration: float, report: str | None, threads: int | None, as_json: bool,
-    quiet: bool,
-) -> None:  # fmt: skip
-    """Time models and bundles in turns within one run, and compare each with the first."""
-    from ..bench import bench, write_report
+    paths: tuple[str, ...], scenario: str, duration: float, percentile: str | None, report: str | None,
+    accuracies: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
+) -> int:  # fmt: skip
+    """Time models and bundles in turns within one run, and compare each with the first.
+
+    Ctrl-C ends the run; what was measured until then is reported. To compare two reports: expertc bench compare.
+    """
+    from ..bench import bench, read_accuracies, refuse_place, with_accuracies, write_report
+    from ..errors import ExitCode
 
     seconds = options.check_seconds(duration, "--duration", 0.01)
-    with options.stages(quiet) as progress:
-        progress(f"measuring for {seconds:g} s")
-        found = bench(paths, scenario=scenario, seconds=seconds, threads=threads)
+    judged = read_accuracies(accuracies, paths)
+    if report is not None:
+        refuse_place(Path(report))
+    with options.live_line(quiet) as write:
+        write(f"opening and warming up, then measuring for {seconds:g} s …")
+        found = bench(
+            paths, scenario=scenario, seconds=seconds, threads=threads, interruptible=True,
+            percentile=None if percentile is None else int(percentile), progress=lambda seen: write(_line(seen)),
+        )  # fmt: skip
+    found = with_accuracies(found, judged)
     if report is not None:
         write_report(found, Path(report))
     if as_json:
-        show.json_out(found.to_mapping())
+        click.echo(found.to_json(), nl=False)
     else:
         _print(found)
+    if found.complete:
+        return ExitCode.OK
+    show.line("Interrupted: this is what was measured until then.", error=True)
+    return ExitCode.INTERRUPTED
+
+
+def _line(seen: Glance) -> str:
+    """Calls so far, median and p90 of the last ones, time left."""
+    from ..measure import percentile
+
+    models = []
+    for name, recent in seen.recent.items():
+        p50, p90 = (percentile(recent, q) for q in (50, 90))
+        models.append(f"{name} p50 {_time(p50)} p90 {_time(p90)}")
+    return f"{seen.left:.0f} s left · {seen.calls:,} calls · {' · '.join(models)}"
 
 
 def _print(found: BenchReport) -> None:

@@ -53,6 +53,7 @@ def command(
     from ..evaluate.others import open_others, scope
     from ..evaluate.picture import png
     from ..runtime import open_dataset
+    from ..source import BUNDLED
 
     _check(reject, picture, force)
     if picture is not None and not force:
@@ -84,9 +85,10 @@ def command(
     if picture is not None:
         save(Path(picture), png(confusion.draw(found, Path(data).name)), force=force)
     if as_json:
+        named = {"model": str(BUNDLED if path is None else path)}
         more = {"coverage": covered, "agreement": agreed, "others": apart}
         asked = {key: value.to_mapping() for key, value in more.items() if value is not None}
-        show.json_out(found.to_mapping() | asked | ({} if picture is None else {"picture": picture}))
+        show.json_out(named | found.to_mapping() | asked | ({} if picture is None else {"picture": picture}))
     else:
         _print(found, covered, agreed)
         if apart is not None:

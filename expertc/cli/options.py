@@ -143,6 +143,26 @@ def stages(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 @contextmanager
+def live_line(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """A line on stderr that is written over, cleaned and cut to the width; nothing without a terminal.
+
+    No thread refreshes it, as it would a spinner: it is there while times are measured.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    from rich.live import Live
+    from rich.text import Text
+
+    from ..text import clean_text
+    from . import show
+
+    console, together = show.console(stderr=True), sys.stdout.isatty()
+    with Live(console=console, auto_refresh=False, transient=True, redirect_stdout=together) as shown:
+        yield lambda text: shown.update(Text(clean_text(text), no_wrap=True, overflow="ellipsis"), refresh=True)
+
+
+@contextmanager
 def bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A bar on stderr, told how many of how many are done; nothing without a terminal."""
     if quiet or not sys.stderr.isatty():

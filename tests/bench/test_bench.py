@@ -130,7 +130,8 @@ def test_nothing_to_measure(tmp_path: Path, onnx_file: Callable[..., Path]) -> N
 
 
 def entry(name: str = "a", durations: tuple[float, ...] = (0.002,) * 100, ratio: Ratio | None = None) -> Entry:
-    return Entry(name, name, "0" * 64, (1, 3, 8, 8), Summary.of(durations), ratio or Ratio(0.5, 0.45, 0.55, 100))
+    turns = tuple((each,) for each in durations)
+    return Entry(name, name, "0" * 64, (1, 3, 8, 8), Summary.of(durations), ratio or Ratio(0.5, 0.45, 0.55, 100), turns)
 
 
 def report(*entries: Entry, warmup: Warmup | None = None, warnings: tuple[str, ...] = ()) -> BenchReport:
@@ -189,7 +190,7 @@ def test_a_report_is_written_and_replaced(tmp_path: Path) -> None:
     write_report(report(entry("new")), tmp_path / "out")
     assert json.loads((tmp_path / "out" / "report.json").read_text())["models"][0]["name"] == "new"
     assert "| new |" in (tmp_path / "out" / "report.md").read_text()
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "report.json", "report.md"]
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["out", "report.html", "report.json", "report.md"]
 
 
 @pytest.mark.parametrize("kind", ["file", "empty", "foreign", "more", "not json", "list", "other format"])

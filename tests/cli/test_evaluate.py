@@ -229,7 +229,7 @@ def test_bench(cli, full, bundle, tmp_path):
     assert rows[2][0] == "rainbow.onnx"
     assert rows[3][0] == "warm.expert"
     assert "1.000" in rows[2]  # the first over itself
-    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.json", "report.md"]
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == ["report.html", "report.json", "report.md"]
 
 
 def test_bench_offline_as_json(cli, full):

@@ -1,0 +1,181 @@
+"""Two reports of the same benchmark, before and after something was changed: what has become slower?
+
+Each model is compared with itself, by the medians of its blocks. The bootstrap interval tells what the noise within the
+runs can do; what it cannot tell is how two runs on one machine differ as a whole, which is what the tolerance is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from ..errors import InvalidArtifactError, UsageError
+from ..intervals import median_ratio
+from ..measure import MIN_BLOCKS
+from ..text import clean_text, parse_json, read_text, shown
+from .report import FAMILY, FORMAT, MAX_VARIATION
+
+TOLERANCE = 2 * MAX_VARIATION  # each of two runs may vary by that much and still count as steady
+
+SAME = ("cpu", "cores", "threads", "governor")  # of the environment: what makes it another device
+NOTED = ("runtime", "system", "python", "expertc", "numpy")  # may be what was changed, so it is only said
+
+SLOWER, FASTER, UNCHANGED = "slower", "faster", "same"
+
+LONGEST = 10**15  # nanoseconds of a call: eleven days
+
+
+@dataclass(frozen=True)
+class Change:
+    """One model in both reports: medians in seconds per call, and the ratio of new to old with its 95 % interval."""
+
+    name: str
+    old: float
+    new: float
+    ratio: float
+    low: float
+    high: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What ``compare`` found; ``notes`` are sentences about what else differs."""
+
+    changes: tuple[Change, ...]
+    tolerance: float
+    notes: tuple[str, ...]
+
+    @property
+    def regressions(self) -> tuple[Change, ...]:
+        """The models that have become slower by more than the tolerance, and by more than noise explains."""
+        return tuple(change for change in self.changes if change.verdict == SLOWER)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "tolerance": self.tolerance,
+            "regression": bool(self.regressions),
+            "models": [asdict(change) for change in self.changes],
+            "notes": list(self.notes),
+        }
+
+
+@dataclass(frozen=True)
+class _Timed:
+    shape: tuple[int, ...]
+    sha256: str
+    blocks: tuple[float, ...]  # median of each, in seconds per call
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    scenario: str
+    environment: Mapping[str, Any]
+    complete: bool
+    models: Mapping[str, _Timed]
+    warnings: tuple[str, ...]
+
+
+def compare(old: str | Path, new: str | Path, *, tolerance: float = TOLERANCE) -> Comparison:
+    """Compare two ``report.json`` (or the folders that hold them), model by model, by name.
+
+    A model is ``slower`` where the ratio of its medians is above 1 + ``tolerance`` and the 95 % interval of that ratio
+    is above 1; ``faster`` is the same with 1 / (1 + ``tolerance``). Raises ``InvalidArtifactError`` for a file that is
+    not a report, and ``UsageError`` where the two are of different tasks: another scenario, input, processor or number
+    of threads, no model in common; or if a model was measured in fewer than 6 blocks.
+    """
+    if not 0 <= tolerance < 10:
+        raise UsageError(f"A tolerance of {tolerance:g} makes no sense.", "Give a share such as 0.05.")
+    before, after = _read(old), _read(new)
+    names = [name for name in before.models if name in after.models]
+    _refuse_different(before, after, names)
+    changes = tuple(_change(name, before.models[name], after.models[name], tolerance) for name in names)
+    return Comparison(changes, tolerance, tuple(_notes(before, after)))
+
+
+def _change(name: str, before: _Timed, after: _Timed, tolerance: float) -> Change:
+    fewest = min(len(before.blocks), len(after.blocks))
+    if fewest < MIN_BLOCKS:
+        raise UsageError(
+            f"{shown(name)} was measured in {fewest} blocks only; an interval needs {MIN_BLOCKS}.",
+            "Measure for longer, both times.",
+        )
+    ratio, low, high = median_ratio(after.blocks, before.blocks, paired=False)
+    verdict = UNCHANGED
+    if ratio > 1 + tolerance and low > 1:
+        verdict = SLOWER
+    elif ratio < 1 / (1 + tolerance) and high < 1:
+        verdict = FASTER
+    return Change(name, median(before.blocks), median(after.blocks), ratio, low, high, verdict)
+
+
+def _refuse_different(before: _Recorded, after: _Recorded, names: list[str]) -> None:
+    problem = None
+    if before.scenario != after.scenario:
+        problem = f"one is {shown(before.scenario)}, the other {shown(after.scenario)}"
+    for key in SAME:
+        one, other = (recorded.environment.get(key) for recorded in (before, after))
+        if one != other and problem is None:
+            problem = f"{key} was {shown(one)}, then {shown(other)}"
+    if not names and problem is None:
+        problem = "they have no model in common"
+    for name in names:
+        one, other = before.models[name].shape, after.models[name].shape
+        if one != other and problem is None:
+            problem = f"the input of {shown(name)} was {one}, then {other}"
+    if problem is not None:
+        raise UsageError(
+            f"The reports are of different tasks: {problem}.", "Compare two runs of the same benchmark on one device."
+        )
+
+
+def _notes(before: _Recorded, after: _Recorded) -> list[str]:
+    found = []
+    for key in NOTED:
+        one, other = (recorded.environment.get(key) for recorded in (before, after))
+        if one != other:
+            found.append(f"{key}: {shown(one)}, then {shown(other)}")
+    for recorded, other, when in ((before, after, "old"), (after, before, "new")):
+        if not recorded.complete:
+            found.append(f"the {when} run was interrupted")
+        found += [f"the {when} run: {warning}" for warning in recorded.warnings]
+        found += [f"only in the {when} report: {shown(name)}" for name in recorded.models if name not in other.models]
+    same = [name for name, timed in before.models.items() if name in after.models]
+    unchanged = [name for name in same if before.models[name].sha256 == after.models[name].sha256]
+    return found + [f"{shown(name)} is the same file in both: it is not the model that changed" for name in unchanged]
+
+
+def _read(path: str | Path) -> _Recorded:
+    file = Path(path) / "report.json" if Path(path).is_dir() else Path(path)
+    what = f"The report {shown(file)}"
+    report = parse_json(read_text(file, "The report", InvalidArtifactError), what, InvalidArtifactError)
+    form = report.get("format")
+    if isinstance(form, str) and form.startswith(FAMILY) and form != FORMAT:
+        raise InvalidArtifactError(f"{what} is of the format {shown(form)}, not '{FORMAT}'.", "Measure again.")
+    try:
+        if form != FORMAT:
+            raise ValueError("no such format")
+        models = {clean_text(model["name"]): _timed(model) for model in report["models"]}
+        if not models or len(models) != len(report["models"]):
+            raise ValueError("names must differ")
+        warnings = tuple(map(clean_text, report["warnings"]))
+        environment, complete = dict(report["environment"]), report["complete"] is True
+        return _Recorded(str(report["scenario"]), environment, complete, models, warnings)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise InvalidArtifactError(
+            f"{what} is not a benchmark report.", "Take the report.json that expertc bench --report wrote."
+        ) from error
+
+
+def _timed(model: Mapping[str, Any]) -> _Timed:
+    times, calls, shape = model["durations_ns"], model["calls_per_turn"], model["shape"]
+    if not all(type(number) is int and 0 < number < LONGEST for number in (calls, *shape, *times)):
+        raise ValueError("not numbers")
+    if not times or len(times) % calls:
+        raise ValueError("turns must be whole")
+    blocks = tuple(median(times[start : start + calls]) / 1e9 for start in range(0, len(times), calls))
+    return _Timed(tuple(shape), str(model["sha256"]), blocks)

@@ -1,0 +1,141 @@
+"""The report as one HTML page: numbers, drawings, machine. It holds all it needs and runs no script."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from . import charts
+from .axis import duration
+from .markup import document, element
+
+LISTED = 12  # values of a list that are shown; a longer one is counted
+
+COLUMNS = ("model", "batch", "calls", "median", "p90", "p99", "images/s", "× first", "95 %")
+
+
+def to_html(report: Mapping[str, Any]) -> str:
+    """The page for a report as ``BenchReport.to_mapping`` makes it."""
+    title = f"Benchmark: {report['scenario']}{'' if report['complete'] else ', interrupted'}"
+    models = report["models"]
+    body = [element("h1", title)]
+    body += [element("p", text, class_="lead") for text in _findings(models)]
+    body += [element("p", text, class_="warning") for text in report["warnings"]]
+    body.append(element("div", (_numbers(models),), class_="scroll"))
+    body.append(element("div", _figures(models), class_="figures"))
+    body += [element("h2", "Machine"), _table(_rows(report["environment"]))]
+    if report.get("evidence"):
+        body += [element("h2", "Evidence"), _table(_rows(report["evidence"]))]
+    body += [element("h2", "How it was measured"), _table(_rows(_method(report)))]
+    style = files("expertc.bench").joinpath("page.css").read_text(encoding="utf-8")
+    return document(title, style, (element("main", body),))
+
+
+def _findings(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    first = models[0]["name"]
+    for model in models[1:]:
+        ratio = model["ratio"]
+        sure = "too few calls for an interval"
+        if ratio["low"] is not None:
+            sure = f"95 % interval {ratio['low']:.3f} to {ratio['high']:.3f}"
+        yield f"{model['name']} takes {ratio['value']:.3f} × the time of {first} per image ({sure})."
+
+
+def _numbers(models: Sequence[Mapping[str, Any]]) -> Element:
+    judged = any(model.get("accuracy") for model in models)
+    columns = (*COLUMNS, *(("accuracy", "95 %") if judged else ()))
+    head = element("tr", [element("th", name, scope="col") for name in columns])
+    rows = []
+    for place, model in enumerate(models):
+        times, ratio = model["summary"], model["ratio"]
+        cells = [
+            str(model["shape"][0]),
+            str(times["n"]),
+            *("–" if times[key] is None else duration(times[key]) for key in ("median", "p90", "p99")),
+            f"{model['images_per_second']:.1f}",
+            f"{ratio['value']:.3f}",
+            "–" if ratio["low"] is None else f"{ratio['low']:.3f} to {ratio['high']:.3f}",
+        ]
+        if judged:
+            found = model.get("accuracy")
+            cells += [
+                f"{100 * found['top1']:.1f} %" if found else "–",
+                f"{100 * found['low']:.1f} to {100 * found['high']:.1f} %" if found else "–",
+            ]
+        name = element("th", f"{place + 1}. {model['name']}", scope="row")
+        rows.append(element("tr", (name, *(element("td", cell) for cell in cells))))
+    return element("table", (element("thead", (head,)), element("tbody", rows)), class_="numbers")
+
+
+def _figures(models: Sequence[Mapping[str, Any]]) -> Iterator[Element]:
+    if any(model["summary"]["median"] is not None for model in models):
+        yield _figure(
+            charts.bars(models),
+            "Median time per image. The line at the end of a bar is the 95 % interval of the median.",
+        )
+    yield _figure(
+        charts.distribution(models),
+        "Share of calls that took no longer than this; the dots are the slowest calls.",
+        charts.legend(models),
+    )
+    yield _figure(charts.course(models), "Time per call in the course of the run, as medians of its stretches.")
+    judged = [model for model in models if charts.plotted(model)]
+    if judged:
+        classes, images = judged[0]["accuracy"]["classes"], judged[0]["accuracy"]["images"]
+        yield _figure(
+            charts.pareto(models),
+            f"Top-1 accuracy on {images} photos of {classes} classes against latency, with 95 % intervals. "
+            "The line joins the models that none beats in both; rings are beaten.",
+        )
+
+
+def _figure(drawing: Element, caption: str, *more: Element) -> Element:
+    return element("figure", (drawing, *more, element("figcaption", caption)))
+
+
+def _method(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What a reader who doubts asks for."""
+    told = {
+        "timed": report["timed"],
+        "order": f"all models in one run of {report['seconds']:g} s, in turns whose order changes",
+        "percentiles": report["percentiles"],
+        "warm-up": report["warmup"],
+        "noise from seed": report["seed"],
+        "format": report["format"],
+    }
+    for place, model in enumerate(report["models"]):
+        told[f"{place + 1}. {model['name']}"] = {
+            "file": model["path"], "sha256": model["sha256"], "input": model["shape"],
+        }  # fmt: skip
+    return told
+
+
+def _table(rows: Iterator[tuple[str, str]]) -> Element:
+    made = [element("tr", (element("th", name, scope="row"), element("td", value))) for name, value in rows]
+    return element("table", (element("tbody", made),), class_="facts")
+
+
+def _rows(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Any JSON value as names and texts, what is nested in what."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            yield from _rows(part, f"{name} · {key}" if name else str(key))
+    elif isinstance(value, list | tuple) and any(isinstance(part, Mapping | list | tuple) for part in value):
+        for place, part in enumerate(value[:LISTED]):
+            yield from _rows(part, f"{name} {place + 1}")
+        if len(value) > LISTED:
+            yield name, f"{len(value) - LISTED} more"
+    elif isinstance(value, list | tuple):
+        yield name, ", ".join(map(_text, value)) if len(value) <= LISTED else f"{len(value)} values"
+    else:
+        yield name, _text(value)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return "unknown"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,50 @@
+"""``expertc bench compare``."""
+
+from __future__ import annotations
+
+import click
+
+from . import options, show
+
+
+@click.command(
+    epilog=options.example(
+        "expertc bench compare old/report.json new/report.json", "expertc bench compare old new --tolerance 0.1"
+    )
+)
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@click.option(
+    "--tolerance", type=float, metavar="SHARE",
+    help="How much slower is still the same (default: 0.05, twice what a steady run may vary by).",
+)  # fmt: skip
+@options.as_json
+@options.everywhere
+def command(old: str, new: str, tolerance: float | None, as_json: bool) -> None:
+    """Compare two reports of the same benchmark, model by model; exit code 11 if one has become slower.
+
+    A model is slower if its median has grown by more than the tolerance, and by more than the noise of the two runs
+    explains (95 % bootstrap interval). A file called compare is measured as ./compare.
+    """
+    from ..bench import compare
+    from ..bench.compare import TOLERANCE
+    from ..errors import RegressionError
+
+    found = compare(old, new, tolerance=TOLERANCE if tolerance is None else tolerance)
+    if as_json:
+        show.json_out(found.to_mapping())
+    else:
+        rows = [
+            (one.name, show.duration(one.old), show.duration(one.new), f"{one.ratio:.3f}",
+             f"{one.low:.3f} to {one.high:.3f}", one.verdict)
+            for one in found.changes
+        ]  # fmt: skip
+        show.table(("model", "old", "new", "new / old", "95 %", "verdict"), rows)
+        for note in ("", *found.notes) if found.notes else ():
+            show.line(note)
+    if found.regressions:
+        names = ", ".join(one.name for one in found.regressions)
+        raise RegressionError(
+            f"Slower by more than {100 * found.tolerance:g} %: {names}.",
+            "Measure both again in one run if you can: expertc bench OLD-MODEL NEW-MODEL.",
+        )

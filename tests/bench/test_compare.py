@@ -1,0 +1,132 @@
+"""Two reports compared: what is a regression, what is noise, and what cannot be compared."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from made import made, saved
+
+from expertc.bench import compare
+from expertc.bench.compare import FASTER, SLOWER, TOLERANCE, UNCHANGED
+from expertc.errors import ExpertcError, InvalidArtifactError, UsageError
+
+
+def verdicts(tmp_path: Path, old: Any, new: Any, **options: Any) -> dict[str, str]:
+    found = compare(saved(old, tmp_path / "old.json"), saved(new, tmp_path / "new.json"), **options)
+    return {change.name: change.verdict for change in found.changes}
+
+
+def test_each_model_is_compared_with_itself(tmp_path: Path) -> None:
+    old = made({"a": 0.002, "b": 0.004, "c": 0.001, "gone": 1.0})
+    new = made({"b": 0.0044, "a": 0.002, "c": 0.0008, "come": 1.0}, seed=1, blocks=150, runtime="onnxruntime 2")
+    found = compare(saved(old, tmp_path / "old.json"), saved(new, tmp_path / "new.json"))
+    assert {one.name: one.verdict for one in found.changes} == {"a": UNCHANGED, "b": SLOWER, "c": FASTER}
+    (slower,) = found.regressions
+    assert slower.low < 1.1 < slower.high
+    assert slower.ratio == pytest.approx(1.1, rel=0.01)
+    assert slower.old == pytest.approx(0.004, rel=0.01)
+    notes = " ".join(found.notes)
+    for words in ("runtime: 'onnxruntime 1.20.0', then 'onnxruntime 2'", "old report: 'gone'", "new report: 'come'"):
+        assert words in notes
+    assert json.loads(json.dumps(found.to_mapping()))["regression"] is True
+
+
+def test_the_tolerance_is_what_two_steady_runs_may_differ_by(tmp_path: Path) -> None:
+    assert TOLERANCE == 0.05
+    old, new = made({"a": 0.002}, noise=0.01), made({"a": 0.00207}, seed=1, noise=0.01)
+    assert verdicts(tmp_path, old, new) == {"a": UNCHANGED}
+    assert verdicts(tmp_path, old, new, tolerance=0.02) == {"a": SLOWER}
+    assert verdicts(tmp_path, new, old, tolerance=0.02) == {"a": FASTER}
+
+
+def test_noise_alone_is_no_regression(tmp_path: Path) -> None:
+    """Seven blocks of wild noise: the medians may differ by a lot, their interval holds 1."""
+    runs = [made({"a": 0.002}, blocks=7, noise=0.4, seed=seed) for seed in range(40)]
+    found = [verdicts(tmp_path, old, new)["a"] for old, new in zip(runs[::2], runs[1::2], strict=True)]
+    assert found.count(UNCHANGED) >= 16
+
+
+def test_a_folder_is_its_report(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    saved(made({"a": 0.002}), tmp_path / "run" / "report.json")
+    found = compare(tmp_path / "run", tmp_path / "run" / "report.json")
+    assert found.changes[0].ratio == 1
+    assert found.notes == ("'a' is the same file in both: it is not the model that changed",)
+
+
+def test_what_makes_a_run_doubtful_is_said(tmp_path: Path) -> None:
+    old, new = made({"a": 0.002}), made({"a": 0.002}, complete=False)
+    old = replace(old, warnings=("The machine\x1b[31m was busy.",))
+    found = compare(saved(old, tmp_path / "old.json"), saved(new, tmp_path / "new.json"))
+    assert "the new run was interrupted" in found.notes
+    assert "the old run: The machine[31m was busy." in found.notes
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        (made({"a": 0.002}, cpu="Another CPU"), "cpu was 'A CPU', then 'Another CPU'"),
+        (made({"a": 0.002}, threads=1), "threads was '2', then '1'"),
+        (made({"a": 0.002}, governor="powersave"), "governor"),
+        (made({"a": 0.002}, batch=4), r"the input of 'a' was \(1, 3, 8, 8\), then \(4, 3, 8, 8\)"),
+        (made({"b": 0.002}), "no model in common"),
+        (made({"a": 0.002}, blocks=5), "5 blocks only; an interval needs 6"),
+    ],
+)
+def test_different_tasks_are_refused(tmp_path: Path, other: Any, words: str) -> None:
+    with pytest.raises(UsageError, match=words) as caught:
+        verdicts(tmp_path, made({"a": 0.002}), other)
+    assert caught.value.hint
+
+
+def test_another_scenario_is_refused(tmp_path: Path) -> None:
+    report = made({"a": 0.002})
+    other = report.to_mapping() | {"scenario": "offline\x1b[31m"}
+    (tmp_path / "new.json").write_text(json.dumps(other))
+    with pytest.raises(UsageError, match=r"'single-stream', the other 'offline\[31m'"):
+        compare(saved(report, tmp_path / "old.json"), tmp_path / "new.json")
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
+def test_a_tolerance_is_a_share(tmp_path: Path, tolerance: float) -> None:
+    with pytest.raises(UsageError, match="makes no sense"):
+        verdicts(tmp_path, made({"a": 0.002}), made({"a": 0.002}), tolerance=tolerance)
+
+
+def spoilt(**changes: Any) -> str:
+    report = made({"a": 0.002}, blocks=8, turn=1).to_mapping()
+    report["models"][0] |= changes
+    return json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{", "{}", '{"format": 2}', '{"format": "expertc.bench/2"}', '{"format": "expertc.bench/1"}',
+        '{"format": "expertc.bench/2", "models": {}}',
+        spoilt(durations_ns=[]), spoilt(durations_ns=[1, 0]), spoilt(durations_ns=[1, True]),
+        spoilt(durations_ns=[1.5]), spoilt(durations_ns=["1"]), spoilt(durations_ns=None),
+        spoilt(durations_ns=[10**400]), spoilt(calls_per_turn=3),
+        spoilt(calls_per_turn=0), spoilt(shape=[-1]), spoilt(name=7), spoilt(durations_ns={"a": 1}),
+        spoilt(name=None), json.dumps(made({"a": 0.1}).to_mapping() | {"warnings": [5]}),
+        json.dumps(made({"a": 0.1}).to_mapping() | {"environment": 5}),
+        json.dumps(made({"a": 0.1}).to_mapping() | {"models": [None]}),
+        json.dumps(made({"a": 0.1}).to_mapping() | {"models": made({"a": 0.1}).to_mapping()["models"] * 2}),
+    ],
+)  # fmt: skip
+def test_what_is_no_report(tmp_path: Path, text: str) -> None:
+    good = saved(made({"a": 0.002}), tmp_path / "good.json")
+    (tmp_path / "bad.json").write_text(text)
+    for pair in ((good, tmp_path / "bad.json"), (tmp_path / "bad.json", good)):
+        with pytest.raises(InvalidArtifactError) as caught:
+            compare(*pair)
+        assert caught.value.hint
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(ExpertcError, match="cannot be read"):
+        compare(tmp_path / "nowhere.json", tmp_path)
