@@ -11,13 +11,12 @@ from typing import Any
 from .. import atomic
 from ..errors import FileSystemError
 from ..measure import Ratio, Summary, Warmup, samples_for
+from .watch import MAX_VARIATION, UNWATCHED, Evidence, Verdict, judge, unsteady
 
 SINGLE_STREAM, OFFLINE = SCENARIOS = ("single-stream", "offline")
 
 FORMAT = "expertc.bench/1"
 FILES = ("report.json", "report.md")
-
-MAX_VARIATION = 0.025  # trtexec's limit for the coefficient of variation, above which clocks are unstable
 
 TIMED = "one call of the session: the input is ready, the outputs are copied out, threads wait by spinning"
 RULE = "percentiles are nearest-rank and given only with enough samples (p90 {}, p99 {})"
@@ -51,6 +50,20 @@ class BenchReport:
     entries: tuple[Entry, ...]
     environment: Mapping[str, Any]
     warnings: tuple[str, ...]
+    evidence: Evidence = UNWATCHED
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the numbers can be believed."""
+        return judge(self.evidence, {entry.name: entry.summary.variation for entry in self.entries})
+
+    @property
+    def joules_per_image(self) -> dict[str, float]:
+        """Energy of one image by the part that took it; {} if several models, which take turns, share the power."""
+        if len(self.entries) != 1:
+            return {}
+        rate = self.entries[0].images_per_second
+        return {energy.source: energy.watts / rate for energy in self.evidence.energy}
 
     def to_mapping(self) -> dict[str, Any]:
         """Everything as plain JSON types; durations in seconds."""
@@ -69,6 +82,8 @@ class BenchReport:
                 for entry in self.entries
             ],
             "warnings": list(self.warnings),
+            "verdict": {"name": self.verdict.name, "reasons": list(self.verdict.reasons)},
+            "evidence": self.evidence.to_mapping() | {"joules_per_image": self.joules_per_image},
         }
 
     def to_markdown(self) -> str:
@@ -120,10 +135,7 @@ def warnings_about(entries: Sequence[Entry], warmup: Warmup, load: float, cores:
         found.append(f"The times were still moving when the warm-up ended after {warmup.seconds:.1f} s.")
     for entry in entries:
         if entry.summary.variation > MAX_VARIATION:
-            found.append(
-                f"The times of {entry.name} vary by {entry.summary.variation:.1%} (coefficient of variation;"
-                f" steady clocks stay under {MAX_VARIATION:.1%})."
-            )
+            found.append(unsteady(entry.name, entry.summary.variation))
         if entry.summary.p90 is None:
             found.append(f"{entry.name} ran {entry.summary.n} times, too few for a p90: measure for longer.")
     return tuple(found)

@@ -20,6 +20,7 @@ from ..measure import interleave
 from ..text import clean_text
 from . import environment
 from .report import OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Entry, warnings_about
+from .watch import Watcher, locked_clocks
 
 OFFLINE_BATCH = 32  # for a model that takes any batch
 SEED = 0
@@ -32,14 +33,16 @@ def bench(
     scenario: str = SINGLE_STREAM,
     seconds: float = 10.0,
     threads: int | None = None,
+    lock_clocks: bool = False,
 ) -> BenchReport:
     """Time bundles and ``.onnx`` models against the first of them, all in one interleaved run on the CPU.
 
     ``single-stream`` times one image after the other, ``offline`` the largest batch that a model allows (32 where it
     allows any). The input is noise from a fixed seed, made before the clock starts. ``seconds`` is the time for all
-    models together, ``threads`` the number within an operator (default: one per core). Raises ``UsageError`` for a
-    model whose input has an open height or width or another batch than the scenario needs, and what ``open_bundle`` and
-    ``open_session`` raise.
+    models together, ``threads`` the number within an operator (default: one per core). Sensors are watched from the
+    warm-up to the end; ``lock_clocks`` holds the clocks meanwhile, which needs root. Raises ``UsageError`` for a model
+    whose input has an open height or width or another batch than the scenario needs, and what ``open_bundle``,
+    ``open_session`` and ``locked_clocks`` raise.
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"There is no scenario '{scenario}'.", f"Choose from {', '.join(SCENARIOS)}.")
@@ -48,11 +51,14 @@ def bench(
     files = [_model(Path(path)) for path in paths]
     names = _names(paths)
     with ExitStack() as opened:
+        locked = opened.enter_context(locked_clocks()) if lock_clocks else ()
         sessions = [opened.enter_context(closing(open_session(file, threads=threads))) for file in files]
         inputs = [_noise(session, name, scenario) for session, name in zip(sessions, names, strict=True)]
         calls = {name: partial(session.run, x) for name, session, x in zip(names, sessions, inputs, strict=True)}
         before = environment.load()
-        samples = interleave(calls, seconds=seconds, warmup=min(MAX_WARMUP, seconds))
+        warmup = min(MAX_WARMUP, seconds)
+        with Watcher(warmup + seconds) as watcher:
+            samples = interleave(calls, seconds=seconds, warmup=warmup)
         after = environment.load()
     entries = tuple(
         Entry(
@@ -67,7 +73,7 @@ def bench(
     )
     facts = environment.describe() | {"threads": threads or environment.cores(), "load": [before, after]}
     warnings = warnings_about(entries, samples.warmup, before, environment.cores())
-    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings)
+    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings, watcher.evidence(locked))
 
 
 def _model(path: Path) -> Path:
