@@ -104,7 +104,9 @@ class BenchReport:
             )
             rows.append(f"| {' | '.join(cells)} |")
         facts = [f"- {key}: {_cell(_plain(value))}" for key, value in self.environment.items()]
-        notes = [f"- **{_cell(warning)}**" for warning in self.warnings]
+        verdict = self.verdict
+        notes = [f"- **verdict: {verdict.name}**", *(f"- {_cell(reason)}" for reason in verdict.reasons)]
+        notes += [f"- **{_cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
         notes += [
             f"- timed: {TIMED}",
             f"- {RULE.format(samples_for(90), samples_for(99))}",

@@ -32,7 +32,7 @@ ORIN = {
     "sys/class/thermal/cooling_device1/type": "cpu-throttle-alert",
     "sys/class/thermal/cooling_device1/cur_state": "0",
     "sys/class/thermal/cooling_device2/type": "devfreq-17000000.gpu",
-    "sys/class/thermal/cooling_device2/cur_state": "18",
+    "sys/class/thermal/cooling_device2/cur_state": "0",
     "sys/class/hwmon/hwmon1/name": "ina3221",
     "sys/class/hwmon/hwmon1/in1_label": "VDD_IN",
     "sys/class/hwmon/hwmon1/in1_input": "4984",
@@ -87,9 +87,11 @@ def test_temperatures(orin: Path) -> None:
 def test_only_what_slows_down_counts_as_throttling(orin: Path) -> None:
     cooling = Cooling.find(orin)
     assert cooling is not None
-    assert cooling.read() == Sample(tells=True)  # neither the fan nor the governor's state
+    assert cooling.read() == Sample(tells=True)  # the fan is at work, nothing else
     build(orin, {"sys/class/thermal/cooling_device1/cur_state": "1"})
     assert cooling.read().held_back == {"cooling by cpu-throttle-alert"}
+    build(orin, {"sys/class/thermal/cooling_device2/cur_state": "18"})
+    assert cooling.read().held_back == {"cooling by cpu-throttle-alert", "cooling by devfreq-17000000.gpu"}
     build(orin, {"sys/class/thermal/cooling_device1/cur_state": ""})
     assert not cooling.read()  # a device that does not answer is no sign of calm
 

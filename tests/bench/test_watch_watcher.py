@@ -13,6 +13,7 @@ import pytest
 
 from expertc.bench.watch import Evidence, Watcher, judge
 from expertc.bench.watch import stream as streams
+from expertc.bench.watch import watcher as watcher_module
 
 NANO = "CPU [6%@1510,6%@1510] GR3D_FREQ 26%@[306] cpu@46.41C VDD_IN 4900mW/5000mW VDD_SOC 1500mW/1600mW"
 CARD = "0, 1410, 1593, 50, 300.00, 0x0000000000000000"
@@ -122,6 +123,18 @@ def test_the_thread_that_looks_dies(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     evidence = watcher.evidence()
     assert evidence.died == "the thread that looks at the sensors died"
     assert judge(evidence, {}).name == "unknown"
+
+
+def test_a_sensor_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watcher_module, "PATIENCE", 0.1)
+    hang = threading.Event()
+    with Watcher(1, root=tree(tmp_path), interval=INTERVAL) as watcher:
+        started = threading.Event()
+        monkeypatch.setattr(watcher, "_look", lambda: (started.set(), hang.wait(30)))
+        assert started.wait(30)
+    assert watcher.evidence().died == "a sensor does not answer"
+    hang.set()
+    watcher._thread.join(30)
 
 
 def test_what_is_measured_fails(tmp_path: Path, program: Callable[[str, str], Path]) -> None:

@@ -9,9 +9,9 @@ from .sample import Channel, Sample, folders, name_of, number, text
 
 COLDEST = -100.0  # °C; a Jetson's sensor that is off says -256
 
-# Cooling devices that hold clocks back while their state is not 0. Fans cool without; devfreq's state follows the
-# governor (18 of 169 on an idle Thor), so it tells nothing.
-HOLDS_BACK = ("throttle-alert", "cpufreq-", "Processor")
+# Cooling devices that hold clocks back while their state is not 0 (kernel, "thermal/sysfs-api": 0 is no cooling): a
+# Jetson's alerts, limits of frequency, ACPI's processors. Fans cool without.
+HOLDS_BACK = ("throttle-alert", "cpufreq-", "devfreq-", "Processor")
 
 # What a Jetson's SOC_THERM counts (NVIDIA, "Platform Power and Performance", over-current throttling).
 OVER_CURRENT = {

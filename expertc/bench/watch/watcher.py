@@ -20,7 +20,8 @@ from .sample import Sensor
 from .stream import Stream
 from .thermal import Cooling, OverCurrent, Zones
 
-INTERVAL = 0.2  # seconds between looks: a look takes less than 1 ms of one core
+INTERVAL = 0.2  # seconds between looks; one at 50 files takes half a millisecond of one core
+PATIENCE = 5.0  # seconds for the last look: a bus may hang
 MAX_LOOKS = 5000  # a longer run is looked at less often, so that the samples stay small
 
 SENSORS: tuple[Callable[[Path], Sensor | None], ...] = (
@@ -47,15 +48,16 @@ class Watcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="watching sensors", daemon=True)
         self._effort = 0.0
+        self._failure: str | None = None
         self._end = self._start = 0.0
 
     def __enter__(self) -> Watcher:
         found = (find(self._root) for find in SENSORS)
         self._sensors = [(sensor, []) for sensor in found if sensor is not None]
+        self._mode, self._governor = power_mode(), governors(self._root)
         with ExitStack() as self._open:
             self._streams = self._programs()
             self._open = self._open.pop_all()
-        self._mode, self._governor = power_mode(), governors(self._root)
         self._fresh_peak = memory.reset_peak(self._root)
         self._start = self._end = time.monotonic()
         self._before = self._load()
@@ -66,10 +68,14 @@ class Watcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if not self._thread.is_alive():
+            self._failure = "the thread that looks at the sensors died"
         self._stop.set()
-        self._alive = self._thread.is_alive()
-        self._thread.join()
-        self._look()
+        self._thread.join(PATIENCE)
+        if self._thread.is_alive():
+            self._failure = "a sensor does not answer"
+        else:
+            self._look()
         self._after = self._load()
         self._end = time.monotonic()
         self._peak = memory.peak(self._root)
@@ -96,7 +102,7 @@ class Watcher:
             peak_memory=self._peak,
             peak_is_of_run=self._fresh_peak,
             effort=self._effort / seconds if seconds else 0.0,
-            died=seen.died if self._alive else "the thread that looks at the sensors died",
+            died=self._failure or seen.died,
         )
 
     def _programs(self) -> list[Stream]:
