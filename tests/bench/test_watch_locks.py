@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -142,14 +143,15 @@ def test_what_cannot_be_put_back_is_said_and_the_rest_put_back(tmp_path: Path, p
     assert said(log)[-2:] == ["nvidia-smi -i 0 --reset-gpu-clocks", FREED[-1]]
 
 
-def test_a_second_interrupt_waits(tmp_path: Path, program: Program, log: Path) -> None:
+def test_a_second_interrupt_waits(tmp_path: Path, program: Program, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     jetson(program, log, restore=f"kill -INT $PPID; kill -TERM $PPID; sleep 0.2; echo done >> {log}")
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), locked_clocks(root=tmp_path):
         raise KeyboardInterrupt
     assert said(log) == [*FREED, "done"]
     assert signal.getsignal(signal.SIGINT) is before
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob("expertc-clocks-*/stored.conf"))
+    assert not list(tmp_path.glob("expertc-clocks-*"))
 
 
 BENCH = """
