@@ -16,7 +16,8 @@ from ..errors import InvalidArtifactError, UsageError
 from ..intervals import median_ratio
 from ..measure import MIN_BLOCKS
 from ..text import clean_text, parse_json, read_text, shown
-from .report import FAMILY, FORMAT, MAX_VARIATION
+from .report import FAMILY, FORMAT
+from .watch import MAX_VARIATION
 
 TOLERANCE = 2 * MAX_VARIATION  # each of two runs may vary by that much and still count as steady
 

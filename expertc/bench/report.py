@@ -15,6 +15,7 @@ from ..errors import FileSystemError
 from ..intervals import median_bounds
 from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
 from .page import to_html
+from .watch import MAX_VARIATION, UNWATCHED, Evidence, Verdict, judge, unsteady
 
 SINGLE_STREAM, OFFLINE = SCENARIOS = ("single-stream", "offline")
 
@@ -23,8 +24,6 @@ FORMAT = FAMILY + "2"  # the number is the schema's version: schema.json
 FILES = ("report.json", "report.md", "report.html")
 
 MOST_DURATIONS = 100_000  # of a model in a report: about 1 MB, enough for any percentile that is given
-
-MAX_VARIATION = 0.025  # trtexec's limit for the coefficient of variation, above which clocks are unstable
 
 TIMED = "one call of the session: the input is ready, the outputs are copied out, threads wait by spinning"
 RULE = "percentiles are nearest-rank and given only with enough samples (p90 {}, p99 {})"
@@ -104,6 +103,20 @@ class BenchReport:
     environment: Mapping[str, Any]
     warnings: tuple[str, ...]
     complete: bool = True
+    evidence: Evidence = UNWATCHED
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the numbers can be believed."""
+        return judge(self.evidence, {entry.name: entry.summary.variation for entry in self.entries})
+
+    @property
+    def joules_per_image(self) -> dict[str, float]:
+        """Energy of one image by the part that took it; {} if several models, which take turns, share the power."""
+        if len(self.entries) != 1:
+            return {}
+        rate = self.entries[0].images_per_second
+        return {energy.source: energy.watts / rate for energy in self.evidence.energy}
 
     def to_mapping(self) -> dict[str, Any]:
         """Everything as plain JSON types, as ``schema.json`` beside this file describes it."""
@@ -120,6 +133,8 @@ class BenchReport:
             "warmup": warmup,
             "models": [entry.to_mapping() for entry in self.entries],
             "warnings": list(self.warnings),
+            "verdict": {"name": self.verdict.name, "reasons": list(self.verdict.reasons)},
+            "evidence": self.evidence.to_mapping() | {"joules_per_image": self.joules_per_image},
         }
 
     def to_json(self) -> str:
@@ -146,7 +161,9 @@ class BenchReport:
             )
             rows.append(f"| {' | '.join(cells)} |")
         facts = [f"- {key}: {_cell(_plain(value))}" for key, value in self.environment.items()]
-        notes = [f"- **{_cell(warning)}**" for warning in self.warnings]
+        verdict = self.verdict
+        notes = [f"- **verdict: {verdict.name}**", *(f"- {_cell(reason)}" for reason in verdict.reasons)]
+        notes += [f"- **{_cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
         notes += [
             f"- timed: {TIMED}",
             f"- {RULE.format(samples_for(90), samples_for(99))}",
@@ -177,10 +194,7 @@ def warnings_about(entries: Sequence[Entry], warmup: Warmup, load: float, cores:
         found.append(f"The times were still moving when the warm-up ended after {warmup.seconds:.1f} s.")
     for entry in entries:
         if entry.summary.variation > MAX_VARIATION:
-            found.append(
-                f"The times of {entry.name} vary by {entry.summary.variation:.1%} (coefficient of variation;"
-                f" steady clocks stay under {MAX_VARIATION:.1%})."
-            )
+            found.append(unsteady(entry.name, entry.summary.variation))
         if entry.summary.p90 is None:
             found.append(f"{entry.name} ran {entry.summary.n} times, too few for a p90: measure for longer.")
     return tuple(found)

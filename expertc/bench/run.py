@@ -21,6 +21,7 @@ from ..measure import Glance, interleave
 from ..text import clean_text
 from . import environment
 from .report import OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Entry, warnings_about
+from .watch import Watcher, locked_clocks
 
 OFFLINE_BATCH = 32  # for a model that takes any batch
 SEED = 0
@@ -36,16 +37,18 @@ def bench(
     percentile: int | None = None,
     progress: Callable[[Glance], None] | None = None,
     interruptible: bool = False,
+    lock_clocks: bool = False,
 ) -> BenchReport:
     """Time bundles and ``.onnx`` models against the first of them, all in one interleaved run on the CPU.
 
     ``single-stream`` times one image after the other, ``offline`` the largest batch that a model allows (32 where it
     allows any). The input is noise from a fixed seed, made before the clock starts. ``seconds`` is the time for all
     models together, ``threads`` the number within an operator (default: one per core). ``progress`` is shown how
-    far it is, twice a second. A ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was
+    far it is, twice a second. Sensors are watched from the warm-up to the end; ``lock_clocks`` holds the clocks
+    meanwhile, which needs root. A ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was
     measured until then. Raises ``UsageError`` for a model whose input has an open height or width or another batch than
-    the scenario needs, or if ``seconds`` are too few for ``percentile``, and what ``open_bundle`` and ``open_session``
-    raise.
+    the scenario needs, or if ``seconds`` are too few for ``percentile``, and what ``open_bundle``, ``open_session`` and
+    ``locked_clocks`` raise.
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"There is no scenario '{scenario}'.", f"Choose from {', '.join(SCENARIOS)}.")
@@ -54,19 +57,22 @@ def bench(
     files = [_model(Path(path)) for path in paths]
     names = _names(paths)
     with ExitStack() as opened:
+        locked = opened.enter_context(locked_clocks()) if lock_clocks else ()
         sessions = [opened.enter_context(closing(open_session(file, threads=threads))) for file in files]
         inputs = [_noise(session, name, scenario) for session, name in zip(sessions, names, strict=True)]
         calls = {name: partial(session.run, x) for name, session, x in zip(names, sessions, inputs, strict=True)}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
         before = environment.load()
-        samples = interleave(
-            calls,
-            seconds=seconds,
-            warmup=min(MAX_WARMUP, seconds),
-            bearing=percentile,
-            progress=progress,
-            interruptible=interruptible,
-        )
+        warmup = min(MAX_WARMUP, seconds)
+        with Watcher(warmup + seconds) as watcher:
+            samples = interleave(
+                calls,
+                seconds=seconds,
+                warmup=warmup,
+                bearing=percentile,
+                progress=progress,
+                interruptible=interruptible,
+            )
         after = environment.load()
     entries = tuple(
         Entry(
@@ -88,7 +94,8 @@ def bench(
     warnings = warnings_about(entries, samples.warmup, before, environment.cores())
     if not samples.complete:
         warnings = (f"The run was interrupted before its {seconds:g} s were over.", *warnings)
-    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings, samples.complete)
+    evidence = watcher.evidence(locked)
+    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings, samples.complete, evidence)
 
 
 def _model(path: Path) -> Path:

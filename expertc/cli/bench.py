@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,7 @@ class _Bench(click.Command):
 @click.option(
     "--percentile", type=click.Choice(["50", "90", "95", "99"]), help="Refuse to run if too short for this one."
 )
+@click.option("--lock-clocks", is_flag=True, help="Hold the clocks at one speed meanwhile (needs root).")
 @click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
 @click.option(
     "--accuracy", "accuracies", multiple=True, metavar="[MODEL=]FILE",
@@ -53,8 +55,8 @@ class _Bench(click.Command):
 @options.quietly
 @options.everywhere
 def command(
-    paths: tuple[str, ...], scenario: str, duration: float, percentile: str | None, report: str | None,
-    accuracies: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
+    paths: tuple[str, ...], scenario: str, duration: float, percentile: str | None, lock_clocks: bool,
+    report: str | None, accuracies: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Time models and bundles in turns within one run, and compare each with the first.
 
@@ -72,6 +74,7 @@ def command(
         found = bench(
             paths, scenario=scenario, seconds=seconds, threads=threads, interruptible=True,
             percentile=None if percentile is None else int(percentile), progress=lambda seen: write(_line(seen)),
+            lock_clocks=lock_clocks,
         )  # fmt: skip
     found = with_accuracies(found, judged)
     if report is not None:
@@ -104,12 +107,37 @@ def _print(found: BenchReport) -> None:
     show.table(("model", *columns, "x first", "95 %"), rows)
     machine = found.environment
     show.line()
+    verdict = found.verdict
+    notes = [warning for warning in found.warnings if warning not in verdict.reasons]
     show.facts({
+        "verdict": "\n".join((verdict.name, *verdict.reasons)),
+        "seen": "\n".join(_seen(found)),
         "scenario": f"{found.scenario}, {found.seconds:g} s for all models, in turns whose order changes",
         "x first": "time per image over that of the first model, with its 95 % interval",
         "machine": f"{machine['cpu']}, {machine['threads']} threads, {machine['runtime']}",
-        **({"note": "\n".join(found.warnings)} if found.warnings else {}),
+        **({"note": "\n".join(notes)} if notes else {}),
     })  # fmt: skip
+
+
+def _seen(found: BenchReport) -> Iterator[str]:
+    """What the watch saw, in the order in which it matters; at least one line."""
+    seen = found.evidence
+    yield ", ".join(seen.sensors) or "no sensors of clocks, temperature or power"
+    for name, value in (("power mode", seen.power_mode), ("governor", seen.governor)):
+        if value:
+            yield f"{name}: {value}"
+    yield from seen.locked
+    for series in seen.series:
+        if series.unit == "MHz" or series.name.startswith("temperature"):
+            yield f"{series.name}: {series.median:.0f} {series.unit} ({series.least:.0f} to {series.most:.0f})"
+    for source, joules in found.joules_per_image.items():
+        yield f"energy of {source}: {1e3 * joules:.3g} mJ per image"
+    if not found.joules_per_image:
+        yield from (f"mean power of {energy.source}: {energy.watts:.1f} W" for energy in seen.energy)
+    if seen.load is not None:
+        yield f"other processes: {show.percent(seen.load.others)} of the cores"
+    if seen.peak_memory is not None:
+        yield f"peak memory of this process: {show.size(seen.peak_memory)}"
 
 
 def _cells(entry: Entry, offline: bool) -> tuple[str, ...]:

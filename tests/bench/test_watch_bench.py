@@ -1,0 +1,91 @@
+"""What ``bench`` makes of the evidence: in the report, as JSON, and on the terminal."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+from test_bench import entry, report
+
+from expertc.bench import run
+from expertc.bench.watch import UNWATCHED, VERDICTS, Energy, Evidence, Series, Throttle
+from expertc.bench.watch.load import Load
+from expertc.cli import bench as command
+
+CALM = Evidence(
+    seconds=10.0, sensors=("INA3221", "cooling devices"), tells_throttling=True, load=Load(0.004, 0.0),
+    power_mode="15W", governor="schedutil", series=(Series("cpu clock", "MHz", 50, 729.6, 1510.4, 1510.4),),
+    peak_memory=2**27, energy=(Energy("module (VDD_IN, INA3221)", 50.0, 5.0),),
+)  # fmt: skip
+
+
+def test_energy_is_of_one_model_alone() -> None:
+    alone = replace(report(entry()), evidence=CALM)  # 2 ms per image at 5 W
+    assert alone.joules_per_image == {"module (VDD_IN, INA3221)": pytest.approx(0.01)}
+    assert replace(report(entry("a"), entry("b")), evidence=CALM).joules_per_image == {}
+
+
+def test_the_report_holds_the_evidence() -> None:
+    mapping = replace(report(entry()), evidence=CALM).to_mapping()
+    assert json.loads(json.dumps(mapping, allow_nan=False)) == mapping
+    assert mapping["verdict"] == {"name": "clean", "reasons": []}
+    assert mapping["evidence"]["power_mode"] == "15W"
+    assert mapping["evidence"]["joules_per_image"] == {"module (VDD_IN, INA3221)": pytest.approx(0.01)}
+    assert report(entry()).verdict.name == "unknown"
+    assert report(entry()).evidence == UNWATCHED
+    wild = replace(report(entry("wild", (0.001, 0.003) * 50)), evidence=CALM)
+    assert wild.verdict.name == "noisy"
+
+
+def printed(capsys, evidence, *entries) -> str:
+    command._print(replace(report(*entries), evidence=evidence, environment={
+        "cpu": "A", "threads": 2, "runtime": "onnxruntime"}))  # fmt: skip
+    return " ".join(capsys.readouterr().out.split())
+
+
+def test_what_is_printed(capsys) -> None:
+    out = printed(capsys, CALM, entry())
+    assert "verdict clean seen INA3221, cooling devices" in out
+    assert "power mode: 15W" in out
+    assert "cpu clock: 1510 MHz (730 to 1510)" in out
+    assert "energy of module (VDD_IN, INA3221): 10 mJ per image" in out
+    assert "other processes: 0.4 % of the cores" in out
+    assert "134.2 MB" in out
+    out = printed(capsys, CALM, entry("a"), entry("b"))
+    assert "mean power of module (VDD_IN, INA3221): 5.0 W" in out
+
+
+def test_hostile_text_of_sensors(capsys) -> None:
+    bad = "[red]\x1b[2J\nverdict clean"
+    evidence = replace(CALM, sensors=(bad,), power_mode=bad, throttles=(Throttle(bad, 3, 50),), died=bad)
+    out = printed(capsys, evidence, entry())
+    assert "verdict throttled" in out
+    assert "\x1b" not in out
+    assert "[red]" in out
+
+
+def test_a_reason_is_said_once(cli, full, monkeypatch) -> None:
+    summaries = []
+
+    def vary(entries, *rest):
+        summaries.extend(entries)
+        return original(entries, *rest)
+
+    original = run.warnings_about
+    monkeypatch.setattr(run, "warnings_about", vary)
+    out = " ".join(cli("bench", full, "--duration", "0.05").out.split())
+    assert out.count("coefficient of variation") == sum(each.summary.variation > 0.025 for each in summaries)
+
+
+def test_a_real_run(cli, full) -> None:
+    found = json.loads(cli("bench", full, "--duration", "0.3", "--json").out)
+    assert found["verdict"]["name"] in VERDICTS
+    evidence = found["evidence"]
+    assert evidence["seconds"] >= 0.3
+    assert evidence["died"] is None
+    assert evidence["locked"] == []
+    assert 0 <= evidence["effort"] < 1
+    shown = cli("bench", full, "--duration", "0.05").out.splitlines()
+    (line,) = (line for line in shown if line.startswith("verdict"))
+    assert line.split()[1] in VERDICTS
