@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,6 +14,7 @@ from .. import atomic
 from ..errors import FileSystemError
 from ..intervals import median_bounds
 from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
+from .cold import ColdStart
 from .page import to_html
 from .watch import MAX_VARIATION, UNWATCHED, Evidence, Verdict, judge, unsteady
 
@@ -104,6 +105,7 @@ class BenchReport:
     warnings: tuple[str, ...]
     complete: bool = True
     evidence: Evidence = UNWATCHED
+    cold: Mapping[str, ColdStart] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -135,6 +137,7 @@ class BenchReport:
             "warnings": list(self.warnings),
             "verdict": {"name": self.verdict.name, "reasons": list(self.verdict.reasons)},
             "evidence": self.evidence.to_mapping() | {"joules_per_image": self.joules_per_image},
+            **({"cold": {name: start.to_mapping() for name, start in self.cold.items()}} if self.cold else {}),
         }
 
     def to_json(self) -> str:

@@ -20,6 +20,7 @@ from ..errors import UsageError
 from ..measure import Glance, interleave
 from ..text import clean_text
 from . import environment
+from .cold import cold_start
 from .report import OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Entry, warnings_about
 from .watch import Watcher, locked_clocks
 
@@ -38,6 +39,7 @@ def bench(
     progress: Callable[[Glance], None] | None = None,
     interruptible: bool = False,
     lock_clocks: bool = False,
+    cold: bool = False,
 ) -> BenchReport:
     """Time bundles and ``.onnx`` models against the first of them, all in one interleaved run on the CPU.
 
@@ -45,10 +47,10 @@ def bench(
     allows any). The input is noise from a fixed seed, made before the clock starts. ``seconds`` is the time for all
     models together, ``threads`` the number within an operator (default: one per core). ``progress`` is shown how
     far it is, twice a second. Sensors are watched from the warm-up to the end; ``lock_clocks`` holds the clocks
-    meanwhile, which needs root. A ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was
-    measured until then. Raises ``UsageError`` for a model whose input has an open height or width or another batch than
-    the scenario needs, or if ``seconds`` are too few for ``percentile``, and what ``open_bundle``, ``open_session`` and
-    ``locked_clocks`` raise.
+    meanwhile, which needs root; ``cold`` starts each model in a process of its own before. A ``KeyboardInterrupt`` ends
+    an ``interruptible`` run with the report of what was measured until then. Raises ``UsageError`` for a model whose
+    input has an open height or width or another batch than the scenario needs, or if ``seconds`` are too few for
+    ``percentile``, and what ``open_bundle``, ``open_session``, ``cold_start`` and ``locked_clocks`` raise.
     """
     if scenario not in SCENARIOS:
         raise UsageError(f"There is no scenario '{scenario}'.", f"Choose from {', '.join(SCENARIOS)}.")
@@ -62,6 +64,10 @@ def bench(
         inputs = [_noise(session, name, scenario) for session, name in zip(sessions, names, strict=True)]
         calls = {name: partial(session.run, x) for name, session, x in zip(names, sessions, inputs, strict=True)}
         started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        starts = {
+            name: cold_start(file, x.shape, threads=threads)
+            for name, file, x in zip(names, files if cold else (), inputs, strict=False)
+        }
         before = environment.load()
         warmup = min(MAX_WARMUP, seconds)
         with Watcher(warmup + seconds) as watcher:
@@ -95,7 +101,9 @@ def bench(
     if not samples.complete:
         warnings = (f"The run was interrupted before its {seconds:g} s were over.", *warnings)
     evidence = watcher.evidence(locked)
-    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings, samples.complete, evidence)
+    return BenchReport(
+        scenario, seconds, SEED, samples.warmup, entries, facts, warnings, samples.complete, evidence, starts
+    )
 
 
 def _model(path: Path) -> Path:

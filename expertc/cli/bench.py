@@ -12,6 +12,7 @@ from . import compare, options, show
 
 if TYPE_CHECKING:
     from ..bench import BenchReport, Entry
+    from ..bench.cold import ColdStart
     from ..measure import Glance, Ratio
 
 

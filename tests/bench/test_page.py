@@ -109,6 +109,7 @@ def test_what_it_says() -> None:
     said = page.text("p")
     assert said[0].startswith(f"small takes {ratio['value']:.3f} × the time of full.onnx per image (95 % interval")
     assert said[1] == "The machine was busy."
+    assert said[2].startswith("Verdict: unknown. ")
     assert page.text("h1") == ["Benchmark: single-stream"]
     assert duration(report["models"][0]["summary"]["median"]) in page.text("td")
     assert {"90.0 %", "85.0 to 94.0 %", "800", "yes", "clean", "50 values", "soc"} <= set(page.text("td"))
@@ -120,7 +121,7 @@ def test_what_is_missing_is_not_made_up() -> None:
     assert "Median time per image" not in page.text("title")
     report = made({"a": 0.002, "b": 0.001}, blocks=2, turn=1, complete=False).to_mapping()
     report["models"][0]["summary"]["median"] = 0.002
-    page = Page(to_html(report))
+    page = Page(to_html(report | {"evidence": {}}))
     assert page.text("h1") == ["Benchmark: single-stream, interrupted"]
     assert any(text.startswith("too few calls") for text in page.text("text"))
     assert page.text("td").count("–") == 7
