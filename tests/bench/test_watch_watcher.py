@@ -186,17 +186,19 @@ def test_rails_of_sysfs_make_tegrastats_unnecessary(tmp_path: Path, program: Cal
         ("exit 0", "it ended with code 0"),
         ("printf '\\033[2JNot a Jetson\\n'; exit 1", "ended with code 1: [2JNot a Jetson"),
         ("sleep 60", "tegrastats: it gave no sample"),
+        ("exec >&- 2>&-; sleep 60", "tegrastats: it closed its output"),
     ],
 )
 def test_a_program_that_fails(
     tmp_path: Path, program: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, script: str, words: str
 ) -> None:
     monkeypatch.setattr(streams, "START", 0.3)
+    monkeypatch.setattr(streams, "STOP", 0.3)
     program("tegrastats", script)
     with Watcher(1, root=tree(tmp_path), interval=INTERVAL) as watcher:
         process = watcher._streams[0]._process
         assert process is not None
-        if "exit" in script:
+        if "; exit" in script:
             until(lambda: process.poll() is not None)
     evidence = watcher.evidence()
     assert evidence.died is not None

@@ -31,7 +31,7 @@ class Stream:
         self._first = threading.Event()  # set at the first sample, or when there will be none
         self._said = ""  # the last line that is no sample: programs complain on either output
         self._failure = ""
-        self._stopping = False
+        self._stopping = self._closed = False
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._follow, name=f"watching {name}", daemon=True)
 
@@ -72,9 +72,13 @@ class Stream:
         """Why the program is no longer at work, or None if it is, or was until it was stopped."""
         if self._failure:
             return self._failure
-        code = None if self._process is None else self._process.poll()
-        if code is None or self._stopping:
+        if self._process is None or self._stopping or (self._process.poll() is None and not self._closed):
             return None
+        self._thread.join(STOP)  # the end of a program and that of its output are seen in either order
+        try:
+            code = self._process.wait(STOP)
+        except subprocess.TimeoutExpired:
+            return "it closed its output"
         return f"it ended with code {code}" + (f": {self._said}" if self._said else "")
 
     def _follow(self) -> None:
@@ -87,4 +91,5 @@ class Stream:
                 self._first.set()
             else:
                 self._said = clean_text(said)[:MAX_WORDS] or self._said
+        self._closed = True
         self._first.set()
