@@ -102,12 +102,13 @@ def _print(found: BenchReport) -> None:
     columns = ("batch", "calls", "median", "images/s") if offline else ("calls", "median", "p90", "p99")
     rows = [(entry.name, *_cells(entry, offline), *_ratio(entry.ratio)) for entry in found.entries]
     show.table(("model", *columns, "x first", "95 %"), rows)
-    machine = found.environment
+    machine, judged = found.environment, found.accuracies
     show.line()
     show.facts({
         "scenario": f"{found.scenario}, {found.seconds:g} s for all models, in turns whose order changes",
         "x first": "time per image over that of the first model, with its 95 % interval",
         "machine": f"{machine['cpu']}, {machine['threads']} threads, {machine['runtime']}",
+        **({"accuracy": "\n".join(f"{name}: {said}" for name, said in judged.items())} if judged else {}),
         **({"note": "\n".join(found.warnings)} if found.warnings else {}),
     })  # fmt: skip
 
