@@ -24,10 +24,10 @@ def to_html(report: Mapping[str, Any]) -> str:
     body += [element("p", text, class_="lead") for text in _findings(models)]
     body += [element("p", text, class_="warning") for text in report["warnings"]]
     if report.get("verdict"):
-        sound, why = report["verdict"]["name"], [r for r in report["verdict"]["reasons"] if r not in report["warnings"]]
-        body.append(
-            element("p", " ".join((f"Verdict: {sound}.", *why)), class_="lead" if sound == "clean" else "warning")
-        )
+        sound = report["verdict"]["name"]
+        why = [reason for reason in report["verdict"]["reasons"] if reason not in report["warnings"]]
+        kind = "lead" if sound == "clean" else "warning"
+        body.append(element("p", " ".join((f"Verdict: {sound}.", *why)), class_=kind))
     body.append(element("div", (_numbers(models),), class_="scroll"))
     body.append(element("div", _figures(models), class_="figures"))
     body += [element("h2", "Machine"), _table(_rows(report["environment"]))]

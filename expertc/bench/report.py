@@ -146,6 +146,17 @@ class BenchReport:
         # No line ends within a JSON string, so that nothing but a list of numbers looks like this.
         return re.sub(r"\[\n([\d\s.,e+-]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
 
+    @property
+    def accuracies(self) -> dict[str, str]:
+        """In words, by name, of the models whose accuracy is known."""
+        found = ((entry.name, entry.accuracy) for entry in self.entries)
+        return {
+            name: f"{100 * one.top1:.1f} % top-1 ({100 * one.low:.1f} to {100 * one.high:.1f} %),"
+            f" {one.images} photos of {one.classes} classes"
+            for name, one in found
+            if one is not None
+        }
+
     def to_markdown(self) -> str:
         """The report as a page."""
         rows = [
@@ -167,6 +178,7 @@ class BenchReport:
         verdict = self.verdict
         notes = [f"- **verdict: {verdict.name}**", *(f"- {_cell(reason)}" for reason in verdict.reasons)]
         notes += [f"- **{_cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
+        notes += [f"- accuracy of {_cell(name)}: {said}" for name, said in self.accuracies.items()]
         notes += [
             f"- timed: {TIMED}",
             f"- {RULE.format(samples_for(90), samples_for(99))}",
@@ -243,4 +255,5 @@ def _plain(value: Any) -> str:
 
 
 def _cell(text: str) -> str:
-    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")  # Markdown may hold HTML
+    """A stranger's text in Markdown: no cell, link, code or HTML begins in it."""
+    return re.sub(r"[\\|\[`]", r"\\\g<0>", text).replace("<", "&lt;")

@@ -13,6 +13,7 @@ from . import compare, options, show
 if TYPE_CHECKING:
     from ..bench import BenchReport, Entry
     from ..bench.cold import ColdStart
+    from ..bench.cold import ColdStart
     from ..measure import Glance, Ratio
 
 
@@ -106,7 +107,7 @@ def _print(found: BenchReport) -> None:
     columns = ("batch", "calls", "median", "images/s") if offline else ("calls", "median", "p90", "p99")
     rows = [(entry.name, *_cells(entry, offline), *_ratio(entry.ratio)) for entry in found.entries]
     show.table(("model", *columns, "x first", "95 %"), rows)
-    machine = found.environment
+    machine, judged = found.environment, found.accuracies
     show.line()
     verdict = found.verdict
     notes = [warning for warning in found.warnings if warning not in verdict.reasons]
@@ -116,6 +117,7 @@ def _print(found: BenchReport) -> None:
         "scenario": f"{found.scenario}, {found.seconds:g} s for all models, in turns whose order changes",
         "x first": "time per image over that of the first model, with its 95 % interval",
         "machine": f"{machine['cpu']}, {machine['threads']} threads, {machine['runtime']}",
+        **({"accuracy": "\n".join(f"{name}: {said}" for name, said in judged.items())} if judged else {}),
         **({"note": "\n".join(notes)} if notes else {}),
     })  # fmt: skip
 

@@ -160,6 +160,8 @@ def test_the_page() -> None:
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert rows[1] == r"| x\|y | 1 | 100 | 2.000 | 2.000 | – | 500.0 | 0.500 (0.450 to 0.550) |"
     assert rows[2] == "| few | 1 | 5 | – | – | – | 1000.0 | 2.000 (too few samples) |"
+    hostile = report(entry("[a](b) `c` <img src=x>\\")).to_markdown()
+    assert r"| \[a](b) \`c\` &lt;img src=x>\\ | 1 |" in hostile
     assert all(row.replace(r"\|", "").count("|") == rows[0].count("|") for row in rows)
     for words in ("# Benchmark: single-stream", "**Busy.**", r"A \| B", "governor: unknown", "0.1, 1.25", "p90 64"):
         assert words in page

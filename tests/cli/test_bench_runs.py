@@ -116,6 +116,9 @@ def test_accuracy_beside_latency(cli, full, bundle, tmp_path):
     first, second = json.loads(out)["models"]
     assert first["accuracy"]["top1"] == second["accuracy"]["top1"] == 1
     assert (first["accuracy"]["images"], first["accuracy"]["classes"]) == (6, 2)
+    out = cli("bench", full, bundle, "--duration", "0.05", *options).out
+    assert f"{full.name}: 100.0 % top-1 (61.0 to 100.0 %), 6 photos of 2 classes" in " ".join(out.split())
+    assert "accuracy of warm.expert: 100.0 % top-1" in (tmp_path / "r" / "report.md").read_text()
     assert "Accuracy against latency" in (tmp_path / "r" / "report.html").read_text()
     (tmp_path / "full.json").write_text(cli("evaluate", full, "--data", folder, "--json", "--classes", "reds").out)
     code, _, err = cli("bench", full, bundle, *options)
