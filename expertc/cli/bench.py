@@ -13,7 +13,6 @@ from . import compare, options, show
 if TYPE_CHECKING:
     from ..bench import BenchReport, Entry
     from ..bench.cold import ColdStart
-    from ..bench.cold import ColdStart
     from ..measure import Glance, Ratio
 
 
@@ -46,6 +45,7 @@ class _Bench(click.Command):
 @click.option(
     "--percentile", type=click.Choice(["50", "90", "95", "99"]), help="Refuse to run if too short for this one."
 )
+@click.option("--cold", is_flag=True, help="Also start each model in a process of its own: load, first call, memory.")
 @click.option("--lock-clocks", is_flag=True, help="Hold the clocks at one speed meanwhile (needs root).")
 @click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
 @click.option(
@@ -57,8 +57,8 @@ class _Bench(click.Command):
 @options.quietly
 @options.everywhere
 def command(
-    paths: tuple[str, ...], scenario: str, duration: float, percentile: str | None, lock_clocks: bool,
-    report: str | None, accuracies: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
+    paths: tuple[str, ...], scenario: str, duration: float, percentile: str | None, cold: bool,
+    lock_clocks: bool, report: str | None, accuracies: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Time models and bundles in turns within one run, and compare each with the first.
 
@@ -76,7 +76,7 @@ def command(
         found = bench(
             paths, scenario=scenario, seconds=seconds, threads=threads, interruptible=True,
             percentile=None if percentile is None else int(percentile), progress=lambda seen: write(_line(seen)),
-            lock_clocks=lock_clocks,
+            lock_clocks=lock_clocks, cold=cold,
         )  # fmt: skip
     found = with_accuracies(found, judged)
     if report is not None:
@@ -107,6 +107,10 @@ def _print(found: BenchReport) -> None:
     columns = ("batch", "calls", "median", "images/s") if offline else ("calls", "median", "p90", "p99")
     rows = [(entry.name, *_cells(entry, offline), *_ratio(entry.ratio)) for entry in found.entries]
     show.table(("model", *columns, "x first", "95 %"), rows)
+    if found.cold:
+        show.line()
+        parts = ("imports", "load", "first call", "second", "peak memory")
+        show.table(("started cold", *parts), [(name, *_start(start)) for name, start in found.cold.items()])
     machine, judged = found.environment, found.accuracies
     show.line()
     verdict = found.verdict
@@ -141,6 +145,11 @@ def _seen(found: BenchReport) -> Iterator[str]:
         yield f"other processes: {show.percent(seen.load.others)} of the cores"
     if seen.peak_memory is not None:
         yield f"peak memory of this process: {show.size(seen.peak_memory)}"
+
+
+def _start(start: ColdStart) -> tuple[str, ...]:
+    times = (start.imports, start.load, start.first, start.second)
+    return (*map(show.duration, times), show.size(start.peak_bytes))
 
 
 def _cells(entry: Entry, offline: bool) -> tuple[str, ...]:
