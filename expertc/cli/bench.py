@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import compare, options, show
+from .branches import by_branch
 
 if TYPE_CHECKING:
     from ..bench import BenchReport, Entry
@@ -45,6 +46,8 @@ class _Bench(click.Command):
 @click.option(
     "--percentile", type=click.Choice(["50", "90", "95", "99"]), help="Refuse to run if too short for this one."
 )
+@click.option("--by-branch", "apart", is_flag=True, help="Time one full model without each branch, instead.")
+@click.option("--branch", "branches", multiple=True, metavar="LIST", help="With --by-branch: these, not the top ones.")
 @click.option("--cold", is_flag=True, help="Also start each model in a process of its own: load, first call, memory.")
 @click.option("--lock-clocks", is_flag=True, help="Hold the clocks at one speed meanwhile (needs root).")
 @click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
@@ -57,7 +60,8 @@ class _Bench(click.Command):
 @options.quietly
 @options.everywhere
 def command(
-    paths: tuple[str, ...], scenario: str, duration: float, percentile: str | None, cold: bool,
+    paths: tuple[str, ...], scenario: str, duration: float, percentile: str | None, apart: bool,
+    branches: tuple[str, ...], cold: bool,
     lock_clocks: bool, report: str | None, accuracies: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Time models and bundles in turns within one run, and compare each with the first.
@@ -68,6 +72,9 @@ def command(
     from ..errors import ExitCode
 
     seconds = options.check_seconds(duration, "--duration", 0.01)
+    if apart or branches:
+        by_branch(paths, branches, seconds=seconds, threads=threads, as_json=as_json, quiet=quiet)
+        return ExitCode.OK
     judged = read_accuracies(accuracies, paths)
     if report is not None:
         refuse_place(Path(report))
