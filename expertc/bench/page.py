@@ -22,7 +22,11 @@ def to_html(report: Mapping[str, Any]) -> str:
     models = report["models"]
     body = [element("h1", title)]
     body += [element("p", text, class_="lead") for text in _findings(models)]
-    body += [element("p", text, class_="warning") for text in report["warnings"]]
+    verdict = report.get("verdict") or {"name": None, "reasons": []}
+    if verdict["name"] is not None:
+        body.append(element("p", f"Verdict: {verdict['name']}", class_="lead"))
+    doubts = dict.fromkeys((*verdict["reasons"], *report["warnings"]))  # without those that are both
+    body += [element("p", text, class_="warning") for text in doubts]
     body.append(element("div", (_numbers(models),), class_="scroll"))
     body.append(element("div", _figures(models), class_="figures"))
     body += [element("h2", "Machine"), _table(_rows(report["environment"]))]

@@ -88,7 +88,7 @@ def bench(
     warnings = warnings_about(entries, samples.warmup, before, environment.cores())
     if not samples.complete:
         warnings = (f"The run was interrupted before its {seconds:g} s were over.", *warnings)
-    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings, samples.complete)
+    return BenchReport(scenario, seconds, SEED, samples.warmup, entries, facts, warnings, complete=samples.complete)
 
 
 def _model(path: Path) -> Path:
