@@ -132,7 +132,7 @@ def _rows(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         if len(value) > LISTED:
             yield name, f"{len(value) - LISTED} more"
     elif isinstance(value, list | tuple):
-        yield name, ", ".join(map(_text, value)) if len(value) <= LISTED else f"{len(value)} values"
+        yield name, ", ".join(map(_text, value)) or "none" if len(value) <= LISTED else f"{len(value)} values"
     else:
         yield name, _text(value)
 

@@ -103,7 +103,12 @@ def test_the_page_loads_and_runs_nothing() -> None:
 def test_what_it_says() -> None:
     accuracy = Accuracy(0.9, 0.85, 0.94, 200, 8)
     report = made({"full.onnx": 0.004, "small": 0.002}, accuracies=(accuracy, None)).to_mapping()
-    evidence = {"verdict": "clean", "clocks": {"steady": True, "mhz": list(range(50))}, "sensors": [{"name": "soc"}]}
+    evidence = {
+        "verdict": "clean",
+        "clocks": {"steady": True, "mhz": list(range(50))},
+        "sensors": [{"name": "soc"}],
+        "locked": [],
+    }
     verdict = {"name": "noisy", "reasons": ["The machine was busy."]}
     page = Page(to_html(report | {"evidence": evidence, "verdict": verdict, "warnings": ["The machine was busy."]}))
     ratio = report["models"][1]["ratio"]
@@ -112,7 +117,7 @@ def test_what_it_says() -> None:
     assert said[1:] == ["Verdict: noisy", "The machine was busy."]
     assert page.text("h1") == ["Benchmark: single-stream"]
     assert duration(report["models"][0]["summary"]["median"]) in page.text("td")
-    assert {"90.0 %", "85.0 to 94.0 %", "800", "yes", "clean", "50 values", "soc"} <= set(page.text("td"))
+    assert {"90.0 %", "85.0 to 94.0 %", "800", "yes", "clean", "50 values", "soc", "none"} <= set(page.text("td"))
     assert {"clocks · steady", "sensors 1 · name"} <= set(page.text("th"))
 
 
