@@ -21,7 +21,7 @@ from .watch import MAX_VARIATION
 
 TOLERANCE = 2 * MAX_VARIATION  # each of two runs may vary by that much and still count as steady
 
-SAME = ("cpu", "cores", "threads", "governor")  # of the environment: what makes it another device
+SAME = ("cpu", "cores", "threads", "governor", "power mode")  # of the environment: what makes it another device
 NOTED = ("runtime", "system", "python", "expertc", "numpy")  # may be what was changed, so it is only said
 
 SLOWER, FASTER, UNCHANGED = "slower", "faster", "same"
@@ -165,6 +165,7 @@ def _read(path: str | Path) -> _Recorded:
             raise ValueError("names must differ")
         warnings = tuple(map(clean_text, report["warnings"]))
         environment, complete = dict(report["environment"]), report["complete"] is True
+        environment["power mode"] = (report.get("evidence") or {}).get("power_mode")
         return _Recorded(str(report["scenario"]), environment, complete, models, warnings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidArtifactError(

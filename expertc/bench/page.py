@@ -22,12 +22,11 @@ def to_html(report: Mapping[str, Any]) -> str:
     models = report["models"]
     body = [element("h1", title)]
     body += [element("p", text, class_="lead") for text in _findings(models)]
-    body += [element("p", text, class_="warning") for text in report["warnings"]]
-    if report.get("verdict"):
-        sound = report["verdict"]["name"]
-        why = [reason for reason in report["verdict"]["reasons"] if reason not in report["warnings"]]
-        kind = "lead" if sound == "clean" else "warning"
-        body.append(element("p", " ".join((f"Verdict: {sound}.", *why)), class_=kind))
+    verdict = report.get("verdict") or {"name": None, "reasons": []}
+    if verdict["name"] is not None:
+        body.append(element("p", f"Verdict: {verdict['name']}", class_="lead"))
+    doubts = dict.fromkeys((*verdict["reasons"], *report["warnings"]))  # without those that are both
+    body += [element("p", text, class_="warning") for text in doubts]
     body.append(element("div", (_numbers(models),), class_="scroll"))
     body.append(element("div", _figures(models), class_="figures"))
     body += [element("h2", "Machine"), _table(_rows(report["environment"]))]
@@ -133,7 +132,7 @@ def _rows(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
         if len(value) > LISTED:
             yield name, f"{len(value) - LISTED} more"
     elif isinstance(value, list | tuple):
-        yield name, ", ".join(map(_text, value)) if len(value) <= LISTED else f"{len(value)} values"
+        yield name, ", ".join(map(_text, value)) or "none" if len(value) <= LISTED else f"{len(value)} values"
     else:
         yield name, _text(value)
 

@@ -100,9 +100,17 @@ def bench(
     warnings = warnings_about(entries, samples.warmup, before, environment.cores())
     if not samples.complete:
         warnings = (f"The run was interrupted before its {seconds:g} s were over.", *warnings)
-    evidence = watcher.evidence(locked)
     return BenchReport(
-        scenario, seconds, SEED, samples.warmup, entries, facts, warnings, samples.complete, evidence, starts
+        scenario,
+        seconds,
+        SEED,
+        samples.warmup,
+        entries,
+        facts,
+        warnings,
+        complete=samples.complete,
+        evidence=watcher.evidence(locked),
+        cold=starts,
     )
 
 

@@ -91,6 +91,13 @@ def test_another_scenario_is_refused(tmp_path: Path) -> None:
         compare(saved(report, tmp_path / "old.json"), tmp_path / "new.json")
 
 
+def test_another_power_mode_is_refused(tmp_path: Path) -> None:
+    report = made({"a": 0.002})
+    (tmp_path / "new.json").write_text(json.dumps(report.to_mapping() | {"evidence": {"power_mode": "15W"}}))
+    with pytest.raises(UsageError, match="power mode was 'None', then '15W'"):
+        compare(saved(report, tmp_path / "old.json"), tmp_path / "new.json")
+
+
 @pytest.mark.parametrize("tolerance", [-0.1, float("nan"), float("inf")])
 def test_a_tolerance_is_a_share(tmp_path: Path, tolerance: float) -> None:
     with pytest.raises(UsageError, match="makes no sense"):

@@ -103,16 +103,21 @@ def test_the_page_loads_and_runs_nothing() -> None:
 def test_what_it_says() -> None:
     accuracy = Accuracy(0.9, 0.85, 0.94, 200, 8)
     report = made({"full.onnx": 0.004, "small": 0.002}, accuracies=(accuracy, None)).to_mapping()
-    evidence = {"verdict": "clean", "clocks": {"steady": True, "mhz": list(range(50))}, "sensors": [{"name": "soc"}]}
-    page = Page(to_html(report | {"evidence": evidence, "warnings": ["The machine was busy."]}))
+    evidence = {
+        "verdict": "clean",
+        "clocks": {"steady": True, "mhz": list(range(50))},
+        "sensors": [{"name": "soc"}],
+        "locked": [],
+    }
+    verdict = {"name": "noisy", "reasons": ["The machine was busy."]}
+    page = Page(to_html(report | {"evidence": evidence, "verdict": verdict, "warnings": ["The machine was busy."]}))
     ratio = report["models"][1]["ratio"]
     said = page.text("p")
     assert said[0].startswith(f"small takes {ratio['value']:.3f} × the time of full.onnx per image (95 % interval")
-    assert said[1] == "The machine was busy."
-    assert said[2].startswith("Verdict: noisy. ")
+    assert said[1:] == ["Verdict: noisy", "The machine was busy."]
     assert page.text("h1") == ["Benchmark: single-stream"]
     assert duration(report["models"][0]["summary"]["median"]) in page.text("td")
-    assert {"90.0 %", "85.0 to 94.0 %", "800", "yes", "clean", "50 values", "soc"} <= set(page.text("td"))
+    assert {"90.0 %", "85.0 to 94.0 %", "800", "yes", "clean", "50 values", "soc", "none"} <= set(page.text("td"))
     assert {"clocks · steady", "sensors 1 · name"} <= set(page.text("th"))
 
 
