@@ -131,8 +131,8 @@ def test_classes_that_do_not_match_are_said_at_once(
     with pytest.raises(DataError, match=r"'blues' has no images"):
         run(recipe, taxonomy, swatches([n for n in range(40) if n % 4 != 2], spoiled=everything), tmp_path / "run")
     with pytest.raises(DataError, match="no class 'reds'") as caught:
-        run(recipe, taxonomy, swatches(range(40), ("greens", "blues", "greys", "red")), tmp_path / "run")
-    assert "'red'" in caught.value.hint
+        run(recipe, taxonomy, swatches(range(40), ("greens", "blues", "greys", "rouge")), tmp_path / "run")
+    assert "'rouge'" in caught.value.hint
     require_known(swatches([0], classes), taxonomy)
     with pytest.raises(DataError, match="no class for the images of 'pinks'"):
         require_known(swatches([0], (*classes, "pinks")), taxonomy)
