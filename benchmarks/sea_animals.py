@@ -49,7 +49,7 @@ def measure(folder: Path, data: Path, baseline: Path | None, seconds: float) -> 
     peer = export_peer(folder / "peer.onnx")
     latency = bench([built.path, BUNDLED, peer], seconds=seconds).to_mapping()
     for model in latency["models"]:
-        del model["path"]  # of this machine
+        del model["path"], model["durations_ns"]  # of this machine; thousands
     photos = open_dataset(data, "val")
     found: dict[str, Any] = {
         "full": vars(built.full.cost) | {"file_bytes": built.full.file_bytes},
