@@ -75,6 +75,7 @@ def judged(name: str, seed: int, epochs: int | None, data: Path, runs: Path) -> 
 
     def right(model: Path, labels: Sequence[str] | None = None) -> tuple[int, int]:
         with open_judge(model, classes=labels) as judge:
+            assert judge.preprocess is not None  # as export writes it
             found = evaluate(judge.scores, judge.preprocess, judge.labels, photos, match=_match(photos, judge))
         return found.hits, found.images
 
@@ -174,9 +175,9 @@ def markdown(found: dict[str, Any]) -> str:
     rows = found["rows"]
     lines = [
         f"HLFP-small, NHL and a ResNet-50 with a quarter of the channels, photos of 64 x 64 pixels, {found['epochs']}",
-        "epochs from random weights on one CPU core, the same recipe for all. Differences in points of top-1 on val, with",
-        "95 % intervals (of independent proportions, so wider than paired ones); a claim holds where the interval is not",
-        "below zero.",
+        "epochs from random weights on one CPU core, the same recipe for all. Differences in points of top-1 on val,",
+        "with 95 % intervals (of independent proportions, so wider than paired ones); a claim holds where the interval",
+        "is not below zero.",
         "",
         "| set | seed | claim | difference | 95 % interval | holds here |",
         "| --- | ---: | --- | ---: | ---: | --- |",
