@@ -90,12 +90,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--largest", type=float, default=5.0, help="gigabytes of the largest model")
+    parser.add_argument("--smallest", type=float, default=0.0, help="likewise; rows of other sizes stay as they were")
     parser.add_argument("--folder", type=Path, help="where the models are written (default: a temporary folder)")
     parser.add_argument("--only", help="comma-separated names of tools")
     given = parser.parse_args()
     only = None if given.only is None else set(given.only.split(","))
-    sizes = [(k, int(gigabytes * 1e9)) for k, gigabytes in GRID if gigabytes <= given.largest]
-    rows = []
+    sizes = [(k, int(gigabytes * 1e9)) for k, gigabytes in GRID if given.smallest <= gigabytes <= given.largest]
+    rows = kept(sizes)
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         for branches, size in sizes:
             if not _has_room(Path(name), size):
@@ -115,6 +116,13 @@ def main() -> None:
     (RESULTS / "scaling.md").write_text(table(found))
     plot(rows)
     print(table(found))
+
+
+def kept(sizes: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+    """The rows of an earlier run for models that are not of these ``sizes``."""
+    file = RESULTS / "scaling.json"
+    earlier = json.loads(file.read_text())["rows"] if file.exists() else []
+    return [row for row in earlier if (row["branches"], row["bytes"]) not in sizes]
 
 
 def measure(
@@ -183,7 +191,8 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
-        f"Five classes of a synthetic model; medians, {found['machine']}. Peak memory in MB.",
+        f"Five classes of a synthetic model; medians, {found['machine']}. Peak memory in MB. The tools took turns within",
+        "one run for each model; compare them there, not across models.",
         "",
         "| branches | size | tool | runs | cold | warm | memory |",
         "| ---: | ---: | --- | ---: | ---: | ---: | ---: |",
