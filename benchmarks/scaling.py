@@ -191,8 +191,8 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
 def table(found: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [
-        f"Five classes of a synthetic model; medians, {found['machine']}. Peak memory in MB. The tools took turns within",
-        "one run for each model; compare them there, not across models.",
+        f"Five classes of a synthetic model; medians, {found['machine']}. Peak memory in MB. The tools took turns",
+        "within one run for each model; compare them there, not across models.",
         "",
         "| branches | size | tool | runs | cold | warm | memory |",
         "| ---: | ---: | --- | ---: | ---: | ---: | ---: |",
