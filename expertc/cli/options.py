@@ -24,8 +24,12 @@ def example(*lines: str) -> str:
 
 
 def everywhere(command: F) -> F:
-    """``--debug``, on every command; ``main`` looks for it itself, so that it also covers parsing."""
-    return click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(command)
+    """``--debug``, on every command, and ``-h``; ``main`` looks for the first itself, so that it also covers parsing.
+
+    The names of the help option could be the group's to say, but click keeps those a command was first asked with.
+    """
+    helped = click.help_option("-h", "--help")(command)
+    return click.option("--debug", is_flag=True, expose_value=False, help="Show tracebacks.")(helped)
 
 
 def as_json(command: F) -> F:
