@@ -176,8 +176,8 @@ def markdown(found: dict[str, Any]) -> str:
     lines = [
         f"HLFP-small, NHL and a ResNet-50 with a quarter of the channels, photos of 64 x 64 pixels, {found['epochs']}",
         "epochs from random weights on one CPU core, the same recipe for all. Differences in points of top-1 on val,",
-        "with 95 % intervals (of independent proportions, so wider than paired ones). A claim counts as holding where the",
-        "interval reaches zero: so many photos cannot tell two points apart.",
+        "with 95 % intervals (of independent proportions, so wider than paired ones). A claim counts as holding where",
+        "the interval reaches zero: so many photos cannot tell two points apart.",
         "",
         "| set | seed | claim | difference | 95 % interval | holds here |",
         "| --- | ---: | --- | ---: | ---: | --- |",
