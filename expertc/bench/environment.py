@@ -12,6 +12,7 @@ import numpy as np
 from .. import __version__
 from ..backends import cpu
 from ..text import clean_text
+from .watch.load import usable
 
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")
@@ -38,7 +39,7 @@ def describe() -> dict[str, Any]:
 
 def cores() -> int:
     """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return len(usable())
 
 
 def load() -> float:

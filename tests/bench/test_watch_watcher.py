@@ -28,21 +28,6 @@ def until(true: Callable[[], object]) -> None:
         time.sleep(0.005)
 
 
-@pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
-    """Puts a shell script on the path."""
-    folder = tmp_path / "bin"
-    folder.mkdir()
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-
-    def write(name: str, script: str) -> Path:
-        (folder / name).write_text(f"#!/bin/sh\n{script}\n")
-        (folder / name).chmod(0o755)
-        return folder / name
-
-    return write
-
-
 def endless(line: str) -> str:
     return f'while :; do echo "{line}"; sleep {INTERVAL}; done'
 
