@@ -5,8 +5,8 @@ upright RGB pixels, ``preprocess`` from there to the tensor, ``compute`` the cal
 from raw scores to ranked classes with probabilities: what ``Expert.predict`` does, one photo after the other.
 ``end to end`` is measured around all of them.
 
-What a session knows of its device it may tell (``Timed``), by trtexec's names: H2D Latency and D2H Latency (copies to
-the device and back), GPU Compute Time, Enqueue Time. A CPU has no copies, so there they are not given.
+What a session knows of its device it may tell (``Timed``), by trtexec's names (``DEVICE``). A CPU has no copies, so
+there they are not given.
 """
 
 from __future__ import annotations
@@ -34,7 +34,15 @@ from ..text import clean_text, shown
 PHASES = ("decode", "preprocess", "compute", "postprocess")
 END_TO_END = "end to end"
 
-H2D, COMPUTE, D2H, ENQUEUE = DEVICE = ("H2D Latency", "GPU Compute Time", "D2H Latency", "Enqueue Time")
+H2D, COMPUTE, D2H, LATENCY, ENQUEUE = "H2D Latency", "GPU Compute Time", "D2H Latency", "Latency", "Enqueue Time"
+DEVICE = {
+    H2D: "copying the input to the device",
+    COMPUTE: "the device's work",
+    D2H: "copying the outputs back",
+    LATENCY: "the sum of these three",
+    ENQUEUE: "the host's time to hand the work over",
+}
+"""What trtexec calls the parts of a call on a device, and what it means."""
 
 # trtexec's own hint: from this share of the compute time on, launching the work may be what takes the time.
 LAUNCH_BOUND = 0.8
@@ -45,7 +53,7 @@ DEFINITIONS = (
     "decode: encoded photo in memory to upright RGB; preprocess: to the model's tensor; compute: the call of the"
     " session; postprocess: scores to ranked classes; one photo at a time, as predict does it"
 )
-NO_COPIES = "a CPU has no copies to a device and back (trtexec's H2D and D2H Latency), so compute has none"
+NO_COPIES = "a CPU has no copies to a device and back (H2D and D2H Latency in trtexec), so compute is all of the call"
 
 Marks: TypeAlias = "tuple[tuple[float, ...], Mapping[str, float]]"
 
@@ -101,6 +109,18 @@ class Phases:
         shares = self.shares
         parts = {name: asdict(summary) | {"share": shares.get(name, 1.0)} for name, summary in self.summaries.items()}
         return {"phases": parts, "device": {name: asdict(summary) for name, summary in self.device.items()}}
+
+
+def described(found: Mapping[str, Phases], photos: str) -> dict[str, Any]:
+    """The phases of several models, what was predicted, and what the names mean: plain JSON types."""
+    told = [name for name in DEVICE if any(name in each.device for each in found.values())]
+    device = "; ".join(f"{name}: {DEVICE[name]}" for name in told)
+    definitions = f"{DEFINITIONS}; {f'as in trtexec, {device}' if told else NO_COPIES}"
+    return {
+        "photos": photos,
+        "definitions": definitions,
+        "models": {name: each.to_mapping() for name, each in found.items()},
+    }
 
 
 def read_photos(data: str | Path | None) -> Photos:

@@ -18,7 +18,7 @@ from .camera import Stream
 from .cold import ColdStart
 from .harness import Harness
 from .page import to_html
-from .phases import DEFINITIONS, NO_COPIES, Phases
+from .phases import Phases, described
 from .sweep import Sweep
 from .tables import additional, to_markdown
 from .watch import MAX_VARIATION, UNWATCHED, Evidence, Verdict, judge, unsteady
@@ -169,14 +169,8 @@ class BenchReport:
                 for key, found in (("cold", self.cold), ("streams", self.streams), ("sweeps", self.sweeps))
                 if found
             },
-            **({"phases": self._phases()} if self.phases else {}),
+            **({"phases": described(self.phases, self.photos)} if self.phases else {}),
         }
-
-    def _phases(self) -> dict[str, Any]:
-        told = any(each.device for each in self.phases.values())
-        definitions = DEFINITIONS if told else f"{DEFINITIONS}; {NO_COPIES}"
-        models = {name: each.to_mapping() for name, each in self.phases.items()}
-        return {"photos": self.photos, "definitions": definitions, "models": models}
 
     def to_json(self) -> str:
         """``to_mapping()`` as text to read: indented, but a list of numbers on one line."""

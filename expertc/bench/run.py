@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from ..measure import Glance, interleave
 from . import environment, harness
 from .camera import RATE, check_rate, streams
 from .cold import cold_start
-from .phases import Phases, open_expert, read_photos, take_apart
+from .phases import Phases, Photos, open_expert, read_photos, take_apart
 from .report import CAMERA, OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Entry, warnings_about
 from .subjects import file_of, names_of, noise
 from .sweep import LARGEST, Sweep, saturate
@@ -68,44 +68,37 @@ def bench(
     photos = read_photos(data) if phases else None
     for path in places.values() if phases else ():
         open_expert(path, threads).close()  # whoever cannot predict is told before anything is measured
-    sweeps = {}
-    if scenario == OFFLINE and batch_size is None:
-        found = ((name, _sweep(name, file, threads, CHOOSING * seconds / len(files))) for name, file in files.items())
-        sweeps = {name: sweep for name, sweep in found if sweep is not None}
-    own = harness.look()
-    with ExitStack() as opened:
-        locked = opened.enter_context(locked_clocks()) if lock_clocks else ()
-        sessions = {n: opened.enter_context(closing(open_session(f, threads=threads))) for n, f in files.items()}
-        batches = {name: sweeps[name].chosen if name in sweeps else batch_size or 1 for name in files}
-        inputs = {name: noise(session, name, scenario, batches[name], SEED) for name, session in sessions.items()}
-        calls = {name: partial(session.run, inputs[name]) for name, session in sessions.items()}
-        started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        starts = {n: cold_start(f, inputs[n].shape, threads=threads) for n, f in files.items() if cold}
-        before = environment.load()
-        warmup = min(MAX_WARMUP, seconds)
-        how: dict[str, Any] = {
-            "seconds": seconds, "warmup": warmup, "bearing": percentile, "least": own.least, "seed": SEED,
-            "progress": progress, "interruptible": interruptible,
-        }  # fmt: skip
-        with Watcher(warmup + seconds) as watcher:
-            if scenario == CAMERA:
-                samples, seen = streams(calls, rate=rate or RATE, **how)
-            else:
-                samples, seen = interleave(calls, **how), {}
-        after = environment.load()
-    parts: Mapping[str, Phases] = {}
-    complete = samples.complete
-    if photos is not None and complete:
+    lock: AbstractContextManager[tuple[str, ...]] = locked_clocks() if lock_clocks else nullcontext(())
+    with lock as locked:
+        sweeps = {}
+        if scenario == OFFLINE and batch_size is None:
+            limit = CHOOSING * seconds / len(files)
+            found = ((name, _sweep(name, file, threads, limit)) for name, file in files.items())
+            sweeps = {name: sweep for name, sweep in found if sweep is not None}
+        own = harness.look()
         with ExitStack() as opened:
-            experts = {name: opened.enter_context(open_expert(path, threads)) for name, path in places.items()}
-            try:
-                parts, complete = take_apart(
-                    experts, photos.encoded, seconds=seconds, seed=SEED, progress=progress, interruptible=interruptible
-                )
-            except KeyboardInterrupt:  # what was measured before is worth more than nothing
-                if not interruptible:
-                    raise
-                complete = False
+            sessions = {n: opened.enter_context(closing(open_session(f, threads=threads))) for n, f in files.items()}
+            batches = {name: sweeps[name].chosen if name in sweeps else batch_size or 1 for name in files}
+            inputs = {name: noise(session, name, scenario, batches[name], SEED) for name, session in sessions.items()}
+            calls = {name: partial(session.run, inputs[name]) for name, session in sessions.items()}
+            started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+            starts = {n: cold_start(f, inputs[n].shape, threads=threads) for n, f in files.items() if cold}
+            before = environment.load()
+            warmup = min(MAX_WARMUP, seconds)
+            how: dict[str, Any] = {
+                "seconds": seconds, "warmup": warmup, "bearing": percentile, "least": own.least, "seed": SEED,
+                "progress": progress, "interruptible": interruptible,
+            }  # fmt: skip
+            with Watcher(warmup + seconds) as watcher:
+                if scenario == CAMERA:
+                    samples, seen = streams(calls, rate=rate or RATE, **how)
+                else:
+                    samples, seen = interleave(calls, **how), {}
+            after = environment.load()
+        parts: Mapping[str, Phases] = {}
+        complete = samples.complete
+        if photos is not None and complete:
+            parts, complete = _phases(places, photos, seconds, threads, progress, interruptible)
     first, *_ = files
     entries = tuple(
         Entry(
@@ -169,3 +162,24 @@ def _sweep(name: str, file: Path, threads: int | None, seconds: float) -> Sweep 
         return saturate(
             lambda batch: partial(session.run, noise(session, name, OFFLINE, batch, SEED)), seconds=seconds, seed=SEED
         )
+
+
+def _phases(
+    places: Mapping[str, Path],
+    photos: Photos,
+    seconds: float,
+    threads: int | None,
+    progress: Callable[[Glance], None] | None,
+    interruptible: bool,
+) -> tuple[Mapping[str, Phases], bool]:
+    """In sessions of their own, as predicting has them; an interrupt leaves what was measured before."""
+    with ExitStack() as opened:
+        experts = {name: opened.enter_context(open_expert(path, threads)) for name, path in places.items()}
+        try:
+            return take_apart(
+                experts, photos.encoded, seconds=seconds, seed=SEED, progress=progress, interruptible=interruptible
+            )
+        except KeyboardInterrupt:
+            if not interruptible:
+                raise
+            return {}, False

@@ -72,7 +72,8 @@ def _sweeps(sweeps: Mapping[str, Mapping[str, Any]]) -> Table:
         "Choice of the batch",
         ("model", "batch", "images/s", "over the best before"),
         rows,
-        f"*: chosen; each batch in turns with the best before. The end: {why}.",
+        f"*: chosen; each batch in turns with the best before. The end: {why}. --batch-size fixes it, as comparing two"
+        " reports needs it.",
     )
 
 
