@@ -17,19 +17,29 @@ def sections(report: Mapping[str, Any]) -> Iterator[Element]:
         yield element("h2", table.title)
         yield element("div", (_table(table),), class_="scroll")
         yield element("p", table.note, class_="note")
-    if any(sweep["steps"] for sweep in report.get("sweeps", {}).values()):
+        if table.key == "batch":
+            yield from _drawing(report)
+
+
+def _drawing(report: Mapping[str, Any]) -> Iterator[Element]:
+    """The sweeps that got as far as a step."""
+    if any(sweep["steps"] for sweep in report["sweeps"].values()):
         names = [model["name"] for model in report["models"]]
         swept = {names.index(name): sweep for name, sweep in report["sweeps"].items() if sweep["steps"]}
         legend = charts.named({place: f"{place + 1}. {names[place]}" for place in swept})
         caption = element("figcaption", "Images per second by images per call. A ring marks the batch that was chosen.")
-        figure = element("figure", (charts.saturation(swept), legend, caption))
-        yield element("div", (figure,), class_="figures")
+        yield element("figure", (charts.saturation(swept), legend, caption), class_="alone")
 
 
 def _table(table: Table) -> Element:
-    head = element("tr", [element("th", name, scope="col") for name in table.columns])
+    head = [element("th", name, scope="col", class_=_kind(table, place)) for place, name in enumerate(table.columns)]
     rows = [
         element("tr", [element("th" if place < table.left else "td", cell) for place, cell in enumerate(row)])
         for row in table.rows
     ]
-    return element("table", (element("thead", (head,)), element("tbody", rows)), class_="numbers")
+    thead = element("thead", (element("tr", head),))
+    return element("table", (thead, element("tbody", rows)), class_="numbers")
+
+
+def _kind(table: Table, place: int) -> str:
+    return "label" if place < table.left else "number"

@@ -27,7 +27,10 @@ SPARE = 0.5  # share of the memory that is left which a batch may be expected to
 
 @dataclass(frozen=True)
 class Step:
-    """A batch that was tried: images per second, and its ``growth`` over the best before, None for the first."""
+    """A batch that was tried: images per second, and its ``growth`` over the best before, None for the first.
+
+    Growth is measured in turns, and ``images_per_second`` follow from it: only the first one's are measured by itself.
+    """
 
     batch: int
     images_per_second: float
@@ -73,11 +76,10 @@ def saturate(
         except OutOfMemoryError:
             stopped = f"{batch} images at once need more memory than there is"
             break
-        times = {name: statistics.median(samples.durations(name)) for name in pair}
         if not steps:
-            steps.append(best := Step(1, 1 / times["best"], None))
+            steps.append(best := Step(1, 1 / statistics.median(samples.durations("best")), None))
         growth = samples.ratio("best", "next").value * batch / best.batch - 1
-        steps.append(Step(batch, batch / times["next"], growth))
+        steps.append(Step(batch, best.images_per_second * (1 + growth), growth))
         if growth >= GROWTH:
             best, best_call, vain = steps[-1], pair["next"], 0
         else:
