@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..backends.cpu import open_session
 from ..errors import UsageError
@@ -16,11 +16,14 @@ from ..measure import Glance, interleave
 from . import environment, harness
 from .camera import RATE, check_rate, streams
 from .cold import cold_start
-from .phases import Phases, Photos, open_expert, read_photos, take_apart
+from .phases import Phases
 from .report import CAMERA, OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Entry, warnings_about
 from .subjects import file_of, names_of, noise
 from .sweep import LARGEST, Sweep, saturate
 from .watch import Watcher, locked_clocks
+
+if TYPE_CHECKING:
+    from .predictions import Photos
 
 SEED = 0  # of the noise, and of the order of turns
 MAX_WARMUP = 5.0  # seconds, for all models together
@@ -65,9 +68,7 @@ def bench(
         raise UsageError("There is nothing to measure.", "Give at least one model and a positive duration.")
     files = dict(zip(names_of(paths), (file_of(Path(path)) for path in paths), strict=True))
     places = dict(zip(files, map(Path, paths), strict=True))
-    photos = read_photos(data) if phases else None
-    for path in places.values() if phases else ():
-        open_expert(path, threads).close()  # whoever cannot predict is told before anything is measured
+    photos = _photos(places, data, threads) if phases else None
     lock: AbstractContextManager[tuple[str, ...]] = locked_clocks() if lock_clocks else nullcontext(())
     with lock as locked:
         sweeps = {}
@@ -164,6 +165,16 @@ def _sweep(name: str, file: Path, threads: int | None, seconds: float) -> Sweep 
         )
 
 
+def _photos(places: Mapping[str, Path], data: str | Path | None, threads: int | None) -> Photos:
+    """What to predict; a model that cannot is refused before anything is measured."""
+    from .predictions import open_expert, read_photos
+
+    found = read_photos(data)
+    for path in places.values():
+        open_expert(path, threads).close()
+    return found
+
+
 def _phases(
     places: Mapping[str, Path],
     photos: Photos,
@@ -173,6 +184,8 @@ def _phases(
     interruptible: bool,
 ) -> tuple[Mapping[str, Phases], bool]:
     """In sessions of their own, as predicting has them; an interrupt leaves what was measured before."""
+    from .predictions import open_expert, take_apart
+
     with ExitStack() as opened:
         experts = {name: opened.enter_context(open_expert(path, threads)) for name, path in places.items()}
         try:

@@ -14,8 +14,9 @@ from PIL import Image
 from rainbow import photos, rainbow
 
 from expertc import Expert
-from expertc.bench import phases as module
-from expertc.bench.phases import END_TO_END, MADE_SIZE, PHASES, Phases, open_expert, read_photos, take_apart
+from expertc.bench import predictions as module
+from expertc.bench.phases import END_TO_END, PHASES, Phases
+from expertc.bench.predictions import MADE_SIZE, open_expert, read_photos, take_apart
 from expertc.errors import BundleError, CardError, DataError
 from expertc.measure import TURN, Glance, Summary
 
@@ -124,8 +125,9 @@ def test_photos_of_a_folder(tmp_path: Path) -> None:
     assert read_photos(folder).encoded == whole.encoded
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "broken.jpg").write_bytes(b"nothing")
-    with pytest.raises(DataError, match="None of the photos"):
-        read_photos(tmp_path / "bad")
+    for name in ("bad", "missing"):
+        with pytest.raises(DataError, match="None of the photos"):
+            read_photos(tmp_path / name)
 
 
 def test_packed_photos(data_dir: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rainbow import photos, rainbow
 
-from expertc.bench import phases
+from expertc.bench import predictions
 from expertc.cli import bench as command_module
 
 
@@ -93,7 +93,7 @@ def test_phases(cli, full: Path, bundle: Path, tmp_path: Path) -> None:
 
 
 def test_an_interrupt_while_phases_are_taken_keeps_the_rest(cli, full: Path, monkeypatch) -> None:
-    monkeypatch.setattr(phases, "apply", stop)
+    monkeypatch.setattr(predictions, "apply", stop)
     code, out, _ = cli("bench", full, "--phases", "--duration", "0.1", "--json")
     assert code == 130
     found = json.loads(out)
