@@ -141,6 +141,8 @@ def test_the_order_is_random_and_repeatable() -> None:
     counts = Counter(drawn)
     assert set(counts) == set(permutations("abcd"))
     assert max(counts.values()) < 2 * 960 / 24
+    mirrored = [drawn[block + 4] == drawn[block][::-1] for block in range(0, 960, 8)]
+    assert 0 < sum(mirrored) < 60  # nor do the rows of a design come in the order in which it is written
     for block in range(0, 960, 8):  # in all 2 n blocks, each is first twice, and twice after each other
         assert Counter(order[0] for order in drawn[block : block + 8]) == dict.fromkeys("abcd", 2)
         pairs = Counter(pair for order in drawn[block : block + 8] for pair in pairwise(order))

@@ -104,6 +104,19 @@ def test_models_take_turns_by_slices() -> None:
     assert seen[-1].recent["slow"] == pytest.approx([0.070] * len(seen[-1].recent["slow"]))
 
 
+def test_what_fills_the_caches_is_not_counted() -> None:
+    """The first call after another model's is slow; a device that runs one model never sees it."""
+    time, last = Time(), [""]
+
+    def call(name: str) -> None:
+        time.sleep(0.010 if last[0] == name else 0.030)
+        last[0] = name
+
+    calls = {name: partial(call, name) for name in "ab"}
+    samples, _ = streams(calls, rate=25, seconds=12, clock=time.clock, sleep=time.sleep)
+    assert max(samples.durations("a") + samples.durations("b")) == pytest.approx(0.010)
+
+
 @pytest.mark.parametrize(("durations", "length"), [({"a": 0.01}, 1.0), ({"a": 0.5, "b": 0.01}, 5.0)])
 def test_a_slice_holds_enough_calls(durations: dict[str, float], length: float) -> None:
     samples, found, *_ = together(durations)

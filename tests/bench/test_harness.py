@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Callable
-from itertools import count
+from itertools import accumulate, count, cycle
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,11 @@ def test_the_step_of_a_clock(tick: int, seen: float) -> None:
     """What a reading takes counts too: nothing shorter can be told. The last is a clock as Windows had it."""
     reading = max(30, tick // 50)
     assert step(coarse(tick, reading)) == pytest.approx(seen)
+
+
+def test_a_reading_that_was_disturbed_is_no_step() -> None:
+    now = accumulate(cycle((50, 900, 700)))
+    assert step(lambda: next(now)) == pytest.approx(50e-9)
 
 
 def test_the_loop_around_a_call_is_measured() -> None:
@@ -87,9 +92,10 @@ def test_the_commit_is_what_git_says(git: Callable[..., str], tmp_path: Path) ->
 )
 def test_what_is_no_checkout_is_unknown(tmp_path: Path, head: str) -> None:
     assert commit(tmp_path) == UNKNOWN
-    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "refs" / "heads").mkdir(parents=True)
     (tmp_path / ".git" / "HEAD").write_text(head)
-    (tmp_path / "secret").write_text("5" * 40)
+    for folder in (tmp_path, tmp_path / ".git"):
+        (folder / "secret").write_text("5" * 40)
     assert commit(tmp_path) == UNKNOWN
 
 
