@@ -1,8 +1,8 @@
 """Interleaved timing: the one core that the fusion contest and bench share.
 
 Things that are compared run in turns within one loop, so that what slows the machine slows all of them. A *block* gives
-every one a turn; the order rotates from block to block and is reversed every other round, so that nobody always runs
-first or after the same neighbour. Where a call is quick, a turn is several calls in a row, the first of them not
+every one a turn; the order is drawn at random, from a seed, but so that everyone is equally often at each place, and
+equally often after each other one. Where a call is quick, a turn is several calls in a row, the first of them not
 counted: it brings the model back into the caches, as a device that runs one model has it.
 
 Percentiles are nearest-rank (a value that was really measured) and are given only with enough samples behind them:
@@ -21,7 +21,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from typing import Any
+from typing import Any, TypeVar
+
+import numpy as np
 
 from .errors import UsageError
 from .intervals import median_ratio
@@ -38,7 +40,10 @@ MIN_BLOCKS = 6  # below, no 95 % interval of a median exists: 2 × 0.5 ** 5 > 5 
 GLANCE = 0.5  # seconds between two looks at a measurement that runs: more would disturb it, fewer would look stuck
 RECENT = 1024  # calls of each that a look is about, so that its cost does not grow
 
+SEED = 0  # of the order of turns
+
 Clock = Callable[[], int]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Samples:
-    """Durations in seconds: ``blocks[name][i]`` are the calls of ``name``'s turn in block ``i``, equally many each.
+    """Durations in seconds: ``blocks[name][i]`` are the calls of ``name``'s turn in block ``i``.
 
     Not ``complete`` if the measurement was interrupted; the blocks that are here are whole.
     """
@@ -135,6 +140,8 @@ def interleave(
     seconds: float,
     warmup: float = 1.0,
     bearing: int | None = None,
+    least: float = 0.0,
+    seed: int = SEED,
     progress: Callable[[Glance], None] | None = None,
     interruptible: bool = False,
     clock: Clock = time.perf_counter_ns,
@@ -145,45 +152,104 @@ def interleave(
     off meanwhile. What a callable raises ends the measurement; a ``KeyboardInterrupt`` too, unless the measurement is
     ``interruptible``: then the blocks that are whole are returned, if there is one. ``progress`` is called between
     blocks, twice a second. Raises ``UsageError`` after the warm-up if ``seconds`` are too few for the ``bearing``-th
-    percentile.
+    percentile, or if a call takes less than ``least`` seconds, which the clock cannot tell.
     """
     if not callables:
         raise ValueError("nothing to measure")
-    names = tuple(callables)
-    blocks: dict[str, list[tuple[float, ...]]] = {name: [] for name in names}
-    with _no_collections():
-        warmed, medians = _warm_up(callables, warmup, clock)
-        lead, turn = (1, TURN) if max(medians) < QUICK else (0, 1)
+    with without_collections():
+        warmed, medians = warm_up(callables, warmup, seed=seed, clock=clock)
+        refuse_too_quick(medians, least)
+        lead, calls = (1, TURN) if max(medians.values()) < QUICK else (0, 1)
         if bearing is not None:
-            _refuse_too_short(bearing, seconds, sum(medians) * (lead + turn) / turn)
-        start = clock()
-        glanced, end = start, start + int(seconds * 1e9)
-        try:
-            for order in _orders(names):
-                for name in order:
-                    for _ in range(lead):
-                        callables[name]()
-                    blocks[name].append(tuple(_time(callables[name], clock) for _ in range(turn)))
-                if (now := clock()) >= end:
-                    break
-                if progress is not None and now - glanced >= GLANCE * 1e9:
-                    glanced = now
-                    progress(_glance(blocks, turn, (end - now) / 1e9))
-        except KeyboardInterrupt:
-            if not interruptible or not all(blocks.values()):
-                raise
-            whole = min(map(len, blocks.values()))
-            return Samples({name: tuple(turns[:whole]) for name, turns in blocks.items()}, warmed, complete=False)
-    return Samples({name: tuple(turns) for name, turns in blocks.items()}, warmed)
+            refuse_too_short(bearing, seconds, sum(medians.values()) * (lead + calls) / calls)
+
+        def turn(name: str) -> tuple[float, ...]:
+            call = callables[name]
+            for _ in range(lead):
+                call()
+            return tuple(_time(call, clock) for _ in range(calls))
+
+        blocks, complete = take_turns(
+            tuple(callables),
+            turn,
+            seconds=seconds,
+            seed=seed,
+            progress=None if progress is None else lambda done, left: progress(_glance(done, calls, left)),
+            interruptible=interruptible,
+            clock=clock,
+        )
+    return Samples(blocks, warmed, complete)
 
 
-def _glance(blocks: Mapping[str, list[tuple[float, ...]]], turn: int, left: float) -> Glance:
-    recent = {name: tuple(chain.from_iterable(turns[-RECENT // turn :])) for name, turns in blocks.items()}
-    return Glance(turn * min(map(len, blocks.values())), recent, left)
+def take_turns(
+    names: Sequence[str],
+    turn: Callable[[str], T],
+    *,
+    seconds: float,
+    seed: int = SEED,
+    progress: Callable[[Mapping[str, Sequence[T]], float], None] | None = None,
+    interruptible: bool = False,
+    clock: Clock = time.perf_counter_ns,
+) -> tuple[dict[str, tuple[T, ...]], bool]:
+    """Give every name its ``turn``, block after block for ``seconds``; what they returned, and whether it was complete.
+
+    This is ``interleave`` for turns of any kind; ``progress`` is shown what there is so far and the seconds left.
+    """
+    done: dict[str, list[T]] = {name: [] for name in names}
+    start = clock()
+    glanced, end = start, start + int(seconds * 1e9)
+    try:
+        for order in orders(names, seed):
+            for name in order:
+                done[name].append(turn(name))
+            if (now := clock()) >= end:
+                break
+            if progress is not None and now - glanced >= GLANCE * 1e9:
+                glanced = now
+                progress(done, (end - now) / 1e9)
+    except KeyboardInterrupt:
+        if not interruptible or not all(done.values()):
+            raise
+        whole = min(map(len, done.values()))
+        return {name: tuple(turns[:whole]) for name, turns in done.items()}, False
+    return {name: tuple(turns) for name, turns in done.items()}, True
 
 
-def _refuse_too_short(q: int, seconds: float, each: float) -> None:
-    """``each`` are the seconds that one call of every callable takes."""
+def orders(names: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:
+    """The order of each block, without end.
+
+    Every 2 n blocks of n names are the rows, shuffled, of a Williams design (Australian Journal of Scientific Research
+    A 2, 1949) and of its mirror image, over the names, shuffled: each is twice at each place, and twice after each
+    other.
+    """
+    count, draw = len(names), np.random.default_rng(seed)
+    zigzag = [(i + 1) // 2 * (-1) ** (i + 1) % count for i in range(count)]  # 0, 1, -1, 2, -2, …
+    rows = [[(place + shift) % count for place in zigzag] for shift in range(count)]
+    rows += [row[::-1] for row in rows]
+    while True:
+        who = draw.permutation(count).tolist()
+        for row in draw.permutation(len(rows)).tolist():
+            yield tuple(names[who[place]] for place in rows[row])
+
+
+def _glance(blocks: Mapping[str, Sequence[tuple[float, ...]]], calls: int, left: float) -> Glance:
+    recent = {name: tuple(chain.from_iterable(turns[-RECENT // calls :])) for name, turns in blocks.items()}
+    return Glance(calls * min(map(len, blocks.values())), recent, left)
+
+
+def refuse_too_quick(medians: Mapping[str, float], least: float) -> None:
+    """Raise ``UsageError`` if a call takes less than ``least`` seconds."""
+    name = min(medians, key=lambda name: medians[name])
+    if medians[name] < least:
+        raise UsageError(
+            f"A call of {name} takes {1e6 * medians[name]:.3g} µs; this machine's clock tells nothing shorter than"
+            f" {1e6 * least:.3g} µs.",
+            "Do more in a call, such as a larger batch.",
+        )
+
+
+def refuse_too_short(q: int, seconds: float, each: float) -> None:
+    """Raise ``UsageError`` if ``seconds`` do not bear the ``q``-th percentile, at ``each`` for one call of everyone."""
     needed = samples_for(q)
     if seconds < needed * each:
         raise UsageError(
@@ -209,12 +275,14 @@ def percentile(durations: Sequence[float], q: int) -> float | None:
     return sorted(durations)[math.ceil(len(durations) * q / 100) - 1]
 
 
-def _warm_up(callables: Mapping[str, Callable[[], Any]], limit: float, clock: Clock) -> tuple[Warmup, list[float]]:
-    """Call all until each one's time is stable; also returns each one's median in seconds."""
+def warm_up(
+    callables: Mapping[str, Callable[[], Any]], limit: float, *, seed: int = SEED, clock: Clock = time.perf_counter_ns
+) -> tuple[Warmup, dict[str, float]]:
+    """Call all until each one's time is stable, for ``limit`` seconds at most; also each one's median in seconds."""
     start = clock()
     calls: dict[str, list[float]] = {name: [] for name in callables}
     spread = math.inf
-    for order in _orders(tuple(callables)):
+    for order in orders(tuple(callables), seed):
         for name in order:
             calls[name].append(_time(callables[name], clock))
         if len(next(iter(calls.values()))) % WINDOW == 0:
@@ -222,7 +290,7 @@ def _warm_up(callables: Mapping[str, Callable[[], Any]], limit: float, clock: Cl
         if spread <= STABLE or clock() - start >= limit * 1e9:
             break
     warmed = Warmup((clock() - start) / 1e9, spread <= STABLE, spread)
-    return warmed, [statistics.median(durations) for durations in calls.values()]
+    return warmed, {name: statistics.median(durations) for name, durations in calls.items()}
 
 
 def _spread(durations: Sequence[float]) -> float:
@@ -233,14 +301,6 @@ def _spread(durations: Sequence[float]) -> float:
     return max(medians) / max(min(medians), 1e-9) - 1
 
 
-def _orders(names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Every rotation of the names, then every rotation of their reverse, and again without end."""
-    while True:
-        for forward in (names, names[::-1]):
-            for first in range(len(names)):
-                yield forward[first:] + forward[:first]
-
-
 def _time(call: Callable[[], Any], clock: Clock) -> float:
     start = clock()
     call()
@@ -248,7 +308,8 @@ def _time(call: Callable[[], Any], clock: Clock) -> float:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
+    """The garbage collector is off, and afterwards as before."""
     was_on = gc.isenabled()
     gc.disable()
     try:

@@ -7,7 +7,7 @@ import math
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import pairwise
+from itertools import islice, pairwise, permutations
 
 import numpy as np
 import pytest
@@ -27,6 +27,7 @@ from expertc.measure import (
     Summary,
     Warmup,
     interleave,
+    orders,
     percentile,
     samples_for,
 )
@@ -130,6 +131,30 @@ def test_everyone_gets_the_same_turns_everywhere(names: str, seconds: float) -> 
         pairs = Counter(pair for block in whole for pair in pairwise(block))
         assert set(pairs.values()) == {pairs[("a", "b")]}
         assert pairs[("a", "b")] == pairs[("b", "a")]
+
+
+def test_the_order_is_random_and_repeatable() -> None:
+    """All orders of four come, none of them far more often than by chance; the seed says when."""
+    drawn = list(islice(orders("abcd", 7), 960))
+    assert drawn == list(islice(orders("abcd", 7), 960))
+    assert drawn != list(islice(orders("abcd", 8), 960))
+    counts = Counter(drawn)
+    assert set(counts) == set(permutations("abcd"))
+    assert max(counts.values()) < 2 * 960 / 24
+    mirrored = [drawn[block + 4] == drawn[block][::-1] for block in range(0, 960, 8)]
+    assert 0 < sum(mirrored) < 60  # nor do the rows of a design come in the order in which it is written
+    for block in range(0, 960, 8):  # in all 2 n blocks, each is first twice, and twice after each other
+        assert Counter(order[0] for order in drawn[block : block + 8]) == dict.fromkeys("abcd", 2)
+        pairs = Counter(pair for order in drawn[block : block + 8] for pair in pairwise(order))
+        assert pairs == dict.fromkeys(permutations("abcd", 2), 2)
+
+
+def test_calls_that_the_clock_cannot_tell_are_refused() -> None:
+    stage = Stage()
+    calls = {"slow": stage.takes("slow", steady(0.001)), "quick": stage.takes("quick", steady(3e-6))}
+    with pytest.raises(UsageError, match=r"A call of quick takes 3 µs; .* nothing shorter than 4 µs"):
+        interleave(calls, seconds=1, least=4e-6, clock=stage.clock)
+    assert interleave(calls, seconds=0.1, least=2e-6, clock=stage.clock).summary("quick").median == 3e-6
 
 
 def test_the_first_call_of_a_turn_is_not_counted() -> None:

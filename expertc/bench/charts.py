@@ -1,4 +1,4 @@
-"""The drawings of a report's page, as SVG: medians as bars, distribution, course, accuracy against latency.
+"""The drawings of a report's page, as SVG: medians as bars, distribution, course, batches, accuracy against latency.
 
 Models are mappings as ``Entry.to_mapping`` makes them. Series are told apart by colour (after Okabe and Ito's palette,
 for eyes that see fewer of them), by dashes, and by the number that the legend gives them; the colours are the page's.
@@ -131,15 +131,40 @@ def frontier(at: Mapping[int, tuple[float, float]]) -> list[int]:
     return front
 
 
+def saturation(sweeps: Mapping[int, Mapping[str, Any]]) -> Element:
+    """Images per second by batch, of sweeps by the place of their model; at least one, and one step in it."""
+    lines = {place: [(step["batch"], step["images_per_second"]) for step in sweep["steps"]]
+             for place, sweep in sweeps.items()}  # fmt: skip
+    points = [point for line in lines.values() for point in line]
+    x = Axis(1 / 1.15, 1.15 * max(batch for batch, _ in points), LEFT, WIDTH - RIGHT, logarithmic=True)
+    y = Axis(0, 1.1 * max(rate for _, rate in points), HEIGHT - BOTTOM, TOP)
+    parts = [*_across(x, "batch", ("images per call", 1)), *_up(y, y.ticks, "{:g}".format)]
+    for place, line in lines.items():
+        path = "L".join(f"{x(batch):.1f} {y(rate):.1f}" for batch, rate in line)
+        parts.append(element("path", d=f"M{path}", class_=f"line {_series(place)}"))
+        for batch, rate in line:
+            chosen = batch == sweeps[place]["chosen"]
+            kind = f"beaten {_series(place)}" if chosen else _fill(place)
+            parts.append(element("circle", cx=x(batch), cy=y(rate), r=7 if chosen else 3.5, class_=kind))
+    return _drawing("Images per second by batch", HEIGHT, parts)
+
+
 def legend(models: Sequence[Model]) -> Element:
     """Number, colour and dashes of each model, as a list that wraps on a small screen."""
-    items = []
+    said = {}
     for place, model in enumerate(models):
+        times = [ns / 1e9 for ns in model["durations_ns"]]
+        said[place] = f"{place + 1}. {model['name']}: {duration(min(times))} to {duration(max(times))} per call"
+    return named(said)
+
+
+def named(said: Mapping[int, str]) -> Element:
+    """A legend that says something of the models at these places."""
+    items = []
+    for place, text in said.items():
         sample = element("path", d="M1 6H27", class_=f"line {_series(place)}")
         swatch = element("svg", (sample,), viewBox="0 0 28 12", width=28, height=12, aria_hidden="true")
-        times = [ns / 1e9 for ns in model["durations_ns"]]
-        said = f"{place + 1}. {model['name']}: {duration(min(times))} to {duration(max(times))} per call"
-        items.append(element("li", (swatch, element("span", said))))
+        items.append(element("li", (swatch, element("span", text))))
     return element("ul", items, class_="legend")
 
 

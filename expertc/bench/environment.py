@@ -12,6 +12,7 @@ import numpy as np
 from .. import __version__
 from ..backends import cpu
 from ..text import clean_text
+from .checkout import commit
 from .watch.load import usable
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -22,7 +23,7 @@ GOVERNORS = Path("/sys/devices/system/cpu")
 def describe() -> dict[str, Any]:
     """Facts about this machine that change what a duration means; JSON types, None where the system does not say.
 
-    ``cores`` are the ones this process may use.
+    ``cores`` are the ones this process may use; ``commit`` is that of the source checkout the package runs from.
     """
     return {
         "cpu": cpu_name(),
@@ -33,7 +34,18 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "expertc": __version__,
+        "commit": commit(Path(__file__).parents[2]),
         "runtime": f"onnxruntime {cpu.describe()['version']}",
+    }
+
+
+def settings(threads: int | None) -> dict[str, Any]:
+    """How this process is set while it measures; JSON types. ``threads`` as given to a session."""
+    return {
+        "threads": threads or cores(),
+        "threads_between_operators": 1,
+        "threads_wait": "spinning",
+        "garbage_collector": "off while times are taken",
     }
 
 

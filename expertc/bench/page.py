@@ -10,6 +10,7 @@ from xml.etree.ElementTree import Element
 from . import charts
 from .axis import duration
 from .markup import document, element
+from .sections import sections
 
 LISTED = 12  # values of a list that are shown; a longer one is counted
 
@@ -29,6 +30,7 @@ def to_html(report: Mapping[str, Any]) -> str:
     body += [element("p", text, class_="warning") for text in doubts]
     body.append(element("div", (_numbers(models),), class_="scroll"))
     body.append(element("div", _figures(models), class_="figures"))
+    body += sections(report)
     body += [element("h2", "Machine"), _table(_rows(report["environment"]))]
     if report.get("evidence"):
         body += [element("h2", "Evidence"), _table(_rows(report["evidence"]))]
@@ -103,10 +105,11 @@ def _method(report: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader who doubts asks for."""
     told = {
         "timed": report["timed"],
-        "order": f"all models in one run of {report['seconds']:g} s, in turns whose order changes",
+        "order": f"all models in one run of {report['seconds']:g} s, in random turns, each equally often first",
         "percentiles": report["percentiles"],
         "warm-up": report["warmup"],
-        "noise from seed": report["seed"],
+        "seed of noise and order": report["seed"],
+        **({"harness": report["harness"]} if "harness" in report else {}),
         "format": report["format"],
     }
     for place, model in enumerate(report["models"]):

@@ -14,11 +14,16 @@ from .. import atomic
 from ..errors import FileSystemError
 from ..intervals import median_bounds
 from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
+from .camera import Stream
 from .cold import ColdStart
+from .harness import Harness
 from .page import to_html
+from .phases import Phases, described
+from .sweep import Sweep
+from .tables import additional, to_markdown
 from .watch import MAX_VARIATION, UNWATCHED, Evidence, Verdict, judge, unsteady
 
-SINGLE_STREAM, OFFLINE = SCENARIOS = ("single-stream", "offline")
+SINGLE_STREAM, OFFLINE, CAMERA = SCENARIOS = ("single-stream", "offline", "camera")
 
 FAMILY = "expertc.bench/"
 FORMAT = FAMILY + "2"  # the number is the schema's version: schema.json
@@ -27,6 +32,7 @@ FILES = ("report.json", "report.md", "report.html")
 MOST_DURATIONS = 100_000  # of a model in a report: about 1 MB, enough for any percentile that is given
 
 TIMED = "one call of the session: the input is ready, the outputs are copied out, threads wait by spinning"
+ORDER = "all models in one run of {:g} s, in turns in random order from seed {}, each equally often first"
 RULE = "percentiles are nearest-rank and given only with enough samples (p90 {}, p99 {})"
 
 
@@ -45,8 +51,8 @@ class Accuracy:
 class Entry:
     """One model's result. ``ratio`` is its time per image over the first model's.
 
-    ``turns[i]`` are the durations in seconds of the calls in block ``i``, equally many each. ``accuracy`` is None where
-    nobody measured it.
+    ``turns[i]`` are the durations in seconds of the calls in block ``i``, equally many each but for streams.
+    ``accuracy`` is None where nobody measured it.
     """
 
     name: str
@@ -60,7 +66,7 @@ class Entry:
 
     @property
     def images_per_second(self) -> float:
-        """Images per second over the whole run."""
+        """Images per second while the model works."""
         return self.shape[0] / self.summary.mean
 
     @property
@@ -71,10 +77,12 @@ class Entry:
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON types; times in seconds but for ``durations_ns``, turn after turn in the order of measuring.
 
-        Of a very long run, only every ``turns_kept_one_in``-th turn is kept.
+        Of a very long run, only every ``turns_kept_one_in``-th turn is kept. ``calls_per_turn``
+        is 1 where turns differ, as of streams.
         """
-        calls = len(self.turns[0])
-        step = -(-len(self.turns) * calls // MOST_DURATIONS) or 1
+        lengths = set(map(len, self.turns))
+        calls = max(lengths) if len(lengths) == 1 else 1
+        step = -(-len(self.turns) * max(lengths) // MOST_DURATIONS) or 1
         return {
             **{field.name: getattr(self, field.name) for field in fields(self) if field.name != "turns"},
             "shape": list(self.shape),
@@ -93,7 +101,8 @@ class Entry:
 class BenchReport:
     """A benchmark. ``seconds`` was asked for; ``environment`` and ``to_mapping()`` hold JSON types.
 
-    Not ``complete`` if it was interrupted: then it holds what was measured until then.
+    Not ``complete`` if it was interrupted: then it holds what was measured until then. ``streams`` (of cameras),
+    ``sweeps`` (of batches) and ``phases`` (of predicting ``photos``) are by model, where they were asked for.
     """
 
     scenario: str
@@ -106,6 +115,11 @@ class BenchReport:
     complete: bool = True
     evidence: Evidence = UNWATCHED
     cold: Mapping[str, ColdStart] = field(default_factory=dict)
+    harness: Harness | None = None
+    streams: Mapping[str, Stream] = field(default_factory=dict)
+    sweeps: Mapping[str, Sweep] = field(default_factory=dict)
+    phases: Mapping[str, Phases] = field(default_factory=dict)
+    photos: str = ""
 
     @property
     def verdict(self) -> Verdict:
@@ -117,8 +131,19 @@ class BenchReport:
         """Energy of one image by the part that took it; {} if several models, which take turns, share the power."""
         if len(self.entries) != 1:
             return {}
-        rate = self.entries[0].images_per_second
+        entry = self.entries[0]
+        stream = self.streams.get(entry.name)
+        rate = entry.images_per_second if stream is None else stream.results_per_second
         return {energy.source: energy.watts / rate for energy in self.evidence.energy}
+
+    @property
+    def joules_missing(self) -> str | None:
+        """Why there is no energy of one image, None if there is."""
+        if not self.evidence.energy:
+            return "no sensor of power was found"
+        if len(self.entries) > 1:
+            return "the models take turns, so the power that was seen is that of all of them: measure one alone"
+        return None
 
     def to_mapping(self) -> dict[str, Any]:
         """Everything as plain JSON types, as ``schema.json`` beside this file describes it."""
@@ -136,8 +161,15 @@ class BenchReport:
             "models": [entry.to_mapping() for entry in self.entries],
             "warnings": list(self.warnings),
             "verdict": {"name": self.verdict.name, "reasons": list(self.verdict.reasons)},
-            "evidence": self.evidence.to_mapping() | {"joules_per_image": self.joules_per_image},
-            **({"cold": {name: start.to_mapping() for name, start in self.cold.items()}} if self.cold else {}),
+            "evidence": self.evidence.to_mapping()
+            | {"joules_per_image": self.joules_per_image, "joules_missing": self.joules_missing},
+            **({"harness": self.harness.to_mapping()} if self.harness else {}),
+            **{
+                key: {name: each.to_mapping() for name, each in found.items()}
+                for key, found in (("cold", self.cold), ("streams", self.streams), ("sweeps", self.sweeps))
+                if found
+            },
+            **({"phases": described(self.phases, self.photos)} if self.phases else {}),
         }
 
     def to_json(self) -> str:
@@ -182,9 +214,13 @@ class BenchReport:
         notes += [
             f"- timed: {TIMED}",
             f"- {RULE.format(samples_for(90), samples_for(99))}",
-            f"- all models in one run of {self.seconds:g} s, in turns whose order changes; noise from seed {self.seed}",
+            f"- {ORDER.format(self.seconds, self.seed)}; noise from the same seed",
+            *([f"- harness: {self.harness}"] if self.harness else ()),
+            *([f"- energy per image: {self.joules_missing}"] if self.joules_missing else ()),
         ]
-        parts = [f"# Benchmark: {self.scenario}", "\n".join(rows), "\n".join(notes), "## Machine", "\n".join(facts)]
+        more = [to_markdown(table, _cell) for table in additional(self.to_mapping())]
+        parts = [f"# Benchmark: {self.scenario}", "\n".join(rows), "\n".join(notes), *more]
+        parts += ["## Machine", "\n".join(facts)]
         return "\n\n".join(parts) + "\n"
 
 

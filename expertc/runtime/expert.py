@@ -109,6 +109,11 @@ class Expert:
     ) -> None:
         self.close()
 
+    @property
+    def session(self) -> Session:
+        """The open model, to be asked about itself."""
+        return self._session
+
     def close(self) -> None:
         """Let go of the model; the expert cannot be asked any more."""
         self._session.close()
@@ -188,7 +193,7 @@ class Expert:
             names = [source_name(source) or f"#{number}" for number, source in chunk]
             made = [_tensor(source, name, spec) for name, (_, source) in zip(names, chunk, strict=True)]
             tensors = [tensor for tensor in made if isinstance(tensor, np.ndarray)]
-            ranked = self._judged(self._scores(np.stack(tensors), controls), top) if tensors else iter(())
+            ranked = self.answers(self._scores(np.stack(tensors), controls), top) if tensors else iter(())
             for name, tensor in zip(names, made, strict=True):
                 if isinstance(tensor, DataError):
                     yield Prediction(name, error=tensor.message)
@@ -197,9 +202,11 @@ class Expert:
                     error = None if labels else _NO_NUMBER
                     yield Prediction(name, labels, error, len(self.labels) == 1, none if labels else None)
 
-    def _judged(
-        self, scores: np.ndarray, top: int | None
+    def answers(
+        self, scores: np.ndarray, top: int | None = None
     ) -> Iterator[tuple[tuple[tuple[str, float], ...], bool | None]]:
+        """For each row of ``scores``, what a ``Prediction`` holds: its ``labels``, () if they are not numbers, and its
+        ``none_of_these``."""
         rejected = [None] * len(scores) if self.reject is None else self.reject.rejects(scores, self.kind).tolist()
         return zip(self._rank(scores, top), rejected, strict=True)
 

@@ -64,7 +64,7 @@ def test_a_model_and_a_bundle_in_one_run(tmp_path: Path, onnx_file: Callable[...
 
 def test_offline_counts_images(onnx_file: Callable[..., Path]) -> None:
     paths = [onnx_file("free.onnx"), onnx_file("four.onnx", batch=4)]
-    report = bench(paths, scenario="offline", seconds=0.1)
+    report = bench(paths, scenario="offline", seconds=0.1, batch_size=32)
     free, four = report.entries
     assert (free.shape[0], four.shape[0]) == (32, 4)
     assert free.images_per_second == pytest.approx(32 / free.summary.mean)
@@ -104,6 +104,7 @@ def test_the_same_model_against_itself(onnx_file: Callable[..., Path], tmp_path:
         ({"size": "side", "batch": 2}, "offline", r"no fixed size \(2, 3, \?, \?\)"),
         ({"batch": 2}, "single-stream", "2 images at once"),
         ({}, "server", "no scenario 'server'"),
+        ({"batch": 2}, "camera", "2 images at once"),
     ],
 )
 def test_what_cannot_be_measured(

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator, ValidationError
-from made import made
+from made import made, saved
 from rainbow import rainbow
 
-from expertc.bench import Accuracy, bench
+from expertc.bench import Accuracy, bench, compare
 from expertc.bench import report as report_module
 from expertc.bench.report import FORMAT
 
@@ -51,8 +51,32 @@ def test_a_real_report_is_valid(tmp_path: Path) -> None:
     (tmp_path / "a.onnx").write_bytes(rainbow().bytes())
     found = bench([tmp_path / "a.onnx"], seconds=0.05).to_mapping()
     check(found)
-    assert found["environment"].keys() == set(SCHEMA["properties"]["environment"]["required"])
+    assert found["environment"].keys() == SCHEMA["properties"]["environment"]["properties"].keys()
     assert sum(found["models"][0]["durations_ns"]) < 1e9
+    assert found["harness"]["overhead"] < found["harness"]["budget"]
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"scenario": "camera", "rate": 200}, "streams"),
+        ({"scenario": "offline"}, "sweeps"),
+        ({"phases": True}, "phases"),
+    ],
+)
+def test_real_reports_of_other_kinds_are_valid(full: Path, bundle: Path, options: dict[str, Any], key: str) -> None:
+    found = bench([full, bundle], seconds=0.8, **options)
+    read = json.loads(found.to_json())
+    assert read == found.to_mapping()
+    check(read)
+    assert read.keys() <= SCHEMA["properties"].keys()
+    assert key in read
+    assert compare_reports(saved(found, full.parent / f"{key}.json")) == {full.name, bundle.name}
+
+
+def compare_reports(path: Path) -> set[str]:
+    """The models of a report that ``bench compare`` finds in it."""
+    return {change.name for change in compare(path, path).changes}
 
 
 def _without(key: str) -> Callable[[dict[str, Any]], Any]:

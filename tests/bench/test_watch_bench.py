@@ -9,9 +9,10 @@ import pytest
 from test_bench import entry, report
 
 from expertc.bench import run
+from expertc.bench.camera import Stream
 from expertc.bench.watch import UNWATCHED, VERDICTS, Energy, Evidence, Series, Throttle
 from expertc.bench.watch.load import Load
-from expertc.cli import bench as command
+from expertc.cli import benched as command
 
 CALM = Evidence(
     seconds=10.0, sensors=("INA3221", "cooling devices"), tells_throttling=True, load=Load(0.004, 0.0),
@@ -23,7 +24,19 @@ CALM = Evidence(
 def test_energy_is_of_one_model_alone() -> None:
     alone = replace(report(entry()), evidence=CALM)  # 2 ms per image at 5 W
     assert alone.joules_per_image == {"module (VDD_IN, INA3221)": pytest.approx(0.01)}
-    assert replace(report(entry("a"), entry("b")), evidence=CALM).joules_per_image == {}
+    assert alone.joules_missing is None
+    several = replace(report(entry("a"), entry("b")), evidence=CALM)
+    assert several.joules_per_image == {}
+    assert several.to_mapping()["evidence"]["joules_missing"].startswith("the models take turns")
+    assert "energy per image: the models take turns" in several.to_markdown()
+    assert "no sensor of power" in (report(entry()).joules_missing or "")
+
+
+def test_energy_of_a_camera_is_by_result_not_by_working_time() -> None:
+    """5 W; of 25 frames a second every other is worked on for 2 ms: 12.5 results a second, 0.4 J each."""
+    stream = Stream(25.0, 100, 0, (0.002,) * 50, (0.002,) * 50)
+    alone = replace(report(entry("a")), evidence=CALM, streams={"a": stream})
+    assert alone.joules_per_image == {"module (VDD_IN, INA3221)": pytest.approx(5 / 12.5)}
 
 
 def test_the_report_holds_the_evidence() -> None:
@@ -39,7 +52,7 @@ def test_the_report_holds_the_evidence() -> None:
 
 
 def printed(capsys, evidence, *entries) -> str:
-    command._print(replace(report(*entries), evidence=evidence, environment={
+    command.show_report(replace(report(*entries), evidence=evidence, environment={
         "cpu": "A", "threads": 2, "runtime": "onnxruntime"}))  # fmt: skip
     return " ".join(capsys.readouterr().out.split())
 
@@ -53,7 +66,7 @@ def test_what_is_printed(capsys) -> None:
     assert "other processes: 0.4 % of the cores" in out
     assert "134.2 MB" in out
     out = printed(capsys, CALM, entry("a"), entry("b"))
-    assert "mean power of module (VDD_IN, INA3221): 5.0 W" in out
+    assert "mean power of module (VDD_IN, INA3221): 5.0 W no energy per image: the models take turns" in out
 
 
 def test_hostile_text_of_sensors(capsys) -> None:

@@ -233,8 +233,10 @@ def test_bench(cli, full, bundle, tmp_path):
 
 
 def test_bench_offline_as_json(cli, full):
-    found = json.loads(cli("bench", full, "--duration", "0.05", "--scenario", "offline", "--json").out)
+    options = ("--duration", "0.05", "--scenario", "offline", "--batch-size", "32")
+    found = json.loads(cli("bench", full, *options, "--json").out)
     assert found["scenario"] == "offline"
+    assert "sweeps" not in found
     assert found["models"][0]["shape"] == [32, 3, 8, 8]
     assert "images/s" in cli("bench", full, "--duration", "0.05", "--scenario", "offline").out
 

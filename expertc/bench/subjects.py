@@ -1,0 +1,49 @@
+"""What is measured: the files behind the paths, short names for them, and the noise they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends import Session
+from ..bundle import MODEL, open_bundle
+from ..errors import UsageError
+from ..text import clean_text
+from .report import OFFLINE
+
+
+def file_of(path: Path) -> Path:
+    """The model's file: the one in a bundle, or ``path`` itself."""
+    return open_bundle(path).file(MODEL) if path.is_dir() else path
+
+
+def names_of(paths: Sequence[str | Path]) -> list[str]:
+    """A short name for each path, all different."""
+    names: list[str] = []
+    for path in paths:
+        plain = clean_text(Path(path).resolve().name)
+        times = sum(name == plain or name.startswith(f"{plain} (") for name in names)
+        names.append(f"{plain} ({times + 1})" if times else plain)
+    return names
+
+
+def noise(session: Session, name: str, scenario: str, batch: int, seed: int) -> NDArray[Any]:
+    """Standard normal noise of the session's input shape, float32; ``batch`` images where it takes any number.
+
+    Raises ``UsageError`` for an open height or width, and for a batch other than the scenario's.
+    """
+    shape = session.input_shape
+    if not shape or None in shape[1:]:
+        axes = ", ".join("?" if axis is None else str(axis) for axis in shape)
+        raise UsageError(
+            f"The input '{clean_text(session.input)}' of {name} has no fixed size ({axes}).",
+            "Export the model with a fixed height and width.",
+        )
+    size = shape[0] or batch
+    if scenario != OFFLINE and size != 1:
+        raise UsageError(f"{name} takes {size} images at once, never one.", f"Use the scenario {OFFLINE}.")
+    return np.random.default_rng(seed).standard_normal((size, *(axis or 1 for axis in shape[1:])), np.float32)
