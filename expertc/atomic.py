@@ -145,7 +145,7 @@ def saving(path: Path, *, force: bool = False) -> Iterator[Path]:
 
     A killed or failed block leaves what was there, which only ``force`` replaces. Raises ``FileSystemError``.
     """
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     with reported(path):
         refuse_unless(path, _anything if force else None)
         try:

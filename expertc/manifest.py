@@ -24,7 +24,6 @@ from .card import KINDS, Card
 from .errors import BundleError
 from .graph import Model
 from .instructions import instructions
-from .runtime.reject import read_reject
 from .source import Source
 from .surgery.prune import Cut
 from .targets import Target
@@ -163,6 +162,8 @@ def read(bundle: Bundle) -> dict[str, Any]:
         raise _malformed(bundle, "selection.classes")
     if bundle.manifest["output"]["kind"] not in KINDS:
         raise _malformed(bundle, "output.kind")
+    from .runtime.reject import read_reject  # PIL, which a build does not need
+
     Certificate.from_mapping(bundle.manifest["verification"])
     _ = bundle.controls, bundle.embedded  # which a manifest of an older expertc does not have
     read_reject(bundle, bundle.manifest["output"]["kind"])

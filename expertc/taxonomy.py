@@ -26,7 +26,7 @@ from typing import Any
 
 from .errors import TaxonomyError
 from .text import clean_text as clean_text
-from .text import parse_yaml, read_text, shown
+from .text import read_text, shown
 
 MAX_DEPTH = 64
 MAX_NAME = 200  # characters of a name, a label, an attribute
@@ -137,6 +137,8 @@ class Taxonomy:
     @classmethod
     def parse(cls, text: str, source: str = "The taxonomy") -> Taxonomy:
         """Read a taxonomy from YAML text. Duplicate keys, anchors, aliases and tags are refused."""
+        from .strict_yaml import parse_yaml  # which a model that brings its classes along does not need
+
         return cls.from_mapping(parse_yaml(text, source, TaxonomyError))
 
     @classmethod

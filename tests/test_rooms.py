@@ -47,6 +47,7 @@ ORDER = [
     ("labels",),
     ("selection",),
     ("taxonomy",),
+    ("strict_yaml",),
     ("text",),
     ("intervals",),
     ("errors",),

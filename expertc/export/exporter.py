@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import onnx_ir
 import torch
 from torch import Tensor, nn
 
@@ -14,10 +15,13 @@ from .. import atomic
 from ..card import CARD_KEY, Card
 from ..controls import GAIN, Control
 from ..errors import ModelError, UsageError
-from ..graph.sanitise import face, require_symbolic_batch, sanitise, serialise
+from ..graph import Constant
+from ..graph.sanitise import face, require_symbolic_batch, sanitise
+from ..graph.stream import Lean, outline
 from ..text import shown
 from ..zoo.parts import IMAGE
 from .checking import answers, compare
+from .memory import give_back
 from .simplify import simplify
 from .stamp import MAKES, READS, stamped
 
@@ -32,7 +36,7 @@ def export(module: nn.Module, card: Card, size: tuple[int, int], *, opset: int =
     if torch cannot export it with a symbolic batch or a weight is not finite, ``CardError`` if the card contradicts the
     graph.
     """
-    return b"".join(serialise(_with_card(module, card, size, opset)))
+    return b"".join(_with_card(module, card, size, opset).serialise())
 
 
 def export_plain(
@@ -44,7 +48,7 @@ def export_plain(
     opset: int = OPSETS[-1],
 ) -> bytes:
     """As ``export``, without a card: for a network whose classes are named later (``--labels``)."""
-    return b"".join(serialise(_to_proto(module, size, image, outputs, opset, {})))
+    return b"".join(_lean(module, size, image, outputs, opset, {}).serialise())
 
 
 def export_file(
@@ -56,24 +60,30 @@ def export_file(
     at a time. Raises what ``export`` and ``check`` raise, and ``FileSystemError``.
     """
     expected = answers(module.eval(), images, card.controls)
-    proto = _with_card(module, card, size, opset)
+    lean = _with_card(module, card, size, opset)
     module.to("meta")
     with atomic.saving(path, force=True) as place:
-        with place.open("wb") as file:
-            file.writelines(serialise(proto))
-        del proto
-        compare(place, expected)
+        mapped = lean.write(place)
+        del lean  # and with it the weights
+        torch.compiler.reset()  # what the exporter remembers of them
+        give_back()
+        beside = place.with_name(f"{place.name}.check")
+        try:
+            beside.write_bytes(mapped.SerializeToString())
+            compare(beside, expected)
+        finally:
+            beside.unlink(missing_ok=True)
     return path
 
 
-def _with_card(module: nn.Module, card: Card, size: tuple[int, int], opset: int) -> Any:
+def _with_card(module: nn.Module, card: Card, size: tuple[int, int], opset: int) -> Lean:
     names = [output.name for output in card.outputs]
-    proto = _to_proto(module, size, card.input, names, opset, {CARD_KEY: card.to_json()}, card.controls)
-    card.check_graph(*face(proto))
-    return proto
+    lean = _lean(module, size, card.input, names, opset, {CARD_KEY: card.to_json()}, card.controls)
+    card.check_graph(*face(lean.proto))
+    return lean
 
 
-def _to_proto(
+def _lean(
     module: nn.Module,
     size: tuple[int, int],
     image: str,
@@ -81,7 +91,7 @@ def _to_proto(
     opset: int,
     metadata: Mapping[str, str],
     controls: Sequence[Control] = (),
-) -> Any:
+) -> Lean:
     if opset not in OPSETS:
         raise UsageError(f"Opset {opset} cannot be exported.", f"Choose from {OPSETS[0]} to {OPSETS[-1]}.")
     parameters = []
@@ -94,20 +104,20 @@ def _to_proto(
 
         def exporter(part: nn.Module, shapes: Sequence[tuple[int, ...]], vectors: Sequence[int]) -> Any:
             reads = [READS.format(i) for i in range(len(shapes) + len(vectors))]
-            made = _through_torch(part, shapes, reads, [MAKES], opset, vectors)
+            made = _through_torch(part, shapes, reads, [MAKES], opset, vectors).proto
             sanitise(made, parameters=part.state_dict().keys(), metadata={})
             return made
 
         branches = len(controls[0].default) if controls else None
-        proto = stamped(module, (3, *size), outputs[0], branches, exporter)
+        lean = stamped(module, (3, *size), outputs[0], branches, exporter)
     else:
         lengths = [len(control.default) for control in controls]
-        proto = _through_torch(module, [(3, *size)], [image, *names], outputs, opset, lengths)
-    sanitise(proto, parameters=parameters, metadata=metadata)
-    require_symbolic_batch(proto, names)
-    if (found := len(face(proto)[1])) != len(outputs):
+        lean = _through_torch(module, [(3, *size)], [image, *names], outputs, opset, lengths)
+    sanitise(lean.proto, parameters=parameters, metadata=metadata)
+    require_symbolic_batch(lean.proto, names)
+    if (found := len(face(lean.proto)[1])) != len(outputs):
         raise ModelError(f"The network has {found} outputs, but {len(outputs)} are named.", "Name each of them once.")
-    return proto
+    return lean
 
 
 def _through_torch(
@@ -117,7 +127,7 @@ def _through_torch(
     outputs: Sequence[str],
     opset: int,
     vectors: Sequence[int] = (),
-) -> Any:
+) -> Lean:
     """torch's export of a module whose inputs have these shapes behind the batch, and then are ``vectors``, simplified.
 
     The vectors, given by their length, have no batch.
@@ -147,4 +157,20 @@ def _through_torch(
             ) from error
     assert program is not None  # as dynamo=True promises
     simplify(program.model)
-    return program.model_proto
+    return _without_weights(program.model, module.state_dict())
+
+
+def _without_weights(model: onnx_ir.Model, names: Container[str]) -> Lean:
+    """The protobuf of ``model``, in which the initializers ``names`` are outlines of what torch has in memory."""
+    weights = {}
+    for name, value in model.graph.initializers.items():
+        if name in names and (held := value.const_value) is not None:
+            weights[name] = Constant(name, held.numpy())
+            value.const_value = onnx_ir.ExternalTensor(
+                "", None, None, held.dtype, shape=onnx_ir.Shape(held.shape.numpy()), name=name
+            )
+    proto = onnx_ir.to_proto(model)
+    for tensor in proto.graph.initializer:
+        if tensor.name in weights:
+            tensor.CopyFrom(outline(weights[tensor.name]))
+    return Lean(proto, weights)

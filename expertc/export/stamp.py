@@ -20,9 +20,12 @@ from torch import Tensor, nn
 
 from ..controls import GAIN
 from ..errors import ModelError
+from ..graph import Constant
 from ..graph.sanitise import NODE_METADATA
+from ..graph.stream import Lean, outline
 from ..zoo.parts import IMAGE, Part
 
+Array = np.ndarray[Any, Any]
 Shape = tuple[int, ...]  # without the batch
 Exporter = Callable[[nn.Module, Sequence[Shape], Sequence[int]], onnx.ModelProto]
 """Exports a module to inputs in0, in1, ... and ``out``.
@@ -41,8 +44,8 @@ class Source:
     shape: Shape
     turned: bool = False
 
-    def values(self, state: Mapping[str, Tensor]) -> np.ndarray[Any, Any]:
-        """The initializer of a part with this state."""
+    def values(self, state: Mapping[str, Tensor]) -> Array:
+        """The initializer of a part with this state: a view, if it is in memory."""
         tensor = state[self.name].detach().cpu()
         return (tensor.mT if self.turned else tensor).reshape(self.shape).numpy()
 
@@ -56,13 +59,14 @@ class Template:
     shape: Shape
 
 
-def stamped(network: Any, image: Shape, output: str, branches: int | None, exporter: Exporter) -> onnx.ModelProto:
+def stamped(network: Any, image: Shape, output: str, branches: int | None, exporter: Exporter) -> Lean:
     """The model of a network in parts (``parts()``, ``logits()``), its logits concatenated as ``output``.
 
     ``image`` is the input's shape without the batch; ``branches`` the length of the input ``gain``, None for a network
     that is exported without. Raises ``ModelError`` if a part cannot be exported.
     """
     proto = onnx.ModelProto()
+    weights: dict[str, Constant] = {}
     graph = proto.graph
     graph.name = "network"
     graph.input.append(helper.make_tensor_value_info(IMAGE, onnx.TensorProto.FLOAT, ["batch", *image]))
@@ -87,13 +91,13 @@ def stamped(network: Any, image: Shape, output: str, branches: int | None, expor
                 proto.ir_version = found.proto.ir_version
                 proto.producer_name, proto.producer_version = found.proto.producer_name, found.proto.producer_version
         number, template = templates[key]
-        _stamp(graph, template, number, part, [*part.reads, *([] if gain is None else [gains[gain]])])
+        weights |= _stamp(graph, template, number, part, [*part.reads, *([] if gain is None else [gains[gain]])])
         shapes[part.name] = template.shape
     logits = network.logits()
     graph.node.append(helper.make_node("Concat", logits, [output], name=output, axis=1))
     total = sum(shapes[name][0] for name in logits)
     graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.FLOAT, ["batch", total]))
-    return proto
+    return Lean(proto, weights)
 
 
 def _template(module: nn.Module, reads: Sequence[Shape], vectors: Sequence[int], exporter: Exporter) -> Template:
@@ -144,7 +148,11 @@ def _constants(graph: onnx.GraphProto, template: Template, number: int) -> None:
             shared.name = f"kind{number}.{tensor.name}"
 
 
-def _stamp(graph: onnx.GraphProto, template: Template, number: int, part: Part, reads: Sequence[str]) -> None:
+def _stamp(
+    graph: onnx.GraphProto, template: Template, number: int, part: Part, reads: Sequence[str]
+) -> dict[str, Constant]:
+    """Add the part to ``graph``; returns the values of its initializers, which are outlines there."""
+    weights = {}
     names = {READS.format(i): name for i, name in enumerate(reads)} | {MAKES: part.name}
     state: Mapping[str, Tensor] = part.module.state_dict()
     for tensor in template.proto.graph.initializer:
@@ -152,8 +160,9 @@ def _stamp(graph: onnx.GraphProto, template: Template, number: int, part: Part, 
             source = template.own[tensor.name]
             written = source.name if source.name == tensor.name else f"{source.name}.{tensor.name}"
             names[tensor.name] = f"{part.name}.{written}"
-            values = np.ascontiguousarray(source.values(state))
-            graph.initializer.append(numpy_helper.from_array(values, names[tensor.name]))
+            constant = Constant(names[tensor.name], source.values(state))
+            weights[constant.name] = constant
+            graph.initializer.append(outline(constant))
         else:
             names[tensor.name] = f"kind{number}.{tensor.name}"
     for value in template.proto.graph.value_info:
@@ -172,3 +181,4 @@ def _stamp(graph: onnx.GraphProto, template: Template, number: int, part: Part, 
             for at, name in enumerate(field):
                 if name:
                     field[at] = names.get(name, f"{part.name}/{name}")
+    return weights

@@ -16,7 +16,7 @@ import numpy as np
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto, helper
 
 from .external import External
-from .tensors import Array, as_array, as_proto, stored, stored_bytes
+from .tensors import Array, array_stored, as_array, as_proto, stored, stored_bytes
 
 Dim = int | str | None
 """A dimension: a number, a symbol (equal only to itself), or nothing known."""
@@ -85,9 +85,9 @@ class Constant(Tensor):
 
     def stored(self) -> bytes | memoryview:
         """The values as they are stored in a file."""
-        if isinstance(self._source, External):
-            return self._source.stored()
-        return stored(self._source if isinstance(self._source, TensorProto) else as_proto(self._source, self.name))
+        if isinstance(self._source, np.ndarray):
+            return array_stored(self._source, self.kind)
+        return self._source.stored() if isinstance(self._source, External) else stored(self._source)
 
     def copy(self, name: str | None = None) -> Constant:
         """The same initializer as an object of its own, under ``name`` if one is given."""

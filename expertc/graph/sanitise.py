@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import onnx
-from google.protobuf.message import Message
 
 from ..errors import ModelError
 from ..taxonomy import clean_text
@@ -72,56 +71,6 @@ def face(proto: onnx.ModelProto) -> tuple[dict[str, Shape], dict[str, Shape]]:
         return tuple(dim.dim_param or (dim.dim_value if dim.HasField("dim_value") else None) for dim in dims)
 
     return ({v.name: shape(v) for v in proto.graph.input}, {v.name: shape(v) for v in proto.graph.output})
-
-
-def serialise(proto: onnx.ModelProto) -> Iterator[bytes]:
-    """The bytes of ``proto``, the same every time, in pieces: at once they would take three times their memory.
-
-    Raises ``ModelError`` from 2 GiB on, protobuf's limit.
-    """
-    sizes = [tensor.ByteSize() for tensor in proto.graph.initializer]
-    if sum(sizes) >= 2**31 - 2**20:
-        raise ModelError("The model is larger than the 2 GiB an ONNX file may have.", "Export a smaller network.")
-    model, graph = onnx.ModelProto.DESCRIPTOR.fields_by_name, onnx.GraphProto.DESCRIPTOR.fields_by_name
-    at, weights = model["graph"].number, graph["initializer"].number
-    before, after = _fields(proto.graph, range(weights)), _fields(proto.graph, range(weights + 1, 2**29))
-    entries = [_length_delimited(weights, size) for size in sizes]
-    yield _fields(proto, range(at))
-    yield _length_delimited(at, len(before) + len(after) + sum(sizes) + sum(map(len, entries)))
-    yield before
-    for entry, tensor in zip(entries, proto.graph.initializer, strict=True):
-        yield entry
-        yield tensor.SerializeToString(deterministic=True)
-    yield after
-    yield _fields(proto, range(at + 1, 2**29))
-
-
-def _fields(message: Message, numbers: range) -> bytes:
-    """The bytes of some fields of a message."""
-    part = type(message)()
-    for field, value in message.ListFields():
-        if field.number not in numbers:
-            continue
-        if hasattr(value, "MergeFrom"):  # a message or a list
-            getattr(part, field.name).MergeFrom(value)
-        else:
-            setattr(part, field.name, value)
-    data: bytes = part.SerializeToString(deterministic=True)
-    return data
-
-
-def _length_delimited(field: int, size: int) -> bytes:
-    """The head of a field of ``size`` bytes on the wire: its number and type 2, then the size."""
-    return _varint(field << 3 | 2) + _varint(size)
-
-
-def _varint(number: int) -> bytes:
-    """Seven bits a byte, the lowest first; the highest bit says that more follow."""
-    found = bytearray()
-    while number > 127:
-        found.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*found, number])
 
 
 def _strip(proto: onnx.ModelProto, metadata: Mapping[str, str]) -> None:

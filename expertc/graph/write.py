@@ -5,7 +5,7 @@ A protobuf cannot hold more than 2 GiB, so the weights of a large model go to a 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from .model import Model
 from .nodes import Constant, value_info
 from .read import assemble
 from .shapes import SMALL, infer_shapes, volume
+from .stream import Lean, outline
 
 EXTERNAL_ABOVE = 1_500_000_000
 """Bytes of weights from which on they are written to a file of their own."""
@@ -33,28 +34,42 @@ def to_proto(model: Model, *, weights: bool = True) -> onnx.ModelProto:
 
     Without ``weights`` all but small initializers are names and shapes only: enough to infer shapes, at no cost.
     """
+    return _proto(
+        model, lambda constant: constant.to_proto() if weights or _is_small(constant) else _elsewhere(constant)
+    )
+
+
+def to_lean(model: Model) -> Lean:
+    """``model`` as a protobuf and, where they are, the weights that are to be written into it."""
+    held = {name: constant for name, constant in model.constants.items() if not _is_small(constant)}
+    return Lean(
+        _proto(model, lambda constant: outline(constant) if constant.name in held else constant.to_proto()), held
+    )
+
+
+def _proto(model: Model, write: Callable[[Constant], onnx.TensorProto]) -> onnx.ModelProto:
     proto = onnx.ModelProto(ir_version=model.ir_version)
     proto.producer_name, proto.producer_version = model.producer
     for domain, version in model.graph.opsets.items():
         proto.opset_import.add(domain=domain, version=version)
     proto.graph.name = model.graph.name
     proto.graph.node.extend([node.write() for node in model.nodes])
-    for constant in model.constants.values():
-        whole = weights or volume(constant.shape) <= SMALL
-        proto.graph.initializer.append(constant.to_proto() if whole else _outline(constant))
+    proto.graph.initializer.extend(map(write, model.constants.values()))
     proto.graph.input.extend([value_info(tensor) for tensor in model.graph.inputs])
     proto.graph.output.extend([value_info(tensor) for tensor in model.graph.outputs])
     _set(proto.metadata_props, model.metadata)
     return proto
 
 
-def _outline(constant: Constant) -> onnx.TensorProto:
-    return onnx.TensorProto(
-        name=constant.name,
-        data_type=constant.kind,
-        dims=constant.shape,
-        data_location=onnx.TensorProto.EXTERNAL,
-    )
+def _is_small(constant: Constant) -> bool:
+    """Whether the values go into the protobuf in any case; text has no other place."""
+    return volume(constant.shape) <= SMALL or constant.kind == onnx.TensorProto.STRING
+
+
+def _elsewhere(constant: Constant) -> onnx.TensorProto:
+    tensor = outline(constant)
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    return tensor
 
 
 def with_batch(model: Model, batch: int) -> Model:
@@ -94,8 +109,7 @@ def refreshed(model: Model) -> Model:
 
 def to_bytes(model: Model) -> bytes:
     """Serialise ``model``; deterministic."""
-    data: bytes = to_proto(model).SerializeToString(deterministic=True)
-    return data
+    return b"".join(to_lean(model).serialise())
 
 
 def is_large(model: Model) -> bool:

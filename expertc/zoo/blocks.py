@@ -39,9 +39,12 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
+        shortcut = self.shortcut_bn(
+            self.shortcut(x)
+        )  # first: its weights are the largest, and nothing else is there yet
         y = torch.relu(self.bn1(self.conv1(x)))
         y = torch.relu(self.bn2(self.conv2(y)))
-        return torch.relu(self.bn3(self.conv3(y)) + self.shortcut_bn(self.shortcut(x)))
+        return torch.relu(self.bn3(self.conv3(y)) + shortcut)
 
 
 class ConvNeXtLevel(nn.Module):

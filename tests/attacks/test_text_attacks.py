@@ -16,8 +16,9 @@ from expertc.card import Card, Output, Preprocess, card_for_foreign
 from expertc.errors import CardError, ExpertcError, LabelsError, SelectionError, TaxonomyError
 from expertc.labels import read_labels
 from expertc.selection import resolve
+from expertc.strict_yaml import parse_yaml
 from expertc.taxonomy import MAX_NAME, Taxonomy
-from expertc.text import clean_text, parse_json, parse_yaml, read_text
+from expertc.text import clean_text, parse_json, read_text
 
 HOSTILE = [
     "[/]",

@@ -102,12 +102,12 @@ def test_weights_that_torch_computes_anew_are_refused(monkeypatch: pytest.Monkey
     original = exporter._through_torch
 
     def folded(module: torch.nn.Module, *arguments: Any) -> Any:
-        proto = original(module, *arguments)
+        lean = original(module, *arguments)
         if isinstance(module, Odd):
             product = module.weight.detach().numpy() * np.float32(2)
-            proto.graph.initializer.append(numpy_helper.from_array(product, "product"))
-            proto.graph.node[-1].input.append("product")
-        return proto
+            lean.proto.graph.initializer.append(numpy_helper.from_array(product, "product"))
+            lean.proto.graph.node[-1].input.append("product")
+        return lean
 
     monkeypatch.setattr(exporter, "_through_torch", folded)
     with pytest.raises(ModelError, match="out of a branch's weights"):
