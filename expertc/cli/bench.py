@@ -52,8 +52,8 @@ class _Bench(click.Command):
 @click.option("--lock-clocks", is_flag=True, help="Hold the clocks at one speed meanwhile (needs root).")
 @click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
 @click.option(
-    "--accuracy", "accuracies", multiple=True, metavar="[MODEL=]FILE",
-    help="What evaluate --json printed, to show accuracy beside latency.",
+    "--accuracy", "accuracies", multiple=True, metavar="[MODEL=]REPORT",
+    help="What evaluate --report wrote or --json printed, to show accuracy beside latency.",
 )  # fmt: skip
 @options.threads
 @options.as_json
@@ -152,6 +152,8 @@ def _seen(found: BenchReport) -> Iterator[str]:
         yield f"other processes: {show.percent(seen.load.others)} of the cores"
     if seen.peak_memory is not None:
         yield f"peak memory of this process: {show.size(seen.peak_memory)}"
+    for card, used in seen.peak_device_memory.items():
+        yield f"peak memory in use on {card}: {show.size(used)}"
 
 
 def _start(start: ColdStart) -> tuple[str, ...]:
