@@ -15,12 +15,13 @@ from ..intervals import wilson
 from ..runtime import Reject
 from ..runtime.dataset import FolderImages, LabelledImages, find_images, open_dataset
 from ..runtime.matching import match_classes
+from ..runtime.scores import scope_score
 from ..taxonomy import Taxonomy
 from ..text import shown
 from .accuracy import Evaluation
 from .batches import Progress, batches
 from .judges import Judge
-from .scope import Separation, separations
+from .scope import Separation, roc, separations
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,17 @@ class Scope:
         """How many of the others it rejects."""
         return self._below(self.seen.scores)
 
+    def _roc(self, score: str) -> dict[str, list[float]]:
+        numbers = (scope_score(score, rows, self.kind) for rows in (self.own, self.seen.scores))
+        return dict(zip(("own", "others"), roc(*numbers), strict=True))
+
     def _below(self, scores: np.ndarray) -> int:
         return 0 if self.reject is None else int(self.reject.rejects(scores, self.kind).sum())
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON types."""
-        found: dict[str, Any] = {**self.seen.to_mapping(), "scores": [one.to_mapping() for one in self.separations]}
+        scores = [one.to_mapping() | {"roc": self._roc(one.score)} for one in self.separations]
+        found: dict[str, Any] = {**self.seen.to_mapping(), "scores": scores}
         if self.reject is None:
             return found
         own, others = len(self.own), len(self.seen.scores)
