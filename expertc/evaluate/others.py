@@ -83,8 +83,8 @@ class Scope:
         return self._below(self.seen.scores)
 
     def _roc(self, score: str) -> dict[str, list[float]]:
-        numbers = (scope_score(score, rows, self.kind) for rows in (self.own, self.seen.scores))
-        return dict(zip(("own", "others"), roc(*numbers), strict=True))
+        own, others = (scope_score(score, rows, self.kind) for rows in (self.own, self.seen.scores))
+        return dict(zip(("own", "others"), roc(own, others), strict=True))
 
     def _below(self, scores: np.ndarray) -> int:
         return 0 if self.reject is None else int(self.reject.rejects(scores, self.kind).sum())
