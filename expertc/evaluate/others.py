@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import CardError, DataError
 from ..intervals import wilson
 from ..runtime import Reject
-from ..runtime.dataset import FolderImages, LabelledImages, find_images, open_dataset
+from ..runtime.dataset import FolderImages, LabelledImages, find_images, image_folder, open_dataset
 from ..runtime.matching import match_classes
 from ..runtime.scores import scope_score
 from ..taxonomy import Taxonomy
@@ -152,8 +152,7 @@ def _sound(scores: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _folder(path: Path, split: str, labels: Sequence[str], taxonomy: Taxonomy | None) -> FolderImages:
     """All photos below, in classes: the first folder on the way to a photo that is one of ``labels``, or ""."""
-    if not path.is_dir():
-        raise DataError(f"The image folder {shown(path)} does not exist.", "Give a folder with photos.")
+    image_folder(path)
     root = path / split if (path / split).is_dir() else path
     files = find_images(root)
     if not files:
