@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from importlib.resources import files
@@ -247,3 +249,40 @@ def test_the_folder_is_whole_and_read_by_the_benchmark(tmp_path: Path) -> None:
     for act in (lambda: report.write(tmp_path / "r"), lambda: FOLDER.refuse_place(tmp_path / "r")):
         with pytest.raises(FileSystemError, match="not an earlier evaluation report"):
             act()
+
+
+# -- a browser ---------------------------------------------------------------------------------------------------------
+
+FRAMES = """<!DOCTYPE html><title>waiting</title><body><script>
+const widths = [400, 1200], seen = [];
+for (const width of widths) {
+  const frame = document.createElement("iframe");
+  frame.style = `border:0;width:${width}px;height:800px`;
+  frame.srcdoc = PAGE;
+  frame.onload = () => {
+    const page = frame.contentDocument, root = page.documentElement;
+    const out = [...page.querySelectorAll("figure, table.facts, h1, p, div.scroll")].filter(
+      (each) => each.getBoundingClientRect().right > root.clientWidth + 0.5);
+    const over = root.scrollWidth - root.clientWidth;
+    seen.push([width, over, out.length, page.title.startsWith("Evaluation: ")].join(" "));
+    if (seen.length === widths.length) document.title = seen.sort().join("; ");
+  };
+  document.body.append(frame);
+}
+</script>"""
+
+
+@pytest.mark.parametrize("labels", [HOSTILE, tuple("W" * 200 + str(number) for number in range(40))])
+def test_a_browser_shows_it_without_overflow(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    """In frames as wide as a telephone and a desk: nothing reaches out, and no script of a label changed the title."""
+    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("there is no Chromium on this machine")
+    page = json.dumps(to_html(made(labels).to_mapping())).replace("<", "\\u003c")
+    (tmp_path / "frames.html").write_text(FRAMES.replace("PAGE", page), encoding="utf-8")
+    options = ("--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom",
+               "--virtual-time-budget=5000")  # fmt: skip
+    done = subprocess.run(
+        [browser, *options, (tmp_path / "frames.html").as_uri()], capture_output=True, timeout=120, check=True
+    )
+    assert "<title>1200 0 0 true; 400 0 0 true</title>" in done.stdout.decode()
