@@ -24,7 +24,11 @@ from .watch.verdict import NOISY, THROTTLED
 
 TOLERANCE = 2 * MAX_VARIATION  # each of two runs may vary by that much and still count as steady
 
-SAME = ("cpu", "cores", "threads", "governor", "power mode", "clocks", "timed")  # another device, or another question
+# What makes it another device, or another question.
+SAME = (
+    "cpu", "cores", "threads", "threads_between_operators", "threads_wait", "governor", "power mode", "clocks", "timed",
+    "frames per second",
+)  # fmt: skip
 NOTED = ("runtime", "system", "python", "expertc", "numpy")  # may be what was changed, so it is only said
 
 SLOWER, FASTER, UNCHANGED = "slower", "faster", "same"
@@ -201,6 +205,7 @@ def _read(path: str | Path) -> _Recorded:
             "power mode": evidence.get("power_mode"),
             "clocks": ", ".join(evidence.get("locked", ())) or "not locked",
             "timed": report["timed"],
+            "frames per second": ", ".join(str(one["rate"]) for one in (report.get("streams") or {}).values()) or None,
         }
         if verdict["name"] not in VERDICTS:
             raise ValueError("no such verdict")

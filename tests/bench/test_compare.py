@@ -74,6 +74,7 @@ def test_what_makes_a_run_doubtful_is_said(tmp_path: Path) -> None:
         (made({"a": 0.002}, cpu="Another CPU"), "cpu was 'A CPU', then 'Another CPU'"),
         (made({"a": 0.002}, threads=1), "threads was '2', then '1'"),
         (made({"a": 0.002}, governor="powersave"), "governor"),
+        (made({"a": 0.002}, threads_wait="blocking"), "threads_wait was 'None', then 'blocking'"),
         (made({"a": 0.002}, batch=4), r"the input of 'a' was \(1, 3, 8, 8\), then \(4, 3, 8, 8\)"),
         (made({"b": 0.002}), "no model in common"),
         (made({"a": 0.002}, evidence=replace(WATCHED, power_mode="15W")), "power mode was 'None', then '15W'"),
@@ -97,9 +98,13 @@ def test_another_scenario_is_refused(tmp_path: Path) -> None:
 
 def test_what_was_timed_is_part_of_the_task(tmp_path: Path) -> None:
     report = made({"a": 0.002})
-    (tmp_path / "new.json").write_text(json.dumps(report.to_mapping() | {"timed": "with transfers"}))
-    with pytest.raises(UsageError, match=r"timed was 'one call of .*', then 'with transfers'"):
-        compare(saved(report, tmp_path / "old.json"), tmp_path / "new.json")
+    for changed, words in (
+        ({"timed": "with transfers"}, r"timed was 'one call of .*', then 'with transfers'"),
+        ({"streams": {"a": {"rate": 30.0}}}, "frames per second was 'None', then '30.0'"),
+    ):
+        (tmp_path / "new.json").write_text(json.dumps(report.to_mapping() | changed))
+        with pytest.raises(UsageError, match=words):
+            compare(saved(report, tmp_path / "old.json"), tmp_path / "new.json")
 
 
 def test_accuracies_on_other_classes_are_another_task(tmp_path: Path) -> None:
@@ -169,6 +174,7 @@ def spoilt(**changes: Any) -> str:
         json.dumps(made({"a": 0.1}).to_mapping() | {"environment": 5}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"models": [None]}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"evidence": None}),
+        json.dumps(made({"a": 0.1}).to_mapping() | {"streams": {"a": 30}}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"evidence": {"locked": [5]}}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"verdict": {"name": "fine", "reasons": []}}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"verdict": {"name": [], "reasons": []}}),
