@@ -40,7 +40,8 @@ def _matrix(found: Evaluation, left: int) -> None:
         for place, (name, row) in enumerate(zip(names, found.confusion.tolist(), strict=True))
     ]
     show.line()
-    show.table(("is, taken for", *heads), rows, tight=True)
+    show.table(("class", *heads), rows, tight=True)
+    show.line("rows are true classes, columns what they are taken for")
 
 
 def _list(found: Evaluation) -> None:

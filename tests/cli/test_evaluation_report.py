@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from importlib.resources import files
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_the_accuracy_of_other_bytes_is_refused(cli, folder, tmp_path):
 def test_a_small_matrix_is_shown(cli, full, folder):
     _, out, _ = cli("evaluate", full, "--data", folder, "--ignore-unknown")
     rows = [line.split() for line in out.splitlines()]
-    head = rows.index(["is,", "taken", "for", "reds", "greens", "blues", "yellows"])
+    head = rows.index(["class", "reds", "greens", "blues", "yellows"])
     assert rows[head + 2 : head + 6] == [
         ["reds", "3", "·", "·", "1"], ["greens", "·", "·", "·", "·"], ["blues", "·", "·", "3", "·"],
         ["yellows", "·", "·", "·", "3"],
@@ -117,11 +118,21 @@ def test_every_matrix_fits_a_terminal(capsys, count):
     matrix = np.random.default_rng(count).integers(0, 130, (count, count)) + np.eye(count, dtype=int)
     labels = [f"\x1b[31m[red]an animal of a long name {number}" for number in range(count)]
     lines = shown(capsys, labels, matrix.tolist())
-    assert len(lines) == count + 3
-    for line, row in zip(lines[3:], matrix.tolist(), strict=True):
+    assert len(lines) == count + 4
+    for line, row in zip(lines[3:-1], matrix.tolist(), strict=True):
         assert line.split()[-count:] == [str(n) if n else "·" for n in row]
         assert line.startswith(("[31m[red]an", f"{lines.index(line) - 2} [31m[red]"))
     assert ("…" in lines[1]) == (count <= 6)
+
+
+@pytest.mark.parametrize(("images", "lines"), [(99999, 16), (100000, 0)])
+def test_large_numbers_keep_a_row_on_a_line(capsys, images, lines):
+    """Six digits of twelve classes leave no place for names: then there is no matrix, and here nothing to list."""
+    labels = tuple(f"class {n}" for n in range(12))
+    print_confusion(SimpleNamespace(labels=labels, confusion=np.full((12, 12), images), confusions=()))
+    out = capsys.readouterr().out.splitlines()
+    assert len(out) == lines
+    assert max(map(len, out), default=80) == 80
 
 
 def test_of_many_classes_the_worst_are_listed(cli, capsys, tmp_path):

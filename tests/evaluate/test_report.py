@@ -162,6 +162,10 @@ def test_what_it_says() -> None:
         *said["title"]
     }
     assert "3 photos of other classes (class 2)" in said["td"]
+    for row in range(6):
+        wrong = [n for column, n in enumerate(found.confusion[row].tolist()) if column != row]
+        column = found.confusion[row].tolist().index(max(wrong)) if max(wrong) != found.confusion[row, row] else None
+        assert column is None or f"class {column} ({max(wrong)})" in said["td"]
     scores = {one.score: one for one in report.others.separations}  # type: ignore[union-attr]
     assert {f"{one.auroc:.3f}" for one in scores.values()} <= {*said["td"]}
     titles = {text for at, text in Page(to_html(bare().to_mapping())).texts if at == "title"}
@@ -224,6 +228,14 @@ def test_the_curve_of_risk_ends_in_the_error() -> None:
     assert float(ring.get("cx", "")) == pytest.approx(x(mapping["coverage"]["coverage"]), abs=0.01)
     assert any(abs(float(ring.get("cx", "")) - px) < 0.1 and abs(float(ring.get("cy", "")) - py) < 0.1
                for px, py in points)  # fmt: skip
+
+
+def test_the_roc_is_own_over_others() -> None:
+    """Only the strictest threshold that all own photos reach lets in other things here: up first, then to the right."""
+    drawn = charts.roc([{"score": "energy", "roc": {"own": [0.0, 0.5, 1.0, 1.0], "others": [0.0, 0.0, 0.25, 1.0]}}])
+    x, y = Axis(0, 1, LEFT, WIDTH - RIGHT), Axis(0, 1, HEIGHT - BOTTOM, TOP)
+    expected = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in ((0, 0), (0, 0.5), (0.25, 1), (1, 1)))
+    assert [one.get("d") for one in drawn.iter("path") if one.get("class") == "line s0"] == [f"M{expected}"]
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------

@@ -113,7 +113,9 @@ def flipped(data: bytes) -> bytes:
     return data[:200] + bytes(255 - byte for byte in data[200:400]) + data[400:]
 
 
-@pytest.mark.parametrize("damage", [half, flipped, lambda data: b"", lambda data: b"PK\3\4 nonsense"])
+@pytest.mark.parametrize(
+    "damage", [half, flipped, lambda data: b"", lambda data: b"PK\3\4 nonsense", lambda data: b"none"]
+)
 def test_a_damaged_file(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     file = pack(tmp_path) / "val.npz"
     file.write_bytes(damage(file.read_bytes()))
