@@ -42,8 +42,9 @@ def command(old: str, new: str, tolerance: float | None, allow_noisy: bool, as_j
             for one in found.changes
         ]  # fmt: skip
         show.table(("model", "old", "new", "new / old", "95 %", "verdict"), rows)
-        for note in ("", *found.notes) if found.notes else ():
-            show.line(note)
+        if found.notes:
+            show.line()
+            show.facts({"note": "\n".join(found.notes)})
     if found.regressions:
         names = ", ".join(one.name for one in found.regressions)
         raise RegressionError(

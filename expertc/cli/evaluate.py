@@ -132,11 +132,12 @@ def _print(found: Evaluation, covered: Coverage | None, agreed: Agreement | None
     if found.calibration_error is not None:
         remarks.append(f"calibration error: {show.percent(found.calibration_error)} (expected; 15 bins)")
     if covered is not None:
-        remarks.append(
+        share = show.percent(covered.accuracy), photos.interval(covered.hits, covered.covered)
+        remarks += [
             f"with at least {covered.reject:g}: {covered.covered:,} of {covered.images:,} photos, "
-            f"{show.percent(covered.coverage)}; of these right: {show.percent(covered.accuracy)} "
-            f"({photos.interval(covered.hits, covered.covered)})"
-        )
+            f"{show.percent(covered.coverage)}",
+            "of these right: {} ({})".format(*share),
+        ]
     remarks += photos.remarks(found.unreadable, found.left_out, len(found.undecided))
     if agreed is not None:
         remarks.append(

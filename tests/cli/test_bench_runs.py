@@ -166,7 +166,8 @@ def test_doubtful_runs_are_not_compared(cli, full, tmp_path):
     assert "The old run is noisy: Other processes took 40.0% of the cores" in err
     code, out, _ = cli("bench", "compare", tmp_path / "old.json", tmp_path / "old.json", "--allow-noisy")
     assert code == 0
-    assert "the new run: Other processes took 40.0% of the cores" in out
+    assert "the new run: Other processes took 40.0% of the cores" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
     slow = slowed(tmp_path / "old.json", 1.5)
     assert cli("bench", "compare", tmp_path / "old.json", slow, "--allow-noisy").code == 11
 
