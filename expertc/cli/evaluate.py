@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     epilog=options.example(
         "expertc evaluate sharks-rays.expert --data photos/",
         "expertc evaluate sharks-rays.expert --data photos/ --against full.onnx",
-        "expertc evaluate sharks-rays.expert --data photos/ --others seaside/ --report r",
+        "expertc evaluate sharks-rays.expert --data photos/ --others sea/ --report r",
     )
 )
 @click.argument("path", metavar="BUNDLE|MODEL", required=False)
