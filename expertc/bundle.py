@@ -217,6 +217,9 @@ def open_bundle(path: str | Path) -> Bundle:
     if not path.is_dir():
         what = "is not a directory" if path.exists() else "does not exist"
         raise BundleError(f"The bundle '{path}' {what}.", "Give the directory that expertc build wrote.")
+    if not os.path.lexists(path / MANIFEST):
+        hint = "Give the directory that expertc build wrote, or an .onnx file where one will do."
+        raise BundleError(f"'{path}' is not a bundle: it has no {MANIFEST}.", hint)
     manifest = _read_manifest(path)
     for name, facts in manifest["files"].items():
         size, digest = _measure(path / name, facts["bytes"])

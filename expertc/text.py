@@ -34,6 +34,12 @@ def shown(text: object) -> str:
     return f"'{clean}'" if len(clean) <= MAX_SHOWN else f"'{clean[:MAX_SHOWN]}…'"
 
 
+def shortened(text: str, most: int) -> str:
+    """``text``, cut in the middle if it has more than ``most`` >= 3 characters: names often differ at their end."""
+    tail = (most - 1) // 3
+    return text if len(text) <= most else f"{text[: most - tail - 1].rstrip()}…{text[len(text) - tail :].lstrip()}"
+
+
 def read_text(path: str | Path, what: str, error: type[ExpertcError], limit: int = MAX_BYTES) -> str:
     """Return the UTF-8 text of a file, without a byte order mark and with its line ends as they are.
 

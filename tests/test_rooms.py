@@ -33,6 +33,7 @@ ORDER = [
     ("verify",),
     ("runtime",),
     ("backends",),
+    ("pages",),
     ("source",),
     ("bundle",),
     ("atomic", "instructions"),

@@ -7,20 +7,24 @@ for eyes that see fewer of them), by dashes, and by the number that the legend g
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from ..text import clean_text
-from .axis import Axis, around, duration, unit
-from .markup import element
+from ..pages.axis import Axis, around, duration, unit
+from ..pages.drawing import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
+from ..pages.drawing import across as _across
+from ..pages.drawing import drawing as _drawing
+from ..pages.drawing import fill as _fill
+from ..pages.drawing import per_cent as _per_cent
+from ..pages.drawing import series as _series
+from ..pages.drawing import up as _up
+from ..pages.markup import element
+from ..text import clean_text, shortened
 
 Model = Mapping[str, Any]
 
-SERIES = 8  # classes s0 to s7 of the page's style
-WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 64, 16, 12, 42
 CURVE = 300  # points of a distribution's curve
 SLOWEST = 20  # of which this many are its slowest calls, each a point of its own
 STRETCHES = 120  # of a run, each with a median of its own
@@ -74,9 +78,8 @@ def bars(models: Sequence[Model]) -> Element:
     x = Axis(0, 1.05 * longest, RIGHT, WIDTH - RIGHT)
     parts = list(_across(x, "median time per image", unit(longest), height))
     for place, model in enumerate(models):
-        top, name = TOP + place * step, clean_text(model["name"])
-        shown = name if len(name) <= NAME else f"{name[: NAME - 12]}…{name[-11:]}"
-        parts.append(element("text", shown, x=x.start, y=top + 12, class_="name"))
+        top, name = TOP + place * step, shortened(clean_text(model["name"]), NAME)
+        parts.append(element("text", name, x=x.start, y=top + 12, class_="name"))
         median = model["summary"]["median"]
         value = "too few calls" if median is None else duration(median / model["shape"][0])
         times = f" · {model['ratio']['value']:.2f} × first" if place else ""
@@ -186,39 +189,6 @@ def _interval(model: Model) -> tuple[float, float]:
     return low / model["shape"][0], high / model["shape"][0]
 
 
-def _series(place: int) -> str:
-    return f"s{place % SERIES}"
-
-
-def _fill(place: int) -> str:
-    return f"fill {_series(place)}"
-
-
-def _across(x: Axis, label: str, measure: tuple[str, float], height: float = HEIGHT) -> Iterator[Element]:
-    """The lower axis, its values in ``measure``."""
-    name, length = measure
-    scaled = Axis(x.low / length, x.high / length, x.start, x.end, x.logarithmic)
-    for tick in scaled.ticks:
-        yield element("path", d=f"M{scaled(tick):.1f} {TOP}V{height - BOTTOM}", class_="grid")
-        yield element("text", f"{tick:.6g}", x=scaled(tick), y=height - BOTTOM + 16, class_="mid")
-    yield element("text", f"{label}, {name}", x=(x.start + x.end) / 2, y=height - 6, class_="mid")
-
-
-def _up(y: Axis, ticks: Sequence[float], say: Callable[[float], str]) -> Iterator[Element]:
-    """The left axis."""
-    for tick in ticks:
-        yield element("path", d=f"M{LEFT} {y(tick):.1f}H{WIDTH - RIGHT}", class_="grid")
-        yield element("text", say(tick), x=LEFT - 5, y=y(tick) + 4.5, class_="end")
-
-
-def _per_cent(share: float) -> str:
-    return f"{100 * share:.4g} %"
-
-
 def _in_its_unit(seconds: float) -> str:
     name, length = unit(seconds * (1 + 1e-9))  # a tick is a sum of steps, and may be a little less than it should be
     return f"{seconds / length:.4g} {name}"
-
-
-def _drawing(title: str, height: float, parts: Sequence[Element]) -> Element:
-    return element("svg", (element("title", title), *parts), viewBox=f"0 0 {WIDTH} {height:.0f}", role="img")

@@ -2,6 +2,8 @@
 
 Each model is compared with itself, by the medians of its blocks. The bootstrap interval tells what the noise within the
 runs can do; what it cannot tell is how two runs on one machine differ as a whole, which is what the tolerance is for.
+Runs that are known to be doubtful are compared on request only: clocks that were held back or other processes make a
+model slower by themselves, and a watch that failed has not seen whether they did.
 """
 
 from __future__ import annotations
@@ -17,11 +19,16 @@ from ..intervals import median_ratio
 from ..measure import MIN_BLOCKS
 from ..text import clean_text, parse_json, read_text, shown
 from .report import FAMILY, FORMAT
-from .watch import MAX_VARIATION
+from .watch import MAX_VARIATION, VERDICTS, Verdict
+from .watch.verdict import NOISY, THROTTLED
 
 TOLERANCE = 2 * MAX_VARIATION  # each of two runs may vary by that much and still count as steady
 
-SAME = ("cpu", "cores", "threads", "governor", "power mode")  # of the environment: what makes it another device
+# What makes it another device, or another question.
+SAME = (
+    "cpu", "cores", "threads", "threads_between_operators", "threads_wait", "governor", "power mode", "clocks", "timed",
+    "frames per second",
+)  # fmt: skip
 NOTED = ("runtime", "system", "python", "expertc", "numpy")  # may be what was changed, so it is only said
 
 SLOWER, FASTER, UNCHANGED = "slower", "faster", "same"
@@ -49,6 +56,7 @@ class Comparison:
     changes: tuple[Change, ...]
     tolerance: float
     notes: tuple[str, ...]
+    verdicts: tuple[str, str]  # of the old and of the new run
 
     @property
     def regressions(self) -> tuple[Change, ...]:
@@ -60,6 +68,7 @@ class Comparison:
         return {
             "tolerance": self.tolerance,
             "regression": bool(self.regressions),
+            "verdicts": dict(zip(("old", "new"), self.verdicts, strict=True)),
             "models": [asdict(change) for change in self.changes],
             "notes": list(self.notes),
         }
@@ -70,6 +79,7 @@ class _Timed:
     shape: tuple[int, ...]
     sha256: str
     blocks: tuple[float, ...]  # median of each, in seconds per call
+    task: str | None  # what its accuracy was measured on, if it was
 
 
 @dataclass(frozen=True)
@@ -78,24 +88,35 @@ class _Recorded:
     environment: Mapping[str, Any]
     complete: bool
     models: Mapping[str, _Timed]
+    verdict: Verdict
+    died: bool  # the watch over the run
     warnings: tuple[str, ...]
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether something is known to be wrong, as opposed to a machine that has no sensor to tell."""
+        return self.died or self.verdict.name in (THROTTLED, NOISY)
 
-def compare(old: str | Path, new: str | Path, *, tolerance: float = TOLERANCE) -> Comparison:
+
+def compare(old: str | Path, new: str | Path, *, tolerance: float = TOLERANCE, allow_noisy: bool = False) -> Comparison:
     """Compare two ``report.json`` (or the folders that hold them), model by model, by name.
 
     A model is ``slower`` where the ratio of its medians is above 1 + ``tolerance`` and the 95 % interval of that ratio
     is above 1; ``faster`` is the same with 1 / (1 + ``tolerance``). Raises ``InvalidArtifactError`` for a file that is
-    not a report, and ``UsageError`` where the two are of different tasks: another scenario, input, processor or number
-    of threads, no model in common; or if a model was measured in fewer than 6 blocks.
+    not a report, and ``UsageError`` where the two are of different tasks: another scenario, input, processor, number
+    of threads or set of photos, no model in common; where a run was throttled, noisy or not watched to its end, unless
+    ``allow_noisy``; or if a model was measured in fewer than 6 blocks.
     """
     if not 0 <= tolerance < 10:
         raise UsageError(f"A tolerance of {tolerance:g} makes no sense.", "Give a share such as 0.05.")
     before, after = _read(old), _read(new)
     names = [name for name in before.models if name in after.models]
     _refuse_different(before, after, names)
+    if not allow_noisy:
+        _refuse_doubtful(before, after)
     changes = tuple(_change(name, before.models[name], after.models[name], tolerance) for name in names)
-    return Comparison(changes, tolerance, tuple(_notes(before, after)))
+    verdicts = before.verdict.name, after.verdict.name
+    return Comparison(changes, tolerance, tuple(_notes(before, after)), verdicts)
 
 
 def _change(name: str, before: _Timed, after: _Timed, tolerance: float) -> Change:
@@ -128,10 +149,23 @@ def _refuse_different(before: _Recorded, after: _Recorded, names: list[str]) -> 
         one, other = before.models[name].shape, after.models[name].shape
         if one != other and problem is None:
             problem = f"the input of {shown(name)} was {one}, then {other}"
+        seen, then = before.models[name].task, after.models[name].task
+        if None not in (seen, then) and seen != then and problem is None:
+            problem = f"the accuracy of {shown(name)} was that on {seen}, then on {then}"
     if problem is not None:
         raise UsageError(
             f"The reports are of different tasks: {problem}.", "Compare two runs of the same benchmark on one device."
         )
+
+
+def _refuse_doubtful(before: _Recorded, after: _Recorded) -> None:
+    for recorded, when in ((before, "old"), (after, "new")):
+        if recorded.doubtful:
+            why = next(iter(recorded.verdict.reasons), "No reason is given.")
+            raise UsageError(
+                f"The {when} run is {recorded.verdict.name}: {why}",
+                "Measure again on a quiet machine, or compare all the same with --allow-noisy.",
+            )
 
 
 def _notes(before: _Recorded, after: _Recorded) -> list[str]:
@@ -143,7 +177,8 @@ def _notes(before: _Recorded, after: _Recorded) -> list[str]:
     for recorded, other, when in ((before, after, "old"), (after, before, "new")):
         if not recorded.complete:
             found.append(f"the {when} run was interrupted")
-        found += [f"the {when} run: {warning}" for warning in recorded.warnings]
+        said = dict.fromkeys((*recorded.verdict.reasons, *recorded.warnings))  # without those that are both
+        found += [f"the {when} run: {sentence}" for sentence in said]
         found += [f"only in the {when} report: {shown(name)}" for name in recorded.models if name not in other.models]
     same = [name for name, timed in before.models.items() if name in after.models]
     unchanged = [name for name in same if before.models[name].sha256 == after.models[name].sha256]
@@ -165,8 +200,18 @@ def _read(path: str | Path) -> _Recorded:
             raise ValueError("names must differ")
         warnings = tuple(map(clean_text, report["warnings"]))
         environment, complete = dict(report["environment"]), report["complete"] is True
-        environment["power mode"] = (report.get("evidence") or {}).get("power_mode")
-        return _Recorded(str(report["scenario"]), environment, complete, models, warnings)
+        evidence, verdict = dict(report["evidence"]), report["verdict"]
+        environment |= {
+            "power mode": evidence.get("power_mode"),
+            "clocks": ", ".join(evidence.get("locked", ())) or "not locked",
+            "timed": report["timed"],
+            "frames per second": ", ".join(str(one["rate"]) for one in (report.get("streams") or {}).values()) or None,
+        }
+        if verdict["name"] not in VERDICTS:
+            raise ValueError("no such verdict")
+        judged = Verdict(verdict["name"], tuple(map(clean_text, verdict["reasons"])))
+        died = evidence.get("died") is not None
+        return _Recorded(str(report["scenario"]), environment, complete, models, judged, died, warnings)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InvalidArtifactError(
             f"{what} is not a benchmark report.", "Take the report.json that expertc bench --report wrote."
@@ -180,4 +225,6 @@ def _timed(model: Mapping[str, Any]) -> _Timed:
     if not times or len(times) % calls:
         raise ValueError("turns must be whole")
     blocks = tuple(median(times[start : start + calls]) / 1e9 for start in range(0, len(times), calls))
-    return _Timed(tuple(shape), str(model["sha256"]), blocks)
+    judged = model["accuracy"]
+    task = None if judged is None else f"{int(judged['images'])} photos of {int(judged['classes'])} classes"
+    return _Timed(tuple(shape), str(model["sha256"]), blocks, task)

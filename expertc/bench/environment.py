@@ -13,11 +13,11 @@ from .. import __version__
 from ..backends import cpu
 from ..text import clean_text
 from .checkout import commit
+from .watch.clocks import governors
 from .watch.load import usable
 
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")
-GOVERNORS = Path("/sys/devices/system/cpu")
 
 
 def describe() -> dict[str, Any]:
@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
     return {
         "cpu": cpu_name(),
         "cores": cores(),
-        "governor": governor(),
+        "governor": governors(Path("/")),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "memory_mb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 10**6,
         "python": platform.python_version(),
@@ -66,12 +66,6 @@ def cpu_name() -> str:
         if key.strip() == "model name":
             return clean_text(value)
     return clean_text(_text(BOARD)) or platform.processor() or platform.machine()
-
-
-def governor() -> str | None:
-    """The frequency governors in use, or None where none are to be seen, as in most virtual machines."""
-    found = {_text(file).strip() for file in GOVERNORS.glob("cpu[0-9]*/cpufreq/scaling_governor")}
-    return ", ".join(sorted(map(clean_text, found))) or None
 
 
 def _text(path: Path) -> str:

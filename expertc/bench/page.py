@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from ..pages.axis import duration
+from ..pages.markup import element
+from ..pages.parts import figure as _figure
+from ..pages.parts import named as _rows
+from ..pages.parts import page
+from ..pages.parts import table as _table
 from . import charts
-from .axis import duration
-from .markup import document, element
 from .sections import sections
 
-LISTED = 12  # values of a list that are shown; a longer one is counted
 
 COLUMNS = ("model", "batch", "calls", "median", "p90", "p99", "images/s", "× first", "95 %")
 
@@ -35,8 +37,7 @@ def to_html(report: Mapping[str, Any]) -> str:
     if report.get("evidence"):
         body += [element("h2", "Evidence"), _table(_rows(report["evidence"]))]
     body += [element("h2", "How it was measured"), _table(_rows(_method(report)))]
-    style = files("expertc.bench").joinpath("page.css").read_text(encoding="utf-8")
-    return document(title, style, (element("main", body),))
+    return page(title, body)
 
 
 def _findings(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
@@ -97,10 +98,6 @@ def _figures(models: Sequence[Mapping[str, Any]]) -> Iterator[Element]:
         )
 
 
-def _figure(drawing: Element, caption: str, *more: Element) -> Element:
-    return element("figure", (drawing, *more, element("figcaption", caption)))
-
-
 def _method(report: Mapping[str, Any]) -> dict[str, Any]:
     """What a reader who doubts asks for."""
     told = {
@@ -117,32 +114,3 @@ def _method(report: Mapping[str, Any]) -> dict[str, Any]:
             "file": model["path"], "sha256": model["sha256"], "input": model["shape"],
         }  # fmt: skip
     return told
-
-
-def _table(rows: Iterator[tuple[str, str]]) -> Element:
-    made = [element("tr", (element("th", name, scope="row"), element("td", value))) for name, value in rows]
-    return element("table", (element("tbody", made),), class_="facts")
-
-
-def _rows(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
-    """Any JSON value as names and texts, what is nested in what."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
-            yield from _rows(part, f"{name} · {key}" if name else str(key))
-    elif isinstance(value, list | tuple) and any(isinstance(part, Mapping | list | tuple) for part in value):
-        for place, part in enumerate(value[:LISTED]):
-            yield from _rows(part, f"{name} {place + 1}")
-        if len(value) > LISTED:
-            yield name, f"{len(value) - LISTED} more"
-    elif isinstance(value, list | tuple):
-        yield name, ", ".join(map(_text, value)) or "none" if len(value) <= LISTED else f"{len(value)} values"
-    else:
-        yield name, _text(value)
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return "unknown"
-    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from .. import atomic
-from ..errors import FileSystemError
 from ..intervals import median_bounds
 from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
 from .camera import Stream
+from ..pages import ReportFolder, to_json
+from ..pages import cell as _cell
 from .cold import ColdStart
 from .harness import Harness
 from .page import to_html
@@ -27,7 +25,7 @@ SINGLE_STREAM, OFFLINE, CAMERA = SCENARIOS = ("single-stream", "offline", "camer
 
 FAMILY = "expertc.bench/"
 FORMAT = FAMILY + "2"  # the number is the schema's version: schema.json
-FILES = ("report.json", "report.md", "report.html")
+FOLDER = ReportFolder(FAMILY, "benchmark report")
 
 MOST_DURATIONS = 100_000  # of a model in a report: about 1 MB, enough for any percentile that is given
 
@@ -174,9 +172,7 @@ class BenchReport:
 
     def to_json(self) -> str:
         """``to_mapping()`` as text to read: indented, but a list of numbers on one line."""
-        text = json.dumps(self.to_mapping(), indent=2, allow_nan=False)
-        # No line ends within a JSON string, so that nothing but a list of numbers looks like this.
-        return re.sub(r"\[\n([\d\s.,e+-]+)\]", lambda found: f"[{' '.join(found[1].split())}]", text) + "\n"
+        return to_json(self.to_mapping())
 
     @property
     def accuracies(self) -> dict[str, str]:
@@ -252,44 +248,16 @@ def warnings_about(entries: Sequence[Entry], warmup: Warmup, load: float, cores:
 
 
 def write_report(report: BenchReport, path: Path) -> Path:
-    """Write ``FILES`` into the directory ``path``, all or none, and return ``path``.
-
-    An earlier report there is replaced. Raises ``FileSystemError`` if ``path`` holds anything else or cannot be
-    written.
-    """
-    contents = (report.to_json(), report.to_markdown(), to_html(report.to_mapping()))
-    with atomic.exclusive(path) as place, atomic.staged(place, _refuse_foreign) as folder:
-        for name, content in zip(FILES, contents, strict=True):
-            atomic.put(folder / name, content.encode())
-    return path
+    """Write report.json, report.md and report.html into the directory ``path``, as ``ReportFolder.write`` does."""
+    return FOLDER.write(path, report.to_json(), report.to_markdown(), to_html(report.to_mapping()))
 
 
 def refuse_place(path: Path) -> None:
     """Raise the ``FileSystemError`` of ``write_report`` before anything is measured in vain."""
-    with atomic.exclusive(path) as place:
-        atomic.refuse_unless(place, _refuse_foreign)
-
-
-def _refuse_foreign(place: Path) -> None:
-    own = place.is_dir() and not place.is_symlink() and {entry.name for entry in place.iterdir()} <= set(FILES)
-    try:
-        own = own and json.loads((place / FILES[0]).read_bytes())["format"].startswith(FAMILY)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _foreign(place) from error
-    if not own:
-        raise _foreign(place)
-
-
-def _foreign(place: Path) -> FileSystemError:
-    return FileSystemError(f"'{place}' exists and is not an earlier benchmark report.", "Choose another directory.")
+    FOLDER.refuse_place(path)
 
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "unknown" if value is None else str(value)
-
-
-def _cell(text: str) -> str:
-    """A stranger's text in Markdown: no cell, link, code or HTML begins in it."""
-    return re.sub(r"[\\|\[`]", r"\\\g<0>", text).replace("<", "&lt;")

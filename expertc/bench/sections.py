@@ -7,7 +7,7 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from . import charts
-from .markup import element
+from ..pages.markup import element
 from .tables import Table, additional
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .axis import duration
+from ..pages.axis import duration
 
 FEW = "–"  # a percentile without enough samples behind it
 

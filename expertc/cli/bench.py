@@ -63,8 +63,8 @@ class _Bench(click.Command):
 @click.option("--lock-clocks", is_flag=True, help="Hold the clocks at one speed meanwhile (needs root).")
 @click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
 @click.option(
-    "--accuracy", "accuracies", multiple=True, metavar="[MODEL=]FILE",
-    help="What evaluate --json printed, to show accuracy beside latency.",
+    "--accuracy", "accuracies", multiple=True, metavar="[MODEL=]REPORT",
+    help="What evaluate --report wrote or --json printed, to show accuracy beside latency.",
 )  # fmt: skip
 @options.threads
 @options.as_json

@@ -69,6 +69,8 @@ def _seen(found: BenchReport) -> Iterator[str]:
         yield f"other processes: {show.percent(seen.load.others)} of the cores"
     if seen.peak_memory is not None:
         yield f"peak memory of this process: {show.size(seen.peak_memory)}"
+    for card, used in seen.peak_device_memory.items():
+        yield f"peak memory in use on {card}: {show.size(used)}"
 
 
 def _start(start: ColdStart) -> tuple[str, ...]:

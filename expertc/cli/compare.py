@@ -18,19 +18,21 @@ from . import options, show
     "--tolerance", type=float, metavar="SHARE",
     help="How much slower is still the same (default: 0.05, twice what a steady run may vary by).",
 )  # fmt: skip
+@click.option("--allow-noisy", is_flag=True, help="Also compare runs that were throttled, noisy or not watched.")
 @options.as_json
 @options.everywhere
-def command(old: str, new: str, tolerance: float | None, as_json: bool) -> None:
+def command(old: str, new: str, tolerance: float | None, allow_noisy: bool, as_json: bool) -> None:
     """Compare two reports of the same benchmark, model by model; exit code 11 if one has become slower.
 
     A model is slower if its median has grown by more than the tolerance, and by more than the noise of the two runs
-    explains (95 % bootstrap interval). A file called compare is measured as ./compare.
+    explains (95 % bootstrap interval). Runs of different tasks are refused, and so are, unless allowed, runs whose
+    verdict says that their numbers cannot be believed. A file called compare is measured as ./compare.
     """
     from ..bench import compare
     from ..bench.compare import TOLERANCE
     from ..errors import RegressionError
 
-    found = compare(old, new, tolerance=TOLERANCE if tolerance is None else tolerance)
+    found = compare(old, new, tolerance=TOLERANCE if tolerance is None else tolerance, allow_noisy=allow_noisy)
     if as_json:
         show.json_out(found.to_mapping())
     else:
@@ -40,8 +42,9 @@ def command(old: str, new: str, tolerance: float | None, as_json: bool) -> None:
             for one in found.changes
         ]  # fmt: skip
         show.table(("model", "old", "new", "new / old", "95 %", "verdict"), rows)
-        for note in ("", *found.notes) if found.notes else ():
-            show.line(note)
+        if found.notes:
+            show.line()
+            show.facts({"note": "\n".join(found.notes)})
     if found.regressions:
         names = ", ".join(one.name for one in found.regressions)
         raise RegressionError(

@@ -10,6 +10,7 @@ import click
 
 from . import data as photos
 from . import options, show
+from .confusion import print_confusion
 
 if TYPE_CHECKING:
     from ..evaluate import Agreement, Evaluation
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     epilog=options.example(
         "expertc evaluate sharks-rays.expert --data photos/",
         "expertc evaluate sharks-rays.expert --data photos/ --against full.onnx",
-        "expertc evaluate sharks-rays.expert --data photos/ --others seaside/",
+        "expertc evaluate sharks-rays.expert --data photos/ --others sea/ --report r",
     )
 )
 @click.argument("path", metavar="BUNDLE|MODEL", required=False)
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 @click.option("--against", metavar="MODEL", help="Also compare every decision with this model, restricted alike.")
 @click.option("--reject", type=float, metavar="P", help="Also judge only decisions with at least this probability.")
 @click.option("--others", metavar="DIR", help="Photos of other things: how well are they told apart?")
+@click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
 @click.option("--picture", metavar="FILE", help="Draw what is taken for what (the confusion matrix) as a PNG file.")
 @click.option("--force", is_flag=True, help="Replace an existing PNG file.")
 @options.foreign
@@ -38,26 +40,31 @@ if TYPE_CHECKING:
 @options.everywhere
 def command(
     path: str | None, data: str, split: str, ignore_unknown: bool, classes: str | None, against: str | None,
-    reject: float | None, others: str | None, picture: str | None, force: bool, labels: str | None,
-    taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None, as_json: bool,
-    quiet: bool,
+    reject: float | None, others: str | None, report: str | None, picture: str | None, force: bool,
+    labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None,
+    as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure a bundle or a model on labelled photos: accuracy per class with 95 % Wilson intervals, calibration.
 
-    Without BUNDLE|MODEL the bundled model is judged. --json adds the confusion matrix.
+    Without BUNDLE|MODEL the bundled model is judged. A report, or what --json prints, can be shown beside latencies:
+    expertc bench --accuracy.
     """
     from ..atomic import refuse_unless, save
     from ..errors import CardError
-    from ..evaluate import compare, confusion, evaluate
+    from ..evaluate import EvaluationReport, compare, confusion, environment, evaluate
     from ..evaluate.judges import open_judge
     from ..evaluate.others import open_others, scope
     from ..evaluate.picture import png
+    from ..evaluate.report import FOLDER
+    from ..pages import to_json
     from ..runtime import open_dataset
     from ..source import BUNDLED
 
     _check(reject, picture, force)
     if picture is not None and not force:
         refuse_unless(Path(picture), None)  # before any work
+    if report is not None:
+        FOLDER.refuse_place(Path(report))
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     images = open_dataset(data, split)
     with ExitStack() as opened:
@@ -84,18 +91,22 @@ def command(
                 apart = scope(judge, found, strangers, progress)
     if picture is not None:
         save(Path(picture), png(confusion.draw(found, Path(data).name)), force=force)
+    name = str(BUNDLED if path is None else path)
+    told = EvaluationReport(
+        name, judge.sha256, data, split, spec.to_mapping(), found, environment(), covered, agreed, apart
+    )
+    if report is not None:
+        told.write(Path(report))
     if as_json:
-        named = {"model": str(BUNDLED if path is None else path)}
-        more = {"coverage": covered, "agreement": agreed, "others": apart}
-        asked = {key: value.to_mapping() for key, value in more.items() if value is not None}
-        show.json_out(named | found.to_mapping() | asked | ({} if picture is None else {"picture": picture}))
+        click.echo(to_json(told.to_mapping()), nl=False)
     else:
         _print(found, covered, agreed)
         if apart is not None:
             show.line()
             photos.print_scope(apart)
-        if picture is not None:
-            show.line(f"picture: {picture}")
+        for what, place in (("picture", picture), ("report", report)):
+            if place is not None:
+                show.line(f"{what}: {place}")
 
 
 def _check(reject: float | None, picture: str | None, force: bool) -> None:
@@ -116,15 +127,17 @@ def _print(found: Evaluation, covered: Coverage | None, agreed: Agreement | None
         share = show.percent(top5.accuracy), photos.interval(top5.hits, top5.images)
         rows.append(("all, among the best 5", show.count(top5.images), show.count(top5.hits), *share))
     show.table(("class", "photos", "right", "accuracy", "95 % interval"), rows)
+    print_confusion(found)
     remarks = []
     if found.calibration_error is not None:
         remarks.append(f"calibration error: {show.percent(found.calibration_error)} (expected; 15 bins)")
     if covered is not None:
-        remarks.append(
+        share = show.percent(covered.accuracy), photos.interval(covered.hits, covered.covered)
+        remarks += [
             f"with at least {covered.reject:g}: {covered.covered:,} of {covered.images:,} photos, "
-            f"{show.percent(covered.coverage)}; of these right: {show.percent(covered.accuracy)} "
-            f"({photos.interval(covered.hits, covered.covered)})"
-        )
+            f"{show.percent(covered.coverage)}",
+            "of these right: {} ({})".format(*share),
+        ]
     remarks += photos.remarks(found.unreadable, found.left_out, len(found.undecided))
     if agreed is not None:
         remarks.append(

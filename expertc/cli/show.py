@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 WIDTH = 80  # where there is no terminal to ask
 
 
-def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1) -> None:
-    """Print a table whose first ``left`` columns are text; the others are numbers, to the right."""
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: int = 1, tight: bool = False) -> None:
+    """Print a table whose first ``left`` columns are text; the others are numbers, to the right. ``tight``: many."""
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0))
+    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0 if tight else 1, 0, 0))
     for position, name in enumerate(columns):
         made.add_column(_text(name), justify="left" if position < left else "right", overflow="fold")
     for row in rows:

@@ -6,6 +6,18 @@ Models are functions from tensors to scores; which classes of a data set are whi
 from ..runtime.matching import match_classes
 from .accuracy import ClassResult, Evaluation, evaluate
 from .agreement import Agreement, agreement, compare
+from .report import EvaluationReport, environment
 from .sampling import sample
 
-__all__ = ["Agreement", "ClassResult", "Evaluation", "agreement", "compare", "evaluate", "match_classes", "sample"]
+__all__ = [
+    "Agreement",
+    "ClassResult",
+    "Evaluation",
+    "EvaluationReport",
+    "agreement",
+    "compare",
+    "environment",
+    "evaluate",
+    "match_classes",
+    "sample",
+]

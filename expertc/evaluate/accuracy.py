@@ -17,7 +17,7 @@ from ..runtime.dataset import LabelledImages
 from ..runtime.matching import match_classes
 from ..runtime.scores import probabilities
 from .batches import Progress, Scores, batches
-from .confidence import BINS, Coverage, calibration_error, covered, ranks
+from .confidence import BINS, Bin, Coverage, calibration_error, coverages, covered, ranks, reliability
 
 TOP = 5
 
@@ -112,6 +112,18 @@ class Evaluation:
             return None
         return calibration_error(self.confidence[known], (self.truth == self.decided)[known])
 
+    @cached_property
+    def reliability(self) -> tuple[Bin, ...]:
+        """The bins behind the calibration error; () without any probability."""
+        if self.confidence is None or not (known := np.isfinite(self.confidence)).any():
+            return ()
+        return reliability(self.confidence[known], (self.truth == self.decided)[known])
+
+    @cached_property
+    def coverages(self) -> tuple[Coverage, ...]:
+        """What is left at each probability as a threshold, from the highest on; () without any."""
+        return () if self.confidence is None else coverages(self.confidence, self.truth == self.decided)
+
     def covered(self, reject: float) -> Coverage:
         """What is left if only probabilities from ``reject`` on count; ``DataError`` where there are none."""
         if self.confidence is None:
@@ -135,6 +147,15 @@ class Evaluation:
         np.add.at(matrix, (self.truth[made], self.decided[made]), 1)
         return matrix
 
+    @cached_property
+    def confusions(self) -> tuple[tuple[int, int, int], ...]:
+        """``(true class, decision, images)`` of wrong decisions, by position in ``labels``, the most frequent first."""
+        wrong = self.confusion - np.diag(np.diag(self.confusion))
+        rows, columns = np.nonzero(wrong)
+        order = np.argsort(-wrong[rows, columns], kind="stable")
+        found = zip(rows[order].tolist(), columns[order].tolist(), wrong[rows, columns][order].tolist(), strict=True)
+        return tuple(found)
+
     @property
     def undecided(self) -> tuple[str, ...]:
         """Images for which the model gave NaN."""
@@ -152,6 +173,8 @@ class Evaluation:
             **summary,
             "top5": None if self.top5 is None else self.top5.to_mapping(),
             "calibration": {"error": self.calibration_error, "bins": BINS},
+            "reliability": [one.to_mapping() for one in self.reliability],
+            "risk": {name: [getattr(one, name) for one in self.coverages] for name in ("reject", "covered", "hits")},
             "classes": [result.to_mapping() for result in self.per_class],
             "confusion": self.confusion.tolist(),
             "absent": list(self.absent),

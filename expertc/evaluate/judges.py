@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..backends.cpu import open_session
-from ..bundle import Bundle, open_bundle
+from ..bundle import MODEL, Bundle, open_bundle
 from ..card import Preprocess
 from ..errors import ModelError, SelectionError
 from ..runtime import Expert, Reject
@@ -27,7 +27,7 @@ class Judge:
     """``scores`` maps tensors ``[N, ...]`` to ``[N, len(labels)]``, of ``kind`` (``card.KINDS``).
 
     ``taxonomy`` are all classes of the full model, None if a bundle does not name them; ``reject`` is an expert's
-    threshold.
+    threshold, ``sha256`` that of the .onnx file.
     """
 
     labels: tuple[str, ...]
@@ -36,6 +36,7 @@ class Judge:
     taxonomy: Taxonomy | None = None
     kind: str = "logits"
     reject: Reject | None = None
+    sha256: str | None = None
 
 
 def of_expert(expert: Expert, bundle: Bundle) -> Judge:
@@ -43,7 +44,8 @@ def of_expert(expert: Expert, bundle: Bundle) -> Judge:
     source = bundle.manifest.get("source")
     tree = source.get("taxonomy") if isinstance(source, dict) else None  # not there in one of an older expertc
     taxonomy = None if tree is None else Taxonomy.from_mapping(tree)
-    return Judge(expert.labels, expert.preprocess, expert.scores, taxonomy, expert.kind, expert.reject)
+    sha256 = bundle.manifest["files"][MODEL]["sha256"]
+    return Judge(expert.labels, expert.preprocess, expert.scores, taxonomy, expert.kind, expert.reject, sha256)
 
 
 @contextmanager
@@ -81,7 +83,8 @@ def open_judge(
             return np.concatenate(parts)
 
         card = source.card
-        judge = Judge(card.classes, card.preprocess, scores, card.taxonomy, card.outputs[0].kind)
+        kind = card.outputs[0].kind
+        judge = Judge(card.classes, card.preprocess, scores, card.taxonomy, kind, sha256=source.sha256)
         yield _restricted(judge, classes, card.taxonomy)
 
 
@@ -97,4 +100,4 @@ def _restricted(judge: Judge, classes: str | Sequence[str] | None, tree: Taxonom
         columns = [judge.labels.index(name) for name in classes]
     labels = tuple(judge.labels[column] for column in columns)
     kind = "joint" if judge.kind == "probabilities" else judge.kind  # of some classes alone they do not add up to 1
-    return Judge(labels, judge.preprocess, lambda batch: judge.scores(batch)[:, columns], judge.taxonomy, kind)
+    return replace(judge, labels=labels, scores=lambda batch: judge.scores(batch)[:, columns], kind=kind, reject=None)

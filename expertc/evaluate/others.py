@@ -13,14 +13,15 @@ import numpy as np
 from ..errors import CardError, DataError
 from ..intervals import wilson
 from ..runtime import Reject
-from ..runtime.dataset import FolderImages, LabelledImages, find_images, open_dataset
+from ..runtime.dataset import FolderImages, LabelledImages, find_images, image_folder, open_dataset
 from ..runtime.matching import match_classes
+from ..runtime.scores import scope_score
 from ..taxonomy import Taxonomy
 from ..text import shown
 from .accuracy import Evaluation
 from .batches import Progress, batches
 from .judges import Judge
-from .scope import Separation, separations
+from .scope import Separation, roc, separations
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,17 @@ class Scope:
         """How many of the others it rejects."""
         return self._below(self.seen.scores)
 
+    def _roc(self, score: str) -> dict[str, list[float]]:
+        own, others = (scope_score(score, rows, self.kind) for rows in (self.own, self.seen.scores))
+        return dict(zip(("own", "others"), roc(own, others), strict=True))
+
     def _below(self, scores: np.ndarray) -> int:
         return 0 if self.reject is None else int(self.reject.rejects(scores, self.kind).sum())
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON types."""
-        found: dict[str, Any] = {**self.seen.to_mapping(), "scores": [one.to_mapping() for one in self.separations]}
+        scores = [one.to_mapping() | {"roc": self._roc(one.score)} for one in self.separations]
+        found: dict[str, Any] = {**self.seen.to_mapping(), "scores": scores}
         if self.reject is None:
             return found
         own, others = len(self.own), len(self.seen.scores)
@@ -146,8 +152,7 @@ def _sound(scores: np.ndarray) -> tuple[np.ndarray, int]:
 
 def _folder(path: Path, split: str, labels: Sequence[str], taxonomy: Taxonomy | None) -> FolderImages:
     """All photos below, in classes: the first folder on the way to a photo that is one of ``labels``, or ""."""
-    if not path.is_dir():
-        raise DataError(f"The image folder {shown(path)} does not exist.", "Give a folder with photos.")
+    image_folder(path)
     root = path / split if (path / split).is_dir() else path
     files = find_images(root)
     if not files:

@@ -14,6 +14,8 @@ import numpy as np
 from ..errors import DataError
 from ..runtime.scores import scope_score, scope_scores
 
+POINTS = 200  # of a ROC curve, at most
+
 ACCEPTED = 95
 """Per cent of the own photos that are let in where false positives are counted, as in Liu et al. (NeurIPS 2020)."""
 
@@ -52,6 +54,17 @@ def false_positives(own: np.ndarray, others: np.ndarray) -> float:
     """Share of ``others`` at or above the highest threshold that at least 95 % of ``own`` reach."""
     least = np.sort(own)[len(own) * (100 - ACCEPTED) // 100]
     return float((others >= least).mean())
+
+
+def roc(own: np.ndarray, others: np.ndarray, most: int = POINTS) -> tuple[list[float], list[float]]:
+    """Shares of ``own`` and of ``others`` that are let in, from a threshold that nothing reaches to one that all do.
+
+    One pair per threshold; of more than ``most`` different scores, some spread evenly.
+    """
+    cuts = np.unique(np.concatenate([own, others]))[::-1]
+    cuts = cuts[np.unique(np.linspace(0, len(cuts) - 1, min(most, len(cuts))).round().astype(int))]
+    a, b = ([0.0, *(1 - np.searchsorted(np.sort(scores), cuts) / len(scores)).tolist()] for scores in (own, others))
+    return a, b
 
 
 def threshold(own: np.ndarray, rate: float) -> float:

@@ -26,6 +26,8 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".ti
 MAX_PACKED_BYTES = 2**36
 MAX_META_BYTES = 2**26
 
+PACKING = "Pack the photos again: jpeg, offset and label as plain arrays without objects, and meta.json beside them."
+
 # what numpy, zipfile and json raise on a file that is not what it says
 _UNREADABLE = (
     OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError, RuntimeError,
@@ -138,10 +140,8 @@ def open_dataset(path: str | Path, split: str = "val") -> LabelledImages:
 
     Raises ``DataError`` if there is nothing usable.
     """
-    path = Path(path)
+    path = image_folder(path)
     shown = clean_text(str(path))
-    if not path.is_dir():
-        raise DataError(f"The image folder '{shown}' does not exist.", "Give a folder with one sub-folder per class.")
     if (path / f"{split}.npz").is_file():
         return _open_packed(path, split)
     root = path / split if (path / split).is_dir() else path
@@ -156,13 +156,23 @@ def open_dataset(path: str | Path, split: str = "val") -> LabelledImages:
     except OSError as error:
         raise DataError(f"The folder '{shown}' cannot be read ({error.strerror}).", "Check its permissions.") from error
     if not files:
-        packed = sorted(file.stem for file in path.glob("*.npz"))
-        also = f" It has the splits {clean_text(', '.join(packed))}." if packed else ""
+        packed = clean_text(", ".join(sorted(file.stem for file in path.glob("*.npz"))))
+        if packed:
+            split = clean_text(split)
+            raise DataError(f"'{shown}' has no split '{split}', but {packed}.", "Choose one of them with --split.")
         raise DataError(
-            f"'{shown}' holds no images in class folders.{also}",
-            "Put the images of each class into a folder of its name.",
+            f"'{shown}' holds no images in class folders.", "Put the images of each class into a folder of its name."
         )
     return FolderImages(tuple(clean_text(folder.name) for folder in folders), tuple(files), tuple(labels))
+
+
+def image_folder(path: str | Path) -> Path:
+    """``path``, if it is a folder; else a ``DataError`` that says what it is."""
+    path = Path(path)
+    if not path.is_dir():
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise DataError(f"The image folder '{clean_text(str(path))}' {what}.", "Give the folder that holds the photos.")
+    return path
 
 
 def _open_packed(path: Path, split: str) -> PackedImages:
@@ -170,21 +180,23 @@ def _open_packed(path: Path, split: str) -> PackedImages:
     shown = clean_text(str(file))
     try:
         # opened here, as numpy leaves a file that is no archive open
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            if sum(member.file_size for member in archive.zip.infolist()) > MAX_PACKED_BYTES:
-                raise DataError(f"'{shown}' unpacks to more than 64 GiB.", "Split the set into smaller ones.")
-            blob, offsets, labels = archive["jpeg"], archive["offset"], archive["label"]
-            stored = archive.get("name", ())
-            names = tuple(clean_text(name.decode("utf-8", "replace")) for name in stored)
+        with file.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):  # numpy would take it for a pickle, and say how to load that
+                raise DataError(f"'{shown}' is not an .npz archive, or a part of one only.", PACKING)
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as archive:
+                if sum(member.file_size for member in archive.zip.infolist()) > MAX_PACKED_BYTES:
+                    raise DataError(f"'{shown}' unpacks to more than 64 GiB.", "Split the set into smaller ones.")
+                blob, offsets, labels = archive["jpeg"], archive["offset"], archive["label"]
+                stored = archive.get("name", ())
+                names = tuple(clean_text(name.decode("utf-8", "replace")) for name in stored)
         if meta_file.stat().st_size > MAX_META_BYTES:
             raise DataError(f"'{clean_text(str(meta_file))}' is larger than 64 MiB.", "It is a short list of classes.")
         meta = json.loads(meta_file.read_text(encoding="utf-8"))
         classes = tuple(clean_text(str(c.get("path") or c["label"]).rpartition("/")[2]) for c in meta["classes"])
     except _UNREADABLE as error:
         reason = clean_text(str(error))[:200] or type(error).__name__
-        raise DataError(
-            f"'{shown}' cannot be read as packed images ({reason}).", "See the format in expertc.runtime.dataset."
-        ) from error
+        raise DataError(f"'{shown}' cannot be read as packed images ({reason.removesuffix('.')}).", PACKING) from error
     sound = (
         blob.dtype == np.uint8
         and offsets.dtype.kind in "iu"
@@ -200,5 +212,5 @@ def _open_packed(path: Path, split: str) -> PackedImages:
         and len(names) in (0, len(labels))
     )
     if not sound:
-        raise DataError(f"The index of '{shown}' contradicts its contents.", "Pack the images again.")
+        raise DataError(f"The index of '{shown}' contradicts its contents.", PACKING)
     return PackedImages(classes, blob.tobytes(), offsets, labels, names)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from expertc.bench import Accuracy, BenchReport, Entry
+from expertc.bench.watch import Evidence
 from expertc.measure import Samples, Warmup
 
 ENVIRONMENT = {
@@ -16,6 +17,7 @@ ENVIRONMENT = {
     "threads_between_operators": 1, "threads_wait": "spinning", "garbage_collector": "off", "load": [0.1, 0.25],
     "started": "2026-01-02T03:04:05+00:00",
 }  # fmt: skip
+WATCHED = Evidence(seconds=10.0, sensors=("cooling devices",), tells_throttling=True)
 
 
 def made(
@@ -27,10 +29,11 @@ def made(
     accuracies: tuple[Accuracy | None, ...] = (),
     complete: bool = True,
     batch: int = 1,
-    noise: float = 0.03,
+    noise: float = 0.02,
+    evidence: Evidence = WATCHED,
     **environment: object,
 ) -> BenchReport:
-    """A report on models whose calls take about ``times[name]`` seconds."""
+    """A report on models whose calls take about ``times[name]`` seconds; nothing speaks against it."""
     rng = np.random.default_rng(seed)
     drawn = {
         name: tuple(map(tuple, (seconds * rng.lognormal(0, noise, (blocks, turn))).round(9).tolist()))
@@ -44,7 +47,7 @@ def made(
         for place, (name, accuracy) in enumerate(zip(times, accuracies or [None] * len(times), strict=True))
     )  # fmt: skip
     return BenchReport(
-        "single-stream", 10.0, 0, samples.warmup, entries, ENVIRONMENT | environment, (), complete
+        "single-stream", 10.0, 0, samples.warmup, entries, ENVIRONMENT | environment, (), complete, evidence
     )  # fmt: skip
 
 

@@ -229,16 +229,10 @@ def test_this_machine() -> None:
 
 
 def test_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("CPUINFO", "BOARD", "GOVERNORS"):
+    for name in ("CPUINFO", "BOARD"):
         monkeypatch.setattr(environment, name, tmp_path / name)
     assert environment.cpu_name()
-    assert environment.governor() is None
     (tmp_path / "BOARD").write_bytes(b"NVIDIA Jetson Orin Nano\x1b[2J\0")
     assert environment.cpu_name() == "NVIDIA Jetson Orin Nano[2J"
     (tmp_path / "CPUINFO").write_text("processor\t: 0\nmodel name\t: A CPU  @ 3 GHz\nmodel name\t: another\n")
     assert environment.cpu_name() == "A CPU @ 3 GHz"
-    for number, text in enumerate(("schedutil\n", "performance\n", "schedutil\n")):
-        folder = tmp_path / "GOVERNORS" / f"cpu{number}" / "cpufreq"
-        folder.mkdir(parents=True)
-        (folder / "scaling_governor").write_text(text)
-    assert environment.governor() == "performance, schedutil"

@@ -15,8 +15,8 @@ import pytest
 from made import made
 
 from expertc.bench import Accuracy, charts
-from expertc.bench.axis import Axis, duration
 from expertc.bench.page import to_html
+from expertc.pages.axis import Axis, duration
 from expertc.text import clean_text
 
 HOSTILE = (

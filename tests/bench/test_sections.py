@@ -11,7 +11,7 @@ from made import made
 from test_page import HOSTILE, Page
 
 from expertc.bench import BenchReport, charts
-from expertc.bench.axis import Axis
+from expertc.pages.axis import Axis
 from expertc.bench.camera import Stream
 from expertc.bench.page import to_html
 from expertc.bench.phases import END_TO_END, PHASES, Phases

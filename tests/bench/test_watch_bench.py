@@ -65,6 +65,9 @@ def test_what_is_printed(capsys) -> None:
     assert "energy of module (VDD_IN, INA3221): 10 mJ per image" in out
     assert "other processes: 0.4 % of the cores" in out
     assert "134.2 MB" in out
+    assert "on gpu" not in out
+    memory = Series("gpu 1 memory", "MiB", 50, 400.0, 700.0, 1000.0)
+    assert "peak memory in use on gpu 1: 1.0 GB" in printed(capsys, replace(CALM, series=(memory,)), entry())
     out = printed(capsys, CALM, entry("a"), entry("b"))
     assert "mean power of module (VDD_IN, INA3221): 5.0 W no energy per image: the models take turns" in out
 

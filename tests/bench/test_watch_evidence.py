@@ -130,6 +130,18 @@ def test_verdicts(evidence: Evidence, variation: float, verdict: str, words: lis
         assert word in reason
 
 
+def test_the_peak_of_each_card() -> None:
+    """Memory in use by all, at its highest within the window; other numbers of a card are none."""
+    used = (512.0, 9000.0, 18364.0, 700.0, 20000.0)
+    looks = (
+        (i, Sample({Channel("gpu 0 memory", "MiB"): n, Channel("gpu 1 memory", "MiB"): 3.0, CLOCK: 1e6}))
+        for i, n in enumerate(used)
+    )
+    seen = summarise([track(looks)], 0.0, 3.0)
+    assert Evidence(series=seen.series).peak_device_memory == {"gpu 0": 18364 * 2**20, "gpu 1": 3 * 2**20}
+    assert UNWATCHED.peak_device_memory == {}
+
+
 def test_evidence_is_plain_json() -> None:
     evidence = replace(GOOD, throttles=HELD, energy=(Energy("gpu 0", 2.0, 1.0),), locked=("x",), governor="schedutil")
     mapping = evidence.to_mapping()

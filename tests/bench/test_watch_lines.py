@@ -106,15 +106,15 @@ def test_which_rails_make_a_module() -> None:
         assert list(module(sample.values)) == [power(rail) for rail in rails]
 
 
-# -- nvidia-smi: index, SM clock, memory clock, temperature, power, reasons ------------------------------------------
+# -- nvidia-smi: index, SM clock, memory clock, temperature, power, memory in use, reasons ---------------------------
 
 
 def test_a_busy_card() -> None:
-    sample = nvidia.parse("0, 1410, 1593, 50, 300.00, 0x0000000000000000\n")
+    sample = nvidia.parse("0, 1410, 1593, 50, 300.00, 18364, 0x0000000000000000\n")
     assert sample is not None
     assert sample.values == {
         Channel("gpu 0 clock", "MHz"): 1410, Channel("gpu 0 memory clock", "MHz"): 1593,
-        Channel("gpu 0 temperature", "°C"): 50, Channel("gpu 0 power", "W"): 300,
+        Channel("gpu 0 temperature", "°C"): 50, Channel("gpu 0 power", "W"): 300, Channel("gpu 0 memory", "MiB"): 18364,
     }  # fmt: skip
     assert sample.held_back == frozenset()
     assert sample.tells
@@ -134,18 +134,18 @@ def test_a_busy_card() -> None:
     ],
 )
 def test_reasons(mask: str, reasons: set[str]) -> None:
-    sample = nvidia.parse(f"1, 1275, 1593, 70, 400.00, {mask}")
+    sample = nvidia.parse(f"1, 1275, 1593, 70, 400.00, 512, {mask}")
     assert sample is not None
     assert sample.held_back == reasons
     assert sample.tells
 
 
 def test_a_card_that_does_not_say() -> None:
-    """GB10 has no memory clock; passively cooled and virtual cards lack more."""
-    sample = nvidia.parse("0, 2411, [N/A], 48, [N/A], 0x0000000000000000")
+    """GB10 has no memory and no memory clock of its own; passively cooled and virtual cards lack more."""
+    sample = nvidia.parse("0, 2411, [N/A], 48, [N/A], [N/A], 0x0000000000000000")
     assert sample is not None
     assert {channel.name for channel in sample.values} == {"gpu 0 clock", "gpu 0 temperature"}
-    silent = nvidia.parse("0, 1410, 1593, 50, nan, [Not Supported]")
+    silent = nvidia.parse("0, 1410, 1593, 50, nan, 3, [Not Supported]")
     assert silent is not None
     assert not silent.tells
     assert Channel("gpu 0 power", "W") not in silent.values
@@ -157,8 +157,9 @@ def test_a_card_that_does_not_say() -> None:
         "",
         'Field "clocks_event_reasons.active" is not a valid field to query.',
         "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.",
-        "index, clocks.sm [MHz], clocks.mem [MHz], temperature.gpu, power.draw [W], clocks_event_reasons.active",
-        "0, 1410, 1593, 50, 300.00",
+        "index, clocks.sm [MHz], clocks.mem [MHz], temperature.gpu, power.draw [W], memory.used [MiB], "
+        "clocks_event_reasons.active",
+        "0, 1410, 1593, 50, 300.00, 18364",
         "Unable to determine the device handle for GPU 0000:01:00.0: GPU is lost.",
     ],
 )
@@ -168,5 +169,6 @@ def test_what_is_no_sample(line: str) -> None:
 
 def test_what_is_asked() -> None:
     query, *rest = nvidia.options(200, "clocks_event_reasons.active")
-    assert query == "--query-gpu=index,clocks.sm,clocks.mem,temperature.gpu,power.draw,clocks_event_reasons.active"
+    fields = "index,clocks.sm,clocks.mem,temperature.gpu,power.draw,memory.used,clocks_event_reasons.active"
+    assert query == f"--query-gpu={fields}"
     assert rest == ["--format=csv,noheader,nounits", "-lms", "200"]

@@ -16,7 +16,7 @@ from expertc.bench.watch import stream as streams
 from expertc.bench.watch import watcher as watcher_module
 
 NANO = "CPU [6%@1510,6%@1510] GR3D_FREQ 26%@[306] cpu@46.41C VDD_IN 4900mW/5000mW VDD_SOC 1500mW/1600mW"
-CARD = "0, 1410, 1593, 50, 300.00, 0x0000000000000000"
+CARD = "0, 1410, 1593, 50, 300.00, 18364, 0x0000000000000000"
 INTERVAL = 0.02
 
 
@@ -229,6 +229,7 @@ esac
     evidence = watcher.evidence()
     assert evidence.died is None
     assert evidence.energy[0].source == "gpu 0"
+    assert evidence.to_mapping()["peak_device_memory"] == {"gpu 0": 18364 * 2**20}
     assert judge(evidence, {}).name == "clean"
 
 

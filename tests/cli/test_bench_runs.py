@@ -132,6 +132,7 @@ def test_accuracy_beside_latency(cli, full, bundle, tmp_path):
 def slowed(path: Path, factor: float) -> Path:
     """The report with every call so many times as long."""
     report = json.loads(path.read_text())
+    report["verdict"] = {"name": "clean", "reasons": []}  # whatever this machine was like
     for model in report["models"]:
         model["durations_ns"] = [round(factor * ns) for ns in model["durations_ns"]]
     other = path.with_name(f"{factor}.json")
@@ -140,20 +141,35 @@ def slowed(path: Path, factor: float) -> Path:
 
 
 def test_compare_ends_in_the_code_for_a_regression(cli, full, tmp_path):
-    (tmp_path / "old.json").write_text(cli("bench", full, "--duration", "0.2", "--json").out)
-    slow = slowed(tmp_path / "old.json", 1.5)
-    assert cli("bench", "compare", tmp_path / "old.json", tmp_path / "old.json").code == 0
-    code, out, err = cli("bench", "compare", tmp_path / "old.json", slow)
+    (tmp_path / "run.json").write_text(cli("bench", full, "--duration", "0.2", "--json").out)
+    old, slow = slowed(tmp_path / "run.json", 1), slowed(tmp_path / "run.json", 1.5)
+    assert cli("bench", "compare", old, old).code == 0
+    code, out, err = cli("bench", "compare", old, slow)
     assert code == 11
     assert out.splitlines()[2].split()[0] == "rainbow.onnx"
     assert out.splitlines()[2].split()[-1] == "slower"
     assert "Slower by more than 5 %: rainbow.onnx." in err
-    code, out, _ = cli("bench", "compare", tmp_path / "old.json", slow, "--json")
+    code, out, _ = cli("bench", "compare", old, slow, "--json")
     assert code == 11
     assert json.loads(out)["models"][0]["ratio"] == pytest.approx(1.5, rel=1e-3)
-    assert cli("bench", "compare", tmp_path / "old.json", slow, "--tolerance", "0.6").code == 0
-    code, out, _ = cli("bench", "compare", slow, tmp_path / "old.json")
+    assert cli("bench", "compare", old, slow, "--tolerance", "0.6").code == 0
+    code, out, _ = cli("bench", "compare", slow, old)
     assert (code, out.splitlines()[2].split()[-1]) == (0, "faster")
+
+
+def test_doubtful_runs_are_not_compared(cli, full, tmp_path):
+    report = json.loads(cli("bench", full, "--duration", "0.2", "--json").out)
+    report["verdict"] = {"name": "noisy", "reasons": ["Other processes took 40.0% of the cores (limit 2.5%)."]}
+    (tmp_path / "old.json").write_text(json.dumps(report))
+    code, out, err = cli("bench", "compare", tmp_path / "old.json", tmp_path / "old.json")
+    assert (code, out) == (2, "")
+    assert "The old run is noisy: Other processes took 40.0% of the cores" in err
+    code, out, _ = cli("bench", "compare", tmp_path / "old.json", tmp_path / "old.json", "--allow-noisy")
+    assert code == 0
+    assert "the new run: Other processes took 40.0% of the cores" in " ".join(out.split())
+    assert max(map(len, out.splitlines())) <= 80
+    slow = slowed(tmp_path / "old.json", 1.5)
+    assert cli("bench", "compare", tmp_path / "old.json", slow, "--allow-noisy").code == 11
 
 
 def test_compare_has_help_of_its_own(cli):

@@ -75,7 +75,8 @@ def test_calibration_and_coverage(cli, full, tmp_path):
     code, out, err = cli(*arguments)
     assert (code, err) == (0, "")
     assert "calibration error: 43.0 % (expected; 15 bins)" in out  # 93.0 % sure, half of them right
-    assert "with at least 0.9: 2 of 2 photos, 100.0 %; of these right: 50.0 %" in out
+    assert "with at least 0.9: 2 of 2 photos, 100.0 %\nof these right: 50.0 %" in out
+    assert max(map(len, out.splitlines())) <= 80
     found = json.loads(cli(*arguments, "--json").out)
     assert found["calibration"] == {"error": pytest.approx(1 / (1 + math.exp(5.5875 - 8.175)) - 0.5), "bins": 15}
     assert (found["coverage"]["covered"], found["coverage"]["hits"], found["top5"]) == (2, 1, None)

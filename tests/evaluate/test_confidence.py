@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from expertc.errors import DataError
 from expertc.evaluate import Evaluation, evaluate
-from expertc.evaluate.confidence import calibration_error, covered, ranks
+from expertc.evaluate.confidence import calibration_error, coverages, covered, ranks, reliability
 from expertc.intervals import wilson
 
 judged = st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60)
@@ -74,6 +74,36 @@ def test_coverage_counts(found: list[tuple[float, bool]], reject: float) -> None
     assert data["interval"] == list(wilson(sum(kept), len(kept)))
 
 
+@given(judged)
+def test_the_bins_are_those_of_the_error(found: list[tuple[float, bool]]) -> None:
+    confidence, right = np.array([p for p, _ in found]), np.array([r for _, r in found])
+    bins = reliability(confidence, right)
+    assert (sum(one.images for one in bins), sum(one.hits for one in bins)) == (len(found), sum(right))
+    gaps = [abs(one.hits - one.images * one.confidence) for one in bins if one.confidence is not None]
+    assert sum(gaps) / len(found) == pytest.approx(calibration_error(confidence, right), abs=1e-12)
+    inside = [one.low - 1e-9 <= one.confidence <= one.high + 1e-9 for one in bins if one.confidence is not None]
+    assert all(inside)
+
+
+@given(st.lists(st.tuples(st.sampled_from([0.1, 0.5, 0.7, 0.9, math.nan, math.inf]), st.booleans()), min_size=1))
+def test_every_threshold_of_the_curve_covers_what_it_says(found: list[tuple[float, bool]]) -> None:
+    confidence, right = np.array([p for p, _ in found]), np.array([r for _, r in found])
+    known = np.isfinite(confidence)
+    curve = coverages(confidence, right)
+    assert [one.reject for one in curve] == sorted({*confidence[known].tolist()}, reverse=True)
+    for one in curve:
+        kept = right[known & (confidence >= one.reject)]
+        assert (one.images, one.covered, one.hits) == (len(found), len(kept), kept.sum())
+
+
+def test_a_long_curve_is_thinned_and_keeps_its_ends() -> None:
+    confidence = np.random.default_rng(0).random(5000)
+    curve = coverages(confidence, confidence > 0.5, most=50)
+    assert len(curve) == 50
+    assert (curve[0].covered, curve[-1].covered) == (1, 5000)
+    assert curve[-1].reject == confidence.min()
+
+
 def test_of_an_evaluation() -> None:
     """Probabilities of a softmax over red, green, blue by hand: e / (e + 2) for a plain colour."""
     images = pictures(("red", "red"), ("red", "blue"), ("red", NAN), ("green", "lime"))
@@ -100,5 +130,6 @@ def test_one_class_has_no_probability() -> None:
     made = evaluate(lambda x: x.mean(axis=(2, 3))[:, :1], SPEC, ("red",), pictures(("red", "red"), classes=("red",)))
     assert made.confidence is None
     assert made.to_mapping()["calibration"]["error"] is None
+    assert (made.reliability, made.coverages) == ((), ())
     with pytest.raises(DataError, match="single class"):
         made.covered(0.5)

@@ -63,7 +63,7 @@ def test_a_folder_of_an_own_class_itself(tmp_path: Path, monkeypatch: pytest.Mon
         (lambda folder: photos(folder, WARM), "All photos in .* are of the expert's own classes"),
         (lambda folder: folder.mkdir(), "holds no images"),
         (lambda folder: None, "does not exist"),
-        (lambda folder: folder.write_text("x"), "does not exist"),
+        (lambda folder: folder.write_text("x"), "is a file, not a folder"),
     ],
 )
 def test_no_others(tmp_path: Path, make, words) -> None:

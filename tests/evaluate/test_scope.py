@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from expertc.errors import DataError, UsageError
 from expertc.evaluate.calibrate import calibrate
-from expertc.evaluate.scope import auroc, false_positives, separations, threshold
+from expertc.evaluate.scope import auroc, false_positives, roc, separations, threshold
 from expertc.runtime.scores import scope_score
 
 numbers = st.lists(st.integers(-9, 9).map(lambda n: n / 4), min_size=1, max_size=40).map(np.array)
@@ -26,6 +26,14 @@ def test_auroc_is_the_share_of_pairs(own: np.ndarray, others: np.ndarray) -> Non
 def test_false_positives_at_the_highest_threshold_that_lets_95_per_cent_in(own: np.ndarray, others: np.ndarray) -> None:
     allowed = [cut for cut in own if 100 * sum(own >= cut) >= 95 * len(own)]
     assert false_positives(own, others) == pytest.approx(np.mean(others >= max(allowed)))
+
+
+@given(numbers, numbers)
+def test_the_area_under_the_curve_is_the_auroc(own: np.ndarray, others: np.ndarray) -> None:
+    let_in, wrongly = roc(own, others)
+    assert (let_in[0], wrongly[0], let_in[-1], wrongly[-1]) == (0, 0, 1, 1)
+    area = np.sum(np.diff(wrongly) * (np.array(let_in[1:]) + np.array(let_in[:-1])) / 2)
+    assert area == pytest.approx(auroc(own, others), abs=1e-12)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(20, 300), st.floats(0.05, 0.95))

@@ -71,7 +71,7 @@ class ThrottleCounts:
 
 
 def governors(root: Path) -> str | None:
-    """The frequency governors in use, or None where none are to be seen."""
+    """The frequency governors in use, or None where none are to be seen, as in most virtual machines."""
     found = {name_of(name) for policy in _policies(root) if (name := text(policy / "scaling_governor"))}
     return ", ".join(sorted(found)) or None
 

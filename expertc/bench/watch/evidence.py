@@ -10,7 +10,7 @@ from typing import Any
 
 from .ina import module
 from .load import Load
-from .sample import Channel, Sample
+from .sample import MEGABYTES, Channel, Sample
 
 GAP = 2.0  # seconds without a sample after which a sensor counts as dead; ten times the interval of looking
 
@@ -85,9 +85,16 @@ class Evidence:
     effort: float = 0.0
     died: str | None = None
 
+    @property
+    def peak_device_memory(self) -> dict[str, int]:
+        """The most memory in use on each card, in bytes, by all processes together; {} where no card was watched."""
+        used = [series for series in self.series if series.unit == MEGABYTES]
+        return {series.name.removesuffix(" memory"): round(series.most * 2**20) for series in used}
+
     def to_mapping(self) -> dict[str, Any]:
         """Everything as plain JSON types."""
         return asdict(self) | {
+            "peak_device_memory": self.peak_device_memory,
             "sensors": list(self.sensors),
             "series": [asdict(each) for each in self.series],
             "throttles": [asdict(each) for each in self.throttles],

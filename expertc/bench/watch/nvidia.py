@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .sample import Channel, Sample
+from .sample import MEGABYTES, Channel, Sample
 
 # Newer drivers call throttle reasons event reasons, older ones do not know that word; asked for in this order.
 REASONS = ("clocks_event_reasons.active", "clocks_throttle_reasons.active")
@@ -13,6 +13,7 @@ FIELDS = {
     "clocks.mem": ("memory clock", "MHz"),
     "temperature.gpu": ("temperature", "°C"),
     "power.draw": ("power", "W"),
+    "memory.used": ("memory", MEGABYTES),  # on the card, by all processes: what fits beside what else runs there
 }
 
 # nvml.h, nvmlClocksEventReason*. Idle (1), set by the user (2, 0x100) and in step with another card (0x10) hold no

@@ -10,11 +10,12 @@ from typing import NamedTuple, Protocol
 from ...text import clean_text
 
 MAX_BYTES = 65536  # of a file of /proc or /sys; the longest that is read here, /proc/stat of 256 cores, has 40 kB
+MEGABYTES = "MiB"  # the unit of memory that is in use
 MAX_NAME = 60  # characters of a sensor's name
 
 
 class Channel(NamedTuple):
-    """What a number is about, and its unit: MHz, °C, W or %."""
+    """What a number is about, and its unit: MHz, °C, W, MiB or %."""
 
     name: str
     unit: str
