@@ -15,7 +15,6 @@ from ..pages.parts import table as _table
 from . import charts
 from .sections import sections
 
-
 COLUMNS = ("model", "batch", "calls", "median", "p90", "p99", "images/s", "× first", "95 %")
 
 

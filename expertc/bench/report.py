@@ -10,9 +10,9 @@ from typing import Any
 
 from ..intervals import median_bounds
 from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
-from .camera import Stream
 from ..pages import ReportFolder, to_json
 from ..pages import cell as _cell
+from .camera import Stream
 from .cold import ColdStart
 from .harness import Harness
 from .page import to_html

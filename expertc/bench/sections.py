@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
 
-from . import charts
 from ..pages.markup import element
+from . import charts
 from .tables import Table, additional
 
 

@@ -74,7 +74,7 @@ def test_what_makes_a_run_doubtful_is_said(tmp_path: Path) -> None:
         (made({"a": 0.002}, cpu="Another CPU"), "cpu was 'A CPU', then 'Another CPU'"),
         (made({"a": 0.002}, threads=1), "threads was '2', then '1'"),
         (made({"a": 0.002}, governor="powersave"), "governor"),
-        (made({"a": 0.002}, threads_wait="blocking"), "threads_wait was 'None', then 'blocking'"),
+        (made({"a": 0.002}, threads_wait="blocking"), "threads_wait was 'spinning', then 'blocking'"),
         (made({"a": 0.002}, batch=4), r"the input of 'a' was \(1, 3, 8, 8\), then \(4, 3, 8, 8\)"),
         (made({"b": 0.002}), "no model in common"),
         (made({"a": 0.002}, evidence=replace(WATCHED, power_mode="15W")), "power mode was 'None', then '15W'"),

@@ -11,13 +11,13 @@ from made import made
 from test_page import HOSTILE, Page
 
 from expertc.bench import BenchReport, charts
-from expertc.pages.axis import Axis
 from expertc.bench.camera import Stream
 from expertc.bench.page import to_html
 from expertc.bench.phases import END_TO_END, PHASES, Phases
 from expertc.bench.sweep import Step, Sweep
 from expertc.bench.tables import additional
 from expertc.measure import Summary
+from expertc.pages.axis import Axis
 from expertc.text import clean_text
 
 

@@ -17,6 +17,7 @@ from onnx import TensorProto
 from ...graph import Constant, Model, Node, Tensor, captured, volume
 
 ROUNDS = 8  # of refinement; trees of any depth need one for each level at which they differ
+_LAYERS = ("Conv", "Gemm", "MatMul", "BatchNormalization")  # a head of one class has a bias of one value
 _WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -53,7 +54,7 @@ def _looks(model: Model, node: Node) -> Hashable:
     if node.has_graphs:
         return ("alone", node.outputs[0].name)
     attributes = tuple(sorted((name, _value(value)) for name, value in node.attrs.items()))
-    constants = tuple(_constant(tensor) for tensor in node.inputs)
+    constants = tuple(_constant(tensor, layer=node.op in _LAYERS) for tensor in node.inputs)
     made = tuple((model.shapes.get(t.name), model.types.get(t.name)) if t.name else None for t in node.outputs)
     return (node.op, node.domain, attributes, constants, made)
 
@@ -61,21 +62,16 @@ def _looks(model: Model, node: Node) -> Hashable:
 def _value(value: object) -> Hashable:
     if isinstance(value, Constant):
         return (value.kind, value.shape, bytes(value.stored()))
-    return (type(value).__name__, tuple(value) if isinstance(value, list) else value)  # type: ignore[arg-type]
+    return (type(value).__name__, tuple(value) if isinstance(value, list) else value)
 
 
-def _constant(tensor: Tensor) -> Hashable:
-    """Of weights the shape, of sizes, axes and scalars the value; None for what is computed."""
+def _constant(tensor: Tensor, *, layer: bool) -> Hashable:
+    """Of weights, in which branches may differ, the shape; of sizes, axes and scalars the value; None if computed."""
     if not isinstance(tensor, Constant):
         return None
-    if is_weight(tensor):
+    if tensor.kind in _WEIGHTS and (layer or volume(tensor.shape) > 1):
         return (tensor.kind, tensor.shape)
     return (tensor.kind, tensor.shape, np.asarray(tensor.values).tobytes())
-
-
-def is_weight(constant: Constant) -> bool:
-    """Whether branches may differ in it."""
-    return constant.kind in _WEIGHTS and volume(constant.shape) > 1
 
 
 def _downwards(model: Model, own: Sequence[int], palette: _Palette) -> list[int]:
