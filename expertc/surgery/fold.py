@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ..graph import Model, refreshed
 from .folding import RULES, Draft
+from .passes import MALFORMED, malformed
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Fold:
     )
 
     def run(self, model: Model) -> tuple[Model, bool]:
-        """Fold until nothing changes: once and a look, in practice."""
+        """Fold until nothing changes: once and a look, in practice. Raises ``ModelError`` for a malformed node."""
         folded = model
         while True:
             draft = Draft(folded)
@@ -33,6 +34,11 @@ def _sweep(draft: Draft) -> bool:
     """Visit every node, as long as a rule changes something there."""
     changed = False
     for at in range(len(draft.nodes)):
-        while draft.nodes[at] is not None and any(rule(draft, at) for rule in RULES.get(draft.op(at), ())):
+        while (node := draft.nodes[at]) is not None:
+            try:
+                if not any(rule(draft, at) for rule in RULES.get(draft.op(at), ())):
+                    break
+            except MALFORMED as error:
+                raise malformed(node) from error
             changed = True
     return changed
