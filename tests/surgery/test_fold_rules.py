@@ -201,6 +201,18 @@ def test_what_somebody_else_reads_is_not_changed(reader: str) -> None:
         assert "Mul" in operators(folded(net))
 
 
+def test_reading_a_shape_keeps_nothing_alive() -> None:
+    net = Net()
+    x = start(net, "conv")
+    scaled = net.node("Mul", net.node("Cast", x, to=TensorProto.FLOAT), vector(net, "conv", 4))
+    y = conv(net, scaled)
+    rows = net.node("Slice", net.node("Shape", scaled), net.constant([0]), net.constant([1]))
+    net.result(rows, name="rows", dtype=TensorProto.INT64)
+    net.outputs[0].type.tensor_type.shape.dim[0].dim_value = 1
+    kept = operators(folded(finish(net, y, "conv")))
+    assert sorted(kept) == ["Conv", "Shape", "Slice", "Tanh", "Tanh"]
+
+
 def test_a_shared_weight_is_not_changed_for_the_others() -> None:
     net = Net()
     x, shared = start(net, "conv"), net.weight(6, 4, 1, 1, name="shared")

@@ -277,7 +277,7 @@ def test_a_network_of_timm() -> None:
     from expertc.zoo._timm import import_timm
 
     torch.manual_seed(0)
-    module = import_timm().models.ConvNeXt(num_classes=5, depths=(1, 1), dims=(8, 16), use_grn=True)
+    module = import_timm().models.ConvNeXt(num_classes=5, depths=(1,) * 4, dims=(8,) * 4, use_grn=True)
     data = export_plain(module, (32, 32))
     model = read_model(data)
     inputs = feeds(data)

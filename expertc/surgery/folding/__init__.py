@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping
 from .constants import FOLDABLE, evaluate
 from .draft import Draft
 from .linear import absorb_after, absorb_before, merge
-from .moves import RESHAPES, cast, idle, reshape, transpose
+from .moves import RESHAPES, cast, idle, reshape, size, transpose
 
 Rule = Callable[[Draft, int], bool]
 
 # In the order in which they are tried.
 _CONCERNED: tuple[tuple[Rule, tuple[str, ...]], ...] = (
     (idle, ("Add", "BatchNormalization", "Div", "Dropout", "Identity", "Mul", "Sub")),
+    (size, ("Shape", "Size")),
     (cast, ("Cast",)),
     (evaluate, FOLDABLE),
     (transpose, ("Transpose",)),

@@ -21,6 +21,20 @@ def idle(draft: Draft, at: int) -> bool:
     return found is not None and not found.scales and not found.shifts and draft.bypass(at, found.source)
 
 
+def size(draft: Draft, at: int) -> bool:
+    """A shape that is read of a tensor is read of the one before it, so that nobody need make the tensor for that."""
+    source = draft.node(at).inputs[0]
+    before = draft.maker(source)
+    if before is None:
+        return False
+    found = affine(draft, before)
+    same = found.source if found is not None else draft.node(before).inputs[0] if draft.op(before) == "Cast" else None
+    if same is None:
+        return False
+    draft.write(at, [same])
+    return True
+
+
 def cast(draft: Draft, at: int) -> bool:
     """A cast to the type that is there already, of a wider copy of what was narrow, or that somebody else makes too."""
     node = draft.node(at)
@@ -111,6 +125,8 @@ def _same(one: Shape | None, other: Shape) -> bool:
     """Whether two shapes of the same elements are equal; a single size that is open in both follows from the others."""
     if one is None or len(one) != len(other):
         return False
+    if 0 in (*one, *other):
+        return one == other
     pairs = [(a, b) for a, b in zip(one, other, strict=True) if a != b or a is None]
     open_ones = [sum(not isinstance(dim, int) for dim in shape) for shape in (one, other)]
     return not pairs or (len(pairs) == 1 and open_ones == [1, 1] and not any(isinstance(dim, int) for dim in pairs[0]))
