@@ -36,7 +36,7 @@ class Lower:
                 "Choose another target.",
             )
         # An older IR may lack types, but then so does the opset that came with it.
-        ir = min(model.ir_version, helper.OP_SET_ID_VERSION_MAP[("ai.onnx", self.opset)])
+        ir = min(model.ir_version, helper.OP_SET_ID_VERSION_MAP.get(("ai.onnx", self.opset), model.ir_version))
         if model.opset <= self.opset:
             return (replace(model, ir_version=ir), True) if ir < model.ir_version else (model, False)
         graph = _graph(model.graph, Scope(model, self.opset))

@@ -11,6 +11,7 @@ import pytest
 from networks import Array, Net, feeds, operators, reference, run, weights
 from onnx import TensorProto, external_data_helper
 
+from expertc.errors import ModelError
 from expertc.graph import read_model, to_bytes
 from expertc.surgery.fold import Fold
 
@@ -142,6 +143,23 @@ def test_a_mean_far_from_zero_is_not_subtracted_behind_the_products() -> None:
     vectors = [net.constant(np.full(4, value, np.float32)) for value in (1.0, 0.0, 500.0, 1.0)]
     x = net.node("BatchNormalization", start(net, "conv"), *vectors)
     assert "BatchNormalization" in operators(folded(finish(net, conv(net, x), "conv")))
+
+
+def test_a_variance_below_zero_is_left_to_the_runtime() -> None:
+    net = Net()
+    vectors = [net.constant(np.full(6, value, np.float32)) for value in (1.0, 0.0, 0.0, -1.0)]
+    y = net.node("BatchNormalization", conv(net, start(net, "conv")), *vectors)
+    model, changed = Fold().run(read_model(finish(net, y, "conv").bytes()))
+    assert (changed, [node.op for node in model.nodes][2]) == (False, "BatchNormalization")
+
+
+@pytest.mark.parametrize("attributes", [{"group": 0}, {"group": 4}])
+def test_a_malformed_layer_is_named(attributes: dict[str, object]) -> None:
+    net = Net()
+    y = net.node("Mul", conv(net, start(net, "conv"), **attributes), vector(net, "conv", 6))
+    data = finish(net, y, "conv").model(check=False).SerializeToString()
+    with pytest.raises(ModelError, match="malformed"):
+        Fold().run(read_model(data))
 
 
 def test_a_scale_along_another_axis_stays() -> None:

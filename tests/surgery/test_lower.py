@@ -235,7 +235,7 @@ def test_what_cannot_be_said_is_refused(case: str) -> None:
 
 def test_an_opset_that_is_too_old_or_old_enough() -> None:
     model = read_model(network(one("Relu"), 17).bytes())
-    assert Lower(20).run(model) == (model, False)
+    assert Lower(20).run(model) == Lower(999).run(model) == (model, False)
     with pytest.raises(UnsupportedError, match="13"):
         Lower(12).run(model)
     net = network(one("Relu"), 17)

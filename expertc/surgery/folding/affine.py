@@ -81,8 +81,9 @@ def _batch_norm(draft: Draft, node: Node) -> Affine | None:
     if node.attrs.get("training_mode", 0) or any(tensor.name for tensor in node.outputs[1:]):
         return None
     gamma, beta, mean, variance = (vector.values.astype(np.float64) for vector in vectors)
-    deviation = np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
-    scale = gamma / deviation
+    with np.errstate(divide="ignore", invalid="ignore"):  # a variance below zero: nothing is folded that is not finite
+        deviation = np.sqrt(variance + float(node.attrs.get("epsilon", 1e-5)))
+        scale = gamma / deviation
     rank = (1, -1, *(1,) * (len(shape) - 2))
     balanced = bool((np.abs(mean) <= WIDEST_RATIO * deviation).all())
     return Affine(node.inputs[0], scale.reshape(rank), (beta - mean * scale).reshape(rank), balanced)
