@@ -15,8 +15,8 @@ from typing import Any
 from .controls import Control as Control
 from .controls import read_controls
 from .errors import CardError, LabelsError, TaxonomyError
+from .preprocessing import BYTES, required
 from .preprocessing import Preprocess as Preprocess
-from .preprocessing import required
 from .selection import fold
 from .taxonomy import MAX_NAME, Taxonomy
 from .text import clean_text, parse_json, shown
@@ -26,6 +26,7 @@ SCHEMA = 2
 KINDS = ("logits", "probabilities", "joint", "scores")
 MAX_DEPTH = 16  # of the provenance
 MAX_AXIS = 7
+_UINT8 = 2  # ONNX's number
 
 Shape = Sequence[int | str | None] | None
 """A tensor's shape, None where it is unknown; an axis that is not fixed is None, a name or not positive."""
@@ -222,7 +223,13 @@ class Card:
                     f"The output {shown(output.name)} has {shape[output.axis]} classes, the card {len(self.taxonomy)}.",
                     "The card belongs to another model.",
                 )
-        shape = inputs[self.input]
+        shape, kind = inputs[self.input], (types or {}).get(self.input)
+        if self.preprocess is not None and kind is not None and (kind == _UINT8) != (self.preprocess.dtype == BYTES):
+            raise CardError(
+                f"The input {shown(self.input)} {'takes' if kind == _UINT8 else 'does not take'} bytes, but the "
+                f"preprocessing makes {self.preprocess.dtype}.",
+                "Give the preprocessing of this model.",
+            )
         if self.preprocess is None or shape is None:
             return
         height, width = self.preprocess.size

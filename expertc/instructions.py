@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .card import Card, Preprocess
+from .preprocessing import BYTES
 from .text import clean_text
 
 _LISTED = 8  # classes
@@ -19,13 +20,16 @@ def instructions(card: Card, batch: int | None = 1, *, controls: bool = False) -
     named = ", ".join(f"'{clean_text(name)}'" for name in inputs)
     classes = ", ".join(card.classes[:_LISTED]) + (", …" if len(card.classes) > _LISTED else "")
     output = card.outputs[0]
+    scaling = ", scale to 0..1, subtract mean, divide by std"
+    if card.preprocess is not None and card.preprocess.dtype == BYTES:
+        scaling = "; the network takes its bytes"
     licence = f"\nWeights: {card.weights_licence}\n" if card.weights_licence else ""
     return f"""{card.name}: an expert for {len(card.classes)} of {card.selected_from} classes ({classes})
 {licence}
 Files
   expert.onnx      the network: input {named}, output '{clean_text(output.name)}' ({output.kind})
   labels.txt       one class per line, in the order of the output's columns
-  preprocess.json  how an image becomes the input: resize, crop, scale to 0..1, subtract mean, divide by std
+  preprocess.json  how an image becomes the input: resize, crop{scaling}
   manifest.json    where it comes from, what was cut, how it was verified, SHA-256 of every file
   report.json      how long the build took and what was measured on that machine
 
@@ -71,6 +75,13 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool)
         'controls = json.loads(pathlib.Path("manifest.json").read_text())["controls"]',
         'others = {c["name"]: numpy.array(c["default"], "float32").reshape(c["shape"]) for c in controls}',
     ]
+    if spec.dtype == BYTES:
+        tensor = [f"x = numpy.asarray(image){reverse}{order}[None]{repeat}"]
+    else:
+        tensor = [
+            f'pixels = numpy.asarray(image, "float32"){reverse} / 255',
+            f'x = ((pixels - {list(spec.mean)}) / {list(spec.std)}){order}[None]{repeat}.astype("{spec.dtype}")',
+        ]
     lines = [
         f"import {'json, ' if controls else ''}numpy, onnxruntime, pathlib",
         "from PIL import Image, ImageOps",
@@ -78,8 +89,7 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool)
         f"image = image.resize({sides}, {_FILTERS[spec.interpolation]})",
         f"left, top = round((image.width - {wide}) / 2), round((image.height - {high}) / 2)",
         f"image = image.crop((left, top, left + {wide}, top + {high}))",
-        f'pixels = numpy.asarray(image, "float32"){reverse} / 255',
-        f'x = ((pixels - {list(spec.mean)}) / {list(spec.std)}){order}[None]{repeat}.astype("{spec.dtype}")',
+        *tensor,
         'session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
         *(others if controls else ()),
         f"scores = session.run([{card.outputs[0].name!a}], {{{card.input!a}: x{more}}})[0][0]",

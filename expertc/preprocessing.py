@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +13,13 @@ from .text import parse_json, read_text, shown
 
 MAX_SIDE = 8192  # pixels
 MAX_VALUE = 1e6  # of a mean or a deviation; the least deviation is its inverse
+BYTES = "uint8"
 
 CHOICES = {
     "interpolation": ("nearest", "bilinear", "bicubic", "lanczos"),
     "colour": ("RGB", "BGR"),
     "layout": ("NCHW", "NHWC"),
-    "dtype": ("float32", "float16"),
+    "dtype": ("float32", "float16", BYTES),
 }
 
 
@@ -34,7 +35,8 @@ class Preprocess:
         mean, std: per channel, in the order of ``colour``, for pixels from 0 to 1.
         colour: "RGB" or "BGR".
         layout: "NCHW" or "NHWC".
-        dtype: "float32" or "float16".
+        dtype: "float32", "float16", or "uint8" for a network that scales pixels itself: it is given them from 0 to 255,
+            and ``mean`` must be 0, ``std`` 1.
 
     Raises ``CardError`` for anything else.
     """
@@ -58,6 +60,9 @@ class Preprocess:
         for key, allowed in CHOICES.items():
             value = getattr(self, key)
             _check(isinstance(value, str) and value in allowed, key, value, "one of " + ", ".join(allowed))
+        for key, none in (("mean", 0), ("std", 1)):
+            value = getattr(self, key)
+            _check(self.dtype != BYTES or value == (none,) * 3, key, value, f"{none} three times for {BYTES}")
 
     @classmethod
     def imagenet(cls, size: int = 224) -> Preprocess:
@@ -81,6 +86,10 @@ class Preprocess:
         required(data, [field.name for field in fields(cls)], "The preprocessing")
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         return cls(**values)
+
+    def as_bytes(self) -> Preprocess:
+        """The same picture as RGB bytes, channels last, for a network that does the rest itself."""
+        return replace(self, mean=(0.0,) * 3, std=(1.0,) * 3, colour="RGB", layout="NHWC", dtype=BYTES)
 
     def to_mapping(self) -> dict[str, Any]:
         """The fields as plain JSON types."""

@@ -340,7 +340,7 @@ def test_files_that_are_no_preprocessing(tmp_path: Path, content: str) -> None:
         *(("interpolation", value) for value in ["area", "", None, ["bilinear"], "BICUBIC"]),
         *(("colour", value) for value in ["rgb", "GRAY"]),
         ("layout", "CHW"),
-        ("dtype", "uint8"),
+        ("dtype", "uint16"),
     ],
 )
 def test_every_number_is_checked(key: str, value: Any) -> None:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..card import Preprocess
 from ..errors import DataError
+from ..preprocessing import BYTES
 
 MAX_RESIZED_PIXELS = 2**26  # a picture of 1 x 100,000 pixels is small, but not with its short side at 256
 
@@ -28,11 +29,17 @@ def apply(image: Image.Image, spec: Preprocess) -> np.ndarray:
     ``spec.mean`` and ``spec.std`` are in the tensor's own channel order. Raises ``DataError`` for a picture so long and
     thin that resizing its short side would not fit into memory.
     """
-    pixels = np.asarray(view(image, spec))
+    return scaled(np.asarray(view(image, spec)), spec)
+
+
+def scaled(pixels: np.ndarray, spec: Preprocess) -> np.ndarray:
+    """The tensor of RGB pixels ``[..., H, W, 3]`` (uint8) that are resized and cropped already, C-contiguous."""
     if spec.colour == "BGR":
         pixels = pixels[..., ::-1]
     if spec.layout == "NCHW":
-        pixels = pixels.transpose(2, 0, 1)
+        pixels = np.moveaxis(pixels, -1, -3)
+    if spec.dtype == BYTES:
+        return np.ascontiguousarray(pixels)
     channels = (-1, 1, 1) if spec.layout == "NCHW" else (-1,)
     tensor = pixels.astype(np.float32, order="C")
     tensor /= np.float32(255)

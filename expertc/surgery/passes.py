@@ -5,7 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from ..graph import Model
+from ..errors import ModelError
+from ..graph import Model, Node
+from ..text import shown
+
+MALFORMED = (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError)
+"""What a pass trips over that takes an operator's specification for granted where a stranger's node breaks it."""
+
+
+def malformed(node: Node) -> ModelError:
+    """The error for a node that made a pass raise one of ``MALFORMED``."""
+    return ModelError(
+        f"The {shown(node.op)} {shown(node.name)} is malformed: its attributes or inputs do not fit each other.",
+        "Export the model again.",
+    )
 
 
 class Pass(Protocol):

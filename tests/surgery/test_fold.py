@@ -106,8 +106,7 @@ def test_identities_dropout_and_casts_that_change_nothing_vanish() -> None:
     scores = net.head(x, 3, 4, name="h")
     net.result(net.node("Identity", scores, out="scores"), 4)
     result = folded(net)
-    # The last one gives the output its name.
-    assert operators(result) == ["GlobalAveragePool", "Flatten", "Gemm", "Identity"]
+    assert operators(result) == ["GlobalAveragePool", "Flatten", "Gemm"]
 
 
 def test_a_cast_that_changes_the_type_stays() -> None:
@@ -200,8 +199,8 @@ def test_a_product_with_ones_goes_unless_it_does_something_else_too() -> None:
     model, changed = Fold().run(read_model(data))
     assert changed
     assert operators(data).count("Mul") == 5
-    assert operators(to_bytes(model)).count("Mul") == 3
-    close(run(to_bytes(model), feeds(data))["total"], run(data)["total"], "total", exact=True)
+    assert operators(to_bytes(model)) == ["Conv", "GlobalAveragePool", "Mul", "ReduceSum"]
+    close(run(to_bytes(model), feeds(data))["total"], run(data)["total"], "total", exact=False)
 
 
 def test_nothing_to_do_is_the_model_itself() -> None:
