@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from onnx import TensorProto
@@ -29,7 +29,13 @@ HELD = 2**29
 KINDS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
 
 Array = np.ndarray[Any, Any]
-Run = Callable[[Array], Iterator[tuple[str, Array]]]
+
+
+class Run(Protocol):
+    """Runs a model whose tensors can be seen."""
+
+    def __call__(self, x: Array, controls: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Array]]:
+        """Name and values of every tensor, as they are computed; the arguments are those of ``Session.run``."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +124,11 @@ def exposed(
         ]
         image_name = sessions[0].input if sessions else image.name
 
-        def run(x: Array) -> Iterator[tuple[str, Array]]:
+        def run(x: Array, controls: Mapping[str, Any] | None = None) -> Iterator[tuple[str, Array]]:
             if image_name in wanted:
                 yield image_name, x
             for session in sessions:
-                yield from session.run(x).items()
+                yield from session.run(x, controls).items()
 
         yield run, sessions[0].input_shape[0] if sessions else None
 
@@ -140,7 +146,7 @@ def maker(model: Model, tensor: str) -> str:
 
 
 def _open(model: Model, names: Sequence[str], open_session: OpenSession, scratch: Path | None, number: int) -> Session:
-    outputs = [Variable(name, model.types[name]) for name in names]
+    outputs = [Variable(name, model.types.get(name)) for name in names]
     watched = replace(model, graph=replace(model.graph, outputs=outputs))
     return open_session(pack(watched, None if scratch is None else scratch / f"observed-{number}.onnx"), optimise=False)
 

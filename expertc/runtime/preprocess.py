@@ -28,11 +28,15 @@ def apply(image: Image.Image, spec: Preprocess) -> np.ndarray:
     ``spec.mean`` and ``spec.std`` are in the tensor's own channel order. Raises ``DataError`` for a picture so long and
     thin that resizing its short side would not fit into memory.
     """
-    pixels = np.asarray(view(image, spec))
+    return normalise(np.asarray(view(image, spec)), spec)
+
+
+def normalise(pixels: np.ndarray, spec: Preprocess) -> np.ndarray:
+    """The tensor of RGB pixels ``[..., H, W, 3]``, uint8, that are resized and cropped already."""
     if spec.colour == "BGR":
         pixels = pixels[..., ::-1]
     if spec.layout == "NCHW":
-        pixels = pixels.transpose(2, 0, 1)
+        pixels = np.moveaxis(pixels, -1, -3)
     channels = (-1, 1, 1) if spec.layout == "NCHW" else (-1,)
     tensor = pixels.astype(np.float32, order="C")
     tensor /= np.float32(255)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from ...errors import BundleError
 from ...graph import Constant, Graph, Model, Node, Tensor, Variable, captured, fresh_name, refreshed
 from .choose import choose_islands
 from .forms import FLOAT, HALF, Form, float_positions, half_form, is_single, label
@@ -25,16 +27,31 @@ class Half:
     requires: str = "single precision throughout, shapes inferred"
     ensures: str = "every node's inputs agree in type; no Cast there and back"
 
+    @classmethod
+    def from_recipe(cls, data: Mapping[str, Any]) -> Half:
+        """Read what ``recipe`` returned. Raises ``BundleError`` for anything else."""
+        islands = data.get("islands")
+        if not isinstance(islands, Mapping) or not all(isinstance(why, str) for why in islands.values()):
+            raise BundleError("The list of nodes in single precision is malformed.", "Build the bundle again.")
+        return cls(islands)
+
+    def recipe(self, model: Model) -> dict[str, Any]:
+        """All that is needed to convert ``model`` again, as JSON types: a manifest keeps it."""
+        return {"precision": "fp16", "islands": dict(self._chosen(model))}
+
     def run(self, model: Model) -> tuple[Model, bool]:
         """The model in half precision; one that somebody has lowered already, or without a node to lower, as it is."""
         if not is_single(model):
             return model, False
-        islands = choose_islands(model) if self.islands is None else self.islands
+        islands = self._chosen(model)
         forms = {at: half_form(model, node) for at, node in enumerate(model.nodes) if label(node) not in islands}
         wanted = {at: form for at, form in forms.items() if isinstance(form, Form) and _floats(model, model.nodes[at])}
         if not wanted:
             return model, False
         return refreshed(_Writer(model, wanted).run()), True
+
+    def _chosen(self, model: Model) -> Mapping[str, str]:
+        return choose_islands(model) if self.islands is None else self.islands
 
 
 class _Writer:
