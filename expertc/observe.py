@@ -178,6 +178,8 @@ _FRACTION = 5  # bits of it that are kept
 _LEAST, _MOST = -24, 40  # powers of two
 _OCTAVE = 1 << _FRACTION
 _BINS = (_MOST - _LEAST) * _OCTAVE  # for either sign
+_FIRST = (127 + _LEAST) * _OCTAVE  # what the first bin's numbers begin with
+_SIGN = 256 * _OCTAVE  # what those below zero begin with
 
 
 @dataclass
@@ -192,11 +194,9 @@ class _Tally:
         self.low, self.high = min(self.low, float(values.min())), max(self.high, float(values.max()))
         with np.errstate(over="ignore"):  # a double may be larger than any bin
             bits = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint32)
-        magnitude = ((bits & 0x7FFFFFFF) >> (23 - _FRACTION)).astype(np.int64) - (127 + _LEAST) * _OCTAVE
-        np.clip(magnitude, 0, _BINS - 1, out=magnitude)
-        np.add(magnitude, _BINS, out=magnitude, where=bits >> 31 == 0)
-        np.subtract(_BINS - 1, magnitude, out=magnitude, where=bits >> 31 == 1)
-        self.counts += np.bincount(magnitude, minlength=2 * _BINS)
+        seen = np.bincount(bits >> (23 - _FRACTION), minlength=2 * _SIGN)
+        self.counts[_BINS:] += _clipped(seen[:_SIGN])
+        self.counts[:_BINS] += _clipped(seen[_SIGN:])[::-1]
 
     def range(self, percentiles: Sequence[float]) -> Range:
         return Range(self.low, self.high, {p: (self._at(100 - p), self._at(p)) for p in percentiles})
@@ -209,6 +209,14 @@ class _Tally:
         inside = (rank - (int(ends[at]) - int(self.counts[at])) + 0.5) / int(self.counts[at])
         left, right = _edge(at - _BINS), _edge(at - _BINS + 1)
         return float(np.clip(left + min(inside, 1.0) * (right - left), self.low, self.high))
+
+
+def _clipped(seen: Array) -> Array:
+    """Counts of all exponents as those of the bins: what is too small or too large is in the first or the last."""
+    counts: Array = seen[_FIRST : _FIRST + _BINS].copy()
+    counts[0] += seen[:_FIRST].sum()
+    counts[-1] += seen[_FIRST + _BINS :].sum()
+    return counts
 
 
 def _edge(number: int) -> float:

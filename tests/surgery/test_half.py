@@ -131,6 +131,15 @@ def test_it_computes_what_torch_computes_in_half_precision() -> None:
     check_close(reference(lowered(data), inputs), {"fc": wanted})
 
 
+def test_nodes_may_have_the_names_of_tensors() -> None:
+    """As exporters write them; ONNX Runtime takes no two nodes of one name."""
+    proto = plain().model()
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    data = proto.SerializeToString()
+    check_close(run(lowered(data), feeds(data)), run(data, feeds(data)), 1e-2)
+
+
 def written_out_norm() -> Net:
     """A layer norm as exporters wrote it before ONNX had one; its squares overflow, its epsilon vanishes."""
     net = Net(17, seed=5)

@@ -62,6 +62,7 @@ class _Writer:
         self.single: dict[str, Tensor] = {tensor.name: tensor for tensor in self.inputs}
         self.half: dict[str, Tensor] = {}
         self.taken = set(_names(model.graph))
+        self.named = {node.name for node in model.nodes}
         # What others read by this name has to be there under it, in single precision.
         self.faces = {tensor.name for tensor in model.graph.outputs}
         self.faces |= {name for node in model.nodes for name in captured(node)}
@@ -125,7 +126,7 @@ class _Writer:
 
     def _cast(self, tensor: Tensor, name: str, to: int) -> Variable:
         made = Variable(name)
-        self.nodes.append(Node("Cast", name, {"to": to}, [tensor], [made]))
+        self.nodes.append(Node("Cast", fresh_name(name, self.named), {"to": to}, [tensor], [made]))
         return made
 
 
