@@ -244,18 +244,47 @@ def test_bytes_of_an_image_go_straight_to_half_precision() -> None:
 
 
 def test_sizes_that_are_computed_in_floating_point_stay_exact() -> None:
-    """1023 / 1.5 is no number of half precision; the grid is resized by it."""
+    """Half of 4099 rounds to 2050 in half precision, not to 2049; the map is resized to it."""
     net = Net(17, seed=10)
-    x = net.conv(net.image(3, 4, 1023), 3, 2, name="c")
-    wide = net.node(
-        "Cast", net.node("Slice", net.node("Shape", x), *map(net.constant, ([3], [4]))), to=TensorProto.FLOAT
-    )
-    wide = net.node("Cast", net.node("Div", wide, net.constant(1.5)), to=TensorProto.INT64)
+    net.inputs.append(helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 4, "width"]))
+    x = net.conv("image", 3, 2, name="c")
+    wide = net.node("Slice", net.node("Shape", x), *map(net.constant, ([3], [4])))
+    wide = net.node("Div", net.node("Cast", wide, to=TensorProto.FLOAT), net.constant(2.0), out="divided")
+    wide = net.node("Cast", net.node("Floor", wide, out="floor"), to=TensorProto.INT64)
     sizes = net.node("Concat", net.node("Slice", net.node("Shape", x), *map(net.constant, ([0], [3]))), wide, axis=0)
-    net.result(net.node("Resize", x, "", "", sizes, out="scores"), 2, 4, 682)
+    net.result(net.node("Resize", x, "", "", sizes, out="scores"), 2, 4, None)
+    data, inputs = net.bytes(), {"image": np.ones((1, 3, 4, 4099), np.float32)}
+    assert {"divided", "floor"} <= choose_islands(read_model(data)).keys()
+    assert run(lowered(data), inputs)["scores"].shape == run(data, inputs)["scores"].shape == (1, 2, 4, 2049)
+
+
+def test_where_a_map_is_sampled_stays_exact() -> None:
+    """A grid has a type of its own: on a wide map half precision would be off by half a pixel."""
+    net = Net(17, seed=12)
+    grid = net.constant(np.linspace(-1, 1, 32, dtype=np.float32).reshape(1, 4, 4, 2), "grid")
+    net.result(net.node("GridSample", net.conv(net.image(3, 4, 1023), 3, 2, name="c"), grid, out="scores"), 2, 4, 4)
+    net.batch = net.inputs[0].type.tensor_type.shape.dim[0].dim_value = net.outputs[0].type.tensor_type.shape.dim[
+        0
+    ].dim_value = 1
     data = net.bytes()
-    found = run(lowered(data), feeds(data))["scores"]
-    assert found.shape == run(data, feeds(data))["scores"].shape == (2, 2, 4, 682)
+    result = lowered(data)
+    assert {name: str(values.dtype) for name, values in weights(result).items()}["grid"] == "float32"
+    check_close(run(result, feeds(data)), run(data, feeds(data)))
+
+
+def test_light_nodes_between_two_islands_stay_with_them() -> None:
+    """A Cast costs as much as they do: two norms with a scale and a transposition between them need one each way."""
+    net = Net(17, seed=13)
+    x = net.node("Reshape", net.conv(net.image(), 3, 4, name="c"), net.constant([-1, 4, 16]))
+    x = net.node("LayerNormalization", x, net.weight(16), net.weight(16), axis=-1)
+    x = net.node("Transpose", net.node("Mul", x, net.weight(16)), perm=[0, 2, 1])
+    x = net.node("Flatten", net.node("LayerNormalization", x, net.weight(4), net.weight(4), axis=-1))
+    net.result(net.node("MatMul", x, net.weight(64, 5), out="scores"), 5)
+    result = lowered(net.bytes())
+    assert operators(result) == [
+        "Cast", "Conv", "Reshape", "Cast", "LayerNormalization", "Mul", "Transpose", "LayerNormalization", "Flatten",
+        "Cast", "MatMul", "Cast",
+    ]  # fmt: skip
 
 
 def test_what_a_branch_reads_from_outside_is_there_in_single_precision() -> None:

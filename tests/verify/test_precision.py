@@ -115,6 +115,14 @@ def test_the_errors_are_those_of_the_probabilities() -> None:
     assert step.numbers["mean_error"] >= 0.5 * errors.mean()
 
 
+def test_few_photos_are_judged_alone() -> None:
+    """Noise joins them, for NaN's sake."""
+    certificate = climbed(branched.separate(), half(branched.separate()), photos(3))
+    assert certificate.inputs["noise"] == 5
+    numbers = certificate.steps[-1].numbers
+    assert numbers["inputs"] == numbers["agreed"] + numbers["undecided"] == 3
+
+
 # -- NaN and infinity ----------------------------------------------------------------------------------------------
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...graph import Constant, Model, Node, Tensor, captured
+from ...graph import Constant, Model, Node, Tensor
 from .forms import Form, float_positions, half_form, label
 
 LARGEST = 65504.0
@@ -41,7 +41,6 @@ HEAVY = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attenti
 """What half precision makes faster by itself; the rest only follows, for a Cast would cost as much as it saves."""
 
 _POOLS = ("GlobalAveragePool", "AveragePool")
-_MEASURES = ("Shape", "Size")  # what they say of an image is no value of it
 
 Array = np.ndarray[Any, Any]
 
@@ -64,15 +63,11 @@ class _Chooser:
     def __init__(self, model: Model, ranges: Mapping[str, tuple[float, float]], keep: frozenset[str]) -> None:
         self.model, self.ranges, self.keep = model, ranges, keep
         self.single = set(model.inputs)  # floating-point tensors that are made in single precision
-        self.pictures = set(model.inputs)  # tensors whose values depend on the image, not only on its size
         self.weights: dict[str, str] = {}
 
     def run(self) -> dict[str, str]:
         found: dict[str, str] = {}
         for node in self.model.nodes:
-            read = [*(tensor.name for tensor in node.inputs), *captured(node)]
-            if node.op not in _MEASURES and not self.pictures.isdisjoint(read):
-                self.pictures |= {tensor.name for tensor in node.outputs}
             touched = float_positions(self.model, node.inputs) or float_positions(self.model, node.outputs)
             why = self._why(node) if touched or node.has_graphs else ""
             if why:
@@ -84,8 +79,6 @@ class _Chooser:
         """Why the node stays in single precision, "" if it does not."""
         if label(node) in self.keep:
             return "asked for"
-        if node.op not in _MEASURES and self.pictures.isdisjoint(tensor.name for tensor in node.outputs):
-            return "not computed from the image"
         form = half_form(self.model, node)
         if isinstance(form, str):
             return form
