@@ -28,11 +28,11 @@ def apply(image: Image.Image, spec: Preprocess) -> np.ndarray:
     ``spec.mean`` and ``spec.std`` are in the tensor's own channel order. Raises ``DataError`` for a picture so long and
     thin that resizing its short side would not fit into memory.
     """
-    return normalise(np.asarray(view(image, spec)), spec)
+    return scaled(np.asarray(view(image, spec)), spec)
 
 
-def normalise(pixels: np.ndarray, spec: Preprocess) -> np.ndarray:
-    """The tensor of RGB pixels ``[..., H, W, 3]``, uint8, that are resized and cropped already."""
+def scaled(pixels: np.ndarray, spec: Preprocess) -> np.ndarray:
+    """The tensor of RGB pixels ``[..., H, W, 3]`` (uint8) that are resized and cropped already, C-contiguous."""
     if spec.colour == "BGR":
         pixels = pixels[..., ::-1]
     if spec.layout == "NCHW":

@@ -9,6 +9,7 @@ from onnx import TensorProto
 from ..card import CARD_KEY, Card
 from ..errors import CardError, ModelError
 from ..graph import File, Model, is_exactly, read_model
+from ..preprocessing import Preprocess
 from .certificate import Mismatch
 
 
@@ -26,10 +27,10 @@ def check_file(model: Model, data: File) -> None:
         raise Mismatch("structure", "The expert's file holds something that its graph does not use.")
 
 
-def check_card(model: Model, own: Card, *, baked: bool = False) -> None:
+def check_card(model: Model, own: Card, baked: Preprocess | None = None) -> None:
     """Raise ``Mismatch`` if the model carries another card than ``own``, or anything beside it.
 
-    One with its preprocessing ``baked`` in takes bytes, ``[N, H, W, 3]``, and its card may say so.
+    One with its preprocessing ``baked`` in takes bytes, ``[N, H, W, 3]``, RGB; its card says so, and names that input.
     """
     if set(model.metadata) != {CARD_KEY}:
         raise Mismatch("structure", "The expert carries other metadata than its card.")
@@ -40,10 +41,12 @@ def check_card(model: Model, own: Card, *, baked: bool = False) -> None:
         raise Mismatch("structure", f"The expert's card is wrong: {error.message}") from error
     if card.classes != own.classes:
         raise Mismatch("structure", "The classes on the expert's card are not the selected ones, in order.")
-    if baked:
-        size = own.preprocess.size if own.preprocess else None
-        if model.types.get(card.input) != TensorProto.UINT8 or model.inputs[card.input][1:] != (*(size or ()), 3):
-            raise Mismatch("structure", "The expert does not take an image as bytes, with its channels last.")
-        own = replace(own, preprocess=card.preprocess)
+    if baked is not None and card.preprocess is not None:
+        as_bytes = replace(
+            baked, mean=(0.0,) * 3, std=(1.0,) * 3, colour="RGB", layout="NHWC", dtype=card.preprocess.dtype
+        )
+        own = replace(own, input=card.input, preprocess=as_bytes)
+        if model.types.get(card.input) != TensorProto.UINT8:
+            raise Mismatch("structure", "The expert does not take an image as bytes.")
     if card.to_json() != own.to_json():
         raise Mismatch("structure", "The expert's card is not the full model's card for the selected classes.")

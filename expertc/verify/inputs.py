@@ -11,7 +11,7 @@ from PIL import Image
 from ..errors import DataError
 from ..graph import Shape
 from ..preprocessing import Preprocess
-from ..runtime.preprocess import apply, normalise
+from ..runtime.preprocess import apply, scaled
 
 AT_LEAST = 8
 """Fewer photos than this are joined by noise."""
@@ -25,8 +25,8 @@ Array = np.ndarray[Any, Any]
 class Inputs:
     """``values`` are ``[n, ...]``, the first ``count`` given, the other ``noise`` ones drawn with ``seed``.
 
-    ``images`` says whether those given are photos. ``pixels`` are the same inputs for a model that has its
-    preprocessing in it: ``[n, H, W, 3]``, uint8, RGB.
+    ``images`` says whether those given are photos. Where the expert has its preprocessing ``baked`` in, ``pixels`` are
+    the same inputs for that: ``[n, H, W, 3]``, uint8, RGB.
     """
 
     values: Array
@@ -35,6 +35,7 @@ class Inputs:
     noise: int
     seed: int
     pixels: Array | None = None
+    baked: Preprocess | None = None
 
     @property
     def fed(self) -> Array:
@@ -72,7 +73,7 @@ def prepare(
     values = np.concatenate(parts) if len(parts) > 1 else parts[0]
     if baked is None:
         return Inputs(values, images and count > 0, count, missing, seed)
-    return Inputs(normalise(values, baked), images and count > 0, count, missing, seed, values)
+    return Inputs(scaled(values, baked), images and count > 0, count, missing, seed, values, baked)
 
 
 def noise(count: int, spec: Preprocess | None, shape: Shape, seed: int) -> Array:

@@ -130,7 +130,7 @@ class _Ladder:
         for model, data in ((self.cut, cut), (self.final, final)):
             check_file(model, data)
         check_card(self.cut, own)
-        check_card(self.final, shipped, baked=self.inputs.pixels is not None)
+        check_card(self.final, shipped, self.inputs.baked)
         if list(self.final.outputs) != list(self.full.outputs):
             raise Mismatch("structure", "The final model's outputs are not those of the full model.")
         traced = trace(self.full, self.cut, views(self.full, self.card), self.card, self.indices)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..backends import OpenSession
 from ..card import Card, Output
-from ..errors import BundleError, ModelError, UnsupportedError
+from ..errors import ExpertcError, ModelError, UnsupportedError
 from ..graph import Model, is_exactly
 from ..observe import Run, exposed, floats, maker
 from ..runtime.scores import probabilities
@@ -41,7 +41,7 @@ def converted(final: Model, lowered: Lowered) -> Model:
     """
     try:
         made, _ = conversion(lowered.recipe).run(final)
-    except BundleError as error:
+    except ExpertcError as error:
         raise Mismatch("structure", f"The expert's conversion cannot be repeated: {error.message}") from error
     if not is_exactly(made, lowered.file):
         raise Mismatch("structure", f"The expert in {lowered.precision} is not what its conversion makes of it.")

@@ -231,14 +231,15 @@ def test_a_weight_that_both_read_is_there_twice_and_one_that_nobody_else_reads_o
     check_close(run(result, feeds(net.bytes())), run(net.bytes(), feeds(net.bytes())))
 
 
-def test_bytes_of_an_image_go_straight_to_half_precision() -> None:
+def test_the_bytes_of_an_image_are_scaled_before_they_are_rounded() -> None:
+    """The mean of a byte is 123.675, which half precision has as 123.6875: an error that all pixels would share."""
     net = Net(17, seed=9)
     x = net.node("Transpose", net.image(4, 4, 3, dtype=TensorProto.UINT8), perm=[0, 3, 1, 2])
-    x = net.node("Div", net.node("Cast", x, to=TensorProto.FLOAT), net.constant(255.0))
-    net.result(net.head(net.conv(x, 3, 8, name="c"), 8, 5, name="scores"), 5)
+    x = net.node("Sub", net.node("Cast", x, to=TensorProto.FLOAT), net.constant(123.675))
+    net.result(net.head(net.conv(net.node("Mul", x, net.constant(0.017)), 3, 8, name="c"), 8, 5, name="scores"), 5)
     data = net.bytes()
     result = lowered(data)
-    assert operators(result).count("Cast") == 2
+    assert operators(result)[:6] == ["Transpose", "Cast", "Sub", "Mul", "Cast", "Conv"]
     inputs = {"image": np.random.default_rng(0).integers(0, 256, (4, 4, 4, 3), dtype=np.uint8)}
     check_close(run(result, inputs), run(data, inputs))
 

@@ -279,14 +279,14 @@ def test_probabilities_that_move_too_far_fail_even_on_noise(biased: Callable[[Ca
 
 
 def bake(case: Case, spec: Preprocess) -> Case:
-    """The expert for bytes ``[N, 8, 8, 3]``, by nodes put before it."""
+    """The expert for bytes ``[N, 8, 8, 3]``, by nodes put before it; only what it is given has another name."""
 
     def change(proto: onnx.ModelProto) -> None:
         graph = proto.graph
         for node in graph.node:
             node.input[:] = ["normalised" if name == "image" else name for name in node.input]
         steps = [
-            helper.make_node("Cast", ["image"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("Cast", ["pixels"], ["wide"], to=TensorProto.FLOAT),
             helper.make_node("Mul", ["wide", "factor"], ["scaled"]),
             helper.make_node("Sub", ["scaled", "shift"], ["shifted"]),
             helper.make_node("Transpose", ["shifted"], ["normalised"], perm=[0, 3, 1, 2]),
@@ -298,9 +298,9 @@ def bake(case: Case, spec: Preprocess) -> Case:
         graph.initializer.append(numpy_helper.from_array(factor.astype(np.float32), "factor"))
         graph.initializer.append(numpy_helper.from_array(shift.astype(np.float32), "shift"))
         batch = graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
-        graph.input[0].CopyFrom(helper.make_tensor_value_info("image", TensorProto.UINT8, [batch, 8, 8, 3]))
+        graph.input[0].CopyFrom(helper.make_tensor_value_info("pixels", TensorProto.UINT8, [batch, 8, 8, 3]))
         own = case.card.restrict(case.indices)
-        helper.set_model_props(proto, {CARD_KEY: replace(own, preprocess=as_bytes).to_json()})
+        helper.set_model_props(proto, {CARD_KEY: replace(own, input="pixels", preprocess=as_bytes).to_json()})
 
     as_bytes = replace(spec, layout="NHWC", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return replace(case, final=to_bytes(read_model(altered(case.final, change))))
@@ -333,10 +333,25 @@ def test_another_preprocessing_inside_fails(other: Preprocess) -> None:
     assert failure.name == "optimised"
 
 
+def test_its_card_says_what_is_left_to_do() -> None:
+    case = bake(branched.separate(), SPEC)
+
+    def claim(proto: onnx.ModelProto) -> None:
+        helper.set_model_props(
+            proto, {CARD_KEY: replace(own, preprocess=replace(own.preprocess, mean=SPEC.mean)).to_json()}
+        )
+
+    own = Card.from_json(read_model(case.final).metadata[CARD_KEY])
+    assert own.preprocess is not None
+    failure = climbed(case.finally_changed(claim), None, None, SPEC).failure
+    assert failure is not None
+    assert failure.detail == "The expert's card is not the full model's card for the selected classes."
+
+
 def test_one_that_takes_no_bytes_has_nothing_inside() -> None:
     failure = climbed(branched.separate(), None, None, SPEC).failure
     assert failure is not None
-    assert failure.detail == "The expert does not take an image as bytes, with its channels last."
+    assert failure.detail == "The expert does not take an image as bytes."
 
 
 def test_bytes_are_what_the_full_model_gets_normalised() -> None:

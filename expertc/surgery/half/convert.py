@@ -93,8 +93,7 @@ class _Writer:
             apart = at in form.outputs and tensor.name in self.faces
             made.append(Variable(fresh_name(f"{tensor.name}.half", self.taken) if apart else tensor.name))
             (self.half if at in form.outputs else self.single)[tensor.name] = made[-1]
-        attrs = {**node.attrs, "to": HALF} if node.op == "Cast" and form.outputs else node.attrs
-        self.nodes.append(Node(node.op, node.name, attrs, read, made, node.domain, like=node))
+        self.nodes.append(Node(node.op, node.name, node.attrs, read, made, node.domain, like=node))
         for tensor in node.outputs:
             if tensor.name in self.faces and tensor.name in self.half:
                 self.single[tensor.name] = self._cast(self.half[tensor.name], tensor.name, FLOAT)

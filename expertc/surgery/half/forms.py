@@ -15,7 +15,6 @@ FLOAT, HALF = int(TensorProto.FLOAT), int(TensorProto.FLOAT16)
 
 _LOWER = ("FLOAT16", "BFLOAT16", "FLOAT8", "FLOAT4")
 _QUANTISED = ("Quantize", "Dequantize", "DynamicQuantize", "QLinear", "ConvInteger", "MatMulInteger")
-_FITTING = (TensorProto.UINT8, TensorProto.INT8, TensorProto.BOOL)  # all their values are exact in half precision
 
 
 @dataclass(frozen=True)
@@ -51,8 +50,6 @@ def half_form(model: Model, node: Node) -> Form | str:
     if any(tensor.name and _kind(model, tensor) is None for tensor in (*node.inputs, *node.outputs)):
         return "of a type that is not known"
     read, made = float_positions(model, node.inputs), float_positions(model, node.outputs)
-    if node.op == "Cast" and made and _kind(model, node.inputs[0]) in _FITTING:
-        return Form(frozenset(), frozenset(made))
     faces = _faces(node.op, model.opset)
     if faces is None:
         return "not an operator of this opset"
