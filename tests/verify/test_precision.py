@@ -337,9 +337,7 @@ def test_its_card_says_what_is_left_to_do() -> None:
     case = bake(branched.separate(), SPEC)
 
     def claim(proto: onnx.ModelProto) -> None:
-        helper.set_model_props(
-            proto, {CARD_KEY: replace(own, preprocess=replace(own.preprocess, mean=SPEC.mean)).to_json()}
-        )
+        helper.set_model_props(proto, {CARD_KEY: replace(own, preprocess=replace(own.preprocess, resize=9)).to_json()})
 
     own = Card.from_json(read_model(case.final).metadata[CARD_KEY])
     assert own.preprocess is not None
