@@ -8,6 +8,9 @@ from typing import Any
 
 from ..graph import File
 
+STEP = "precision"
+"""The step of the ladder that judges it."""
+
 
 @dataclass(frozen=True)
 class Budget:

@@ -24,12 +24,10 @@ from ..surgery.precision import conversion
 from ..text import shown
 from .certificate import Mismatch, Number, Step
 from .inputs import Inputs
-from .lowered import Lowered
+from .lowered import STEP, Lowered
 from .running import BATCH, run, short
 from .scores import by_class, decisions
 from .settings import Values
-
-STEP = "precision"
 
 Array = np.ndarray[Any, Any]
 

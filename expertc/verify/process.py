@@ -18,7 +18,7 @@ from ..graph import File, Model, pack
 from ..preprocessing import Preprocess
 from ..text import clean_text
 from .certificate import Certificate
-from .lowered import Lowered
+from .lowered import STEP, Lowered
 from .standby import Standby, standby, writing
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError, UnsupportedError)}
 _SHORT = (MemoryError.__name__, OutOfMemoryError.__name__)
+_TOO_COARSE = "Calibrate on more photos like those it will see, allow a larger drop, or build it in single precision."
 _SMALLER = "Verify on fewer images, or on a machine with more memory."
 
 
@@ -159,7 +160,6 @@ def _certificate(outcome: dict[str, Any]) -> Certificate:
     certificate = Certificate.from_mapping(outcome["certificate"])
     failure = certificate.failure
     if failure is not None:
-        raise VerificationError(
-            f"Verification failed ({failure.name}): {failure.detail}", "Do not use this expert; please report it."
-        )
+        hint = _TOO_COARSE if failure.name == STEP else "Do not use this expert; please report it."
+        raise VerificationError(f"Verification failed ({failure.name}): {failure.detail}", hint)
     return certificate

@@ -20,7 +20,7 @@ from onnx import TensorProto, helper
 from expertc.backends.cpu import open_session
 from expertc.graph import read_model, to_bytes
 from expertc.observe import exposed, observe
-from expertc.surgery.half import Half, choose_islands, is_single
+from expertc.surgery.half import Half, choose_islands, is_single, notes
 
 CLOSE = 4e-3  # of the largest value: a few roundings of half precision, one after the other
 session = partial(open_session, threads=1)
@@ -311,3 +311,13 @@ def test_islands_can_be_asked_for() -> None:
     assert islands == {"second": "asked for", "likely": "a sum over many numbers"}
     kept = weights(to_bytes(Half(islands).run(model)[0]))
     assert (kept["second.w"].dtype, kept["first.w"].dtype) == (np.float32, np.float16)
+
+
+def test_every_reason_is_told_once() -> None:
+    islands = {**choose_islands(read_model(written_out_norm().bytes())), "\x1b[31mred": "asked for"}
+    said = notes(islands)
+    assert len(said) == len(
+        set(islands.values()) - {"what it reads is in single precision", "divides by what is in single precision"}
+    )
+    assert "In single precision, 2 times: 'reducemean_3', a sum over many numbers." in said
+    assert not any("\x1b" in sentence for sentence in said)

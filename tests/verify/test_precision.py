@@ -157,6 +157,7 @@ def test_it_is_an_error_with_exit_code_5() -> None:
     ) as it:
         verify(case.full, case.cut, case.final, half(case), **options)
     assert it.value.exit_code == ExitCode.VERIFICATION == 5
+    assert it.value.hint.startswith("Calibrate on more photos")
     ranges = {"huge": (-1e5, 1e5), "still huge": (0.0, 1e5)}
     sound = half(case, choose_islands(read_model(case.final), ranges))
     certificate = verify(case.full, case.cut, case.final, sound, **options)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...graph import Constant, Model, Node, Tensor
+from ...text import clean_text, shown
 from .forms import Form, float_positions, half_form, label
 
 LARGEST = 65504.0
@@ -32,14 +33,19 @@ RULES: Mapping[str, str] = {
          "GlobalLpPool", "ReduceMean", "ReduceSum", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum",
          "ReduceLogSumExp", "ReduceSumSquare", "CumSum", "Det"), _SUMS
     ),
-    **dict.fromkeys(("Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Softplus", "Mish", "Sinh", "Cosh", "Tan"), _FUNCTIONS),
+    **dict.fromkeys(
+        ("Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Softplus", "Mish", "Sinh", "Cosh", "Tan", "Acos", "Asin"),
+        _FUNCTIONS,
+    ),
 }  # fmt: skip
-"""Operators that stay in single precision whatever they compute; those that NVIDIA's and Microsoft's converters keep,
-and norms, whose mean of squares overflows from values of 256 on."""
+"""Operators that stay in single precision whatever they compute: what PyTorch's autocast computes in float32 (its
+documentation, "CUDA Ops that can autocast to float32"), and the other norms and sums: a mean of squares overflows from
+values of 256 on."""
 
 HEAVY = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul", "Einsum", "Attention"))
 """What half precision makes faster by itself; the rest only follows, for a Cast would cost as much as it saves."""
 
+_FOLLOWS, _DIVIDES = "what it reads is in single precision", "divides by what is in single precision"
 _POOLS = ("GlobalAveragePool", "AveragePool")
 
 Array = np.ndarray[Any, Any]
@@ -57,6 +63,18 @@ def choose_islands(
         keep: further labels.
     """
     return _Chooser(model, ranges or {}, frozenset(keep)).run()
+
+
+def notes(islands: Mapping[str, str]) -> list[str]:
+    """A sentence for every reason but that of nodes that only follow: for how many it holds, and the first of them."""
+    labels: dict[str, list[str]] = {}
+    for name, why in islands.items():
+        labels.setdefault(why, []).append(name)
+    return [
+        f"In single precision, {len(names)} times: {shown(names[0])}, {clean_text(why)}."
+        for why, names in labels.items()
+        if why not in (_FOLLOWS, _DIVIDES)
+    ]
 
 
 class _Chooser:
@@ -122,9 +140,9 @@ class _Chooser:
         floats = [node.inputs[at] for at in float_positions(self.model, node.inputs)]
         computed = [tensor.name for tensor in floats if not isinstance(tensor, Constant)]
         if computed and self.single.issuperset(computed):
-            return "what it reads is in single precision"
+            return _FOLLOWS
         divided = node.op == "Div" and node.inputs[1].name in self.single
-        return "divides by what is in single precision" if divided else ""
+        return _DIVIDES if divided else ""
 
 
 def _misfit(values: Array) -> str:
