@@ -82,7 +82,7 @@ def precision(
         "inputs": count,
         "largest_error": short(errors[worst]),
         "mean_error": short(errors.mean()),
-        "worst_input": worst,
+        "worst_input": worst + 1,
         "allowed_largest": budget.worst,
         "allowed_mean": budget.mean,
     }
