@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -13,17 +13,25 @@ from . import manifest
 from .bundle import MODEL, WEIGHTS, Bundle
 from .errors import BundleError, ModelError, UnsupportedError, UsageError, VerificationError
 from .graph import File, Model
+from .preprocessing import Preprocess
 from .source import Source
 from .surgery.prune import Cut, prune
 from .targets import Target
 from .text import shown
 from .verify import Certificate, Standby
+from .verify.lowered import Lowered
 from .verify.process import verifier
 
 LEVELS = ("fast", "full", "off")
 
 Array = np.ndarray[Any, Any]
-Start = Callable[[Cut, File], Callable[[], Certificate]]
+
+
+class Start(Protocol):
+    """Starts the check of an expert: as it was cut, after all passes, and as it is shipped in lower precision."""
+
+    def __call__(self, cut: Cut, expert: File, lowered: Lowered | None = None) -> Callable[[], Certificate]:
+        """Returns what waits for the certificate."""
 
 
 @contextmanager
@@ -35,6 +43,7 @@ def verifying(
     standing: Standby | None = None,
     *,
     embedded: bool = False,
+    baked: Preprocess | None = None,
 ) -> Iterator[Start]:
     """Let the verifying process get ready while an expert for ``indices`` is made; yields what starts the check.
 
@@ -42,9 +51,10 @@ def verifying(
 
     ``images`` are preprocessed photos ``[N, ...]``, noise without any; at the level "off" nothing is done. The process
     is ``standing`` if there is one. In an expert whose controls are ``embedded`` these are the defaults on the card.
+    Where its preprocessing is ``baked`` in, ``images`` are bytes ``[N, H, W, 3]``.
     """
     if level == "off":
-        yield lambda cut, expert: Certificate.off
+        yield lambda cut, expert, lowered=None: Certificate.off
         return
     with verifier(
         source.runnable,
@@ -54,9 +64,10 @@ def verifying(
         inputs=images,
         images=images is not None,
         embedded=embedded,
+        baked=baked,
         standing=standing,
     ) as start:
-        yield lambda cut, expert: start(cut.model, expert)
+        yield lambda cut, expert, lowered=None: start(cut.model, expert, lowered)
 
 
 def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images: Array | None = None) -> Certificate:

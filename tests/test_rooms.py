@@ -32,6 +32,7 @@ ORDER = [
     ("manifest",),
     ("verify",),
     ("runtime",),
+    ("observe",),
     ("backends",),
     ("pages",),
     ("source",),

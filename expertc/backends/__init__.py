@@ -5,7 +5,8 @@ Each backend is a module that is imported only where it is used: ``cpu`` (ONNX R
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,4 +44,21 @@ class Session(Protocol):
         """Free the model; the session cannot run afterwards."""
 
 
-__all__ = ["Session"]
+class OpenSession(Protocol):
+    """Opens an ONNX model; ``optimise`` turns all of the runtime's graph optimisations on or off."""
+
+    def __call__(self, model: Path | bytes, *, optimise: bool) -> Session:
+        """A session over ``model``: its bytes, or its file where weights lie beside it."""
+
+
+def portions(x: NDArray[Any], size: int) -> Iterator[tuple[NDArray[Any], int]]:
+    """``x`` ``[n, ...]`` in parts of ``size``, and how many of each are its own: the last is filled up with its last.
+
+    For a model that takes exactly ``size`` images at a time.
+    """
+    for start in range(0, len(x), size):
+        part = x[start : start + size]
+        yield np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]), len(part)
+
+
+__all__ = ["OpenSession", "Session", "portions"]

@@ -57,6 +57,11 @@ class Certificate:
         return cls("off", "off")
 
     @property
+    def carried_by(self) -> str:
+        """The step that the verdict rests on: the one that failed, else the last and most telling; "" without any."""
+        return self.steps[-1].name if self.steps else ""
+
+    @property
     def failure(self) -> Step | None:
         """The step that failed, if one did."""
         return next((step for step in self.steps if not step.passed), None)
@@ -65,6 +70,7 @@ class Certificate:
         """Plain JSON types; the same certificate gives the same mapping."""
         return {
             "verdict": self.verdict,
+            "carried_by": self.carried_by,
             "level": self.level,
             "inputs": dict(self.inputs),
             "steps": [step.to_mapping() for step in self.steps],
@@ -72,8 +78,10 @@ class Certificate:
 
     @classmethod
     def from_mapping(cls, data: Any) -> Certificate:
-        """Read what ``to_mapping`` returned. Raises ``BundleError`` for anything else."""
+        """Read what ``to_mapping`` returned, now or in an older version. Raises ``BundleError`` for anything else."""
         fields = {"verdict": str, "level": str, "inputs": dict, "steps": list}
+        if isinstance(data, dict):  # what follows from the rest, and older versions did not write
+            data = {key: value for key, value in data.items() if key != "carried_by"}
         if _has(data, fields) and data["verdict"] in VERDICTS and data["level"] in LEVELS:
             step = {"name": str, "passed": bool, "detail": str, "numbers": dict}
             if all(_has(item, step) for item in data["steps"]):

@@ -1,8 +1,9 @@
 """The process that runs strangers' graphs: ``python -m expertc.verify.child FOLDER``.
 
 One byte on standard input says that the folder holds ``job.json`` and, if inputs were given, ``inputs.npy``; another,
-that ``cut.onnx`` and ``final.onnx`` are there too. The outcome is written beside them. The other end of standard input
-is held by the parent: the process ends when that does, whichever way, and then takes the folder with it.
+that ``cut.onnx`` and ``final.onnx`` are there too, and ``lowered.onnx`` if the expert has lower precision. The outcome
+is written beside them. The other end of standard input is held by the parent: the process ends when that does,
+whichever way, and then takes the folder with it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from ..backends.cpu import open_session
 from ..card import Card
 from ..errors import ExpertcError
 from ..graph import DATA_SUFFIX, File, read_model
+from ..preprocessing import Preprocess
 from .inputs import prepare
 from .ladder import climb
 from .limits import Limits
+from .lowered import Lowered
 
 
 def main(folder: Path) -> None:
@@ -45,13 +48,17 @@ def _run(folder: Path) -> dict[str, Any]:
     given = folder / "inputs.npy"
     values = np.load(given, mmap_mode="r", allow_pickle=False) if given.exists() else None
     shape = full.inputs.get(card.input, ())
-    inputs = prepare(values, card.preprocess, shape, images=job["images"], seed=job["seed"])
+    baked = None if job["baked"] is None else Preprocess.from_mapping(job["baked"])
+    inputs = prepare(values, card.preprocess, shape, images=job["images"], seed=job["seed"], baked=baked)
     _await_go(folder)
     threading.Thread(target=_await_go, args=(folder,), daemon=True).start()  # which nothing but the end can follow
+
+    lowered = _lowered(folder)
 
     def limit(batch: int) -> None:
         given, (count, *sides) = job["limits"], inputs.values.shape
         runs = count * (2 if card.controls else 1)  # at most: see control_settings
+        runs *= 1 if lowered is None else 2  # twice more, one of them with every tensor kept
         (Limits.of(full, shape, (runs, *sides), batch) if given is None else Limits(**given)).impose()
 
     certificate = climb(
@@ -64,10 +71,19 @@ def _run(folder: Path) -> dict[str, Any]:
         inputs=inputs,
         level=job["level"],
         embedded=job["embedded"],
+        lowered=lowered,
         scratch=folder,
         before_running=limit,
     )
     return certificate.to_mapping()
+
+
+def _lowered(folder: Path) -> Lowered | None:
+    """The expert in lower precision, if there is one."""
+    path = folder / "lowered.json"
+    if not path.exists():
+        return None
+    return Lowered(_given(folder / "lowered.onnx"), **json.loads(path.read_text(encoding="utf-8")))
 
 
 def _given(path: Path) -> File:

@@ -1,26 +1,32 @@
-"""The ladder: structure, raw scores, the optimised final model, decisions on photos. It stops at the first failure."""
+"""The ladder: structure, raw scores, the optimised final model, decisions on photos, and those in lower precision.
+
+It stops at the first failure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from onnx import TensorProto
 
-from ..backends import Session
-from ..card import CARD_KEY, Card
-from ..errors import CardError, ModelError, UnsupportedError
-from ..graph import Dim, File, Model, is_exactly, pack, read_model
+from ..backends import OpenSession
+from ..card import Card
+from ..errors import ModelError, UnsupportedError
+from ..graph import Dim, File, Model, pack
 from ..text import shown
 from .certificate import Certificate, Mismatch, Number, Step
+from .face import check_card, check_file, read_expert
 from .inputs import Inputs
+from .lowered import Lowered
+from .precision import converted, precision
 from .reference import poisoned, whole
-from .scores import by_class, decisions, monotony, relative_distance, reversals
+from .running import BATCH, batch_of, distance, rounding, run, short
+from .scores import by_class, decisions, monotony, reversals
 from .settings import ControlSetting, Values, control_settings
 from .structure import Trace, trace
 from .views import View, views
@@ -30,19 +36,9 @@ RAW = 1e-5
 """Allowed difference over the largest score where the cut changed the kernel or a softmax was renormalised."""
 FINAL = 1e-4
 """The same for the folded model, optimised by the runtime."""
-BATCH = 8
-"""Inputs per run of a model that takes any number."""
-
 _GRAINS = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
 
 Array = np.ndarray[Any, Any]
-
-
-class OpenSession(Protocol):
-    """Opens an ONNX model; ``optimise`` turns all of the runtime's graph optimisations on or off."""
-
-    def __call__(self, model: File, *, optimise: bool) -> Session:
-        """A session over ``model``, which is ONNX."""
 
 
 def climb(
@@ -56,6 +52,7 @@ def climb(
     inputs: Inputs,
     level: str = "fast",
     embedded: bool = False,
+    lowered: Lowered | None = None,
     scratch: Path | None = None,
     before_running: Callable[[int], None] = lambda batch: None,
 ) -> Certificate:
@@ -65,12 +62,13 @@ def climb(
         open_session: runs the models; the full model and the cut without optimisation, the final one with it.
         full: the full model.
         cut: the expert as it was cut, as ONNX; nothing in it is changed but what the cut removed.
-        final: the expert after all passes, as it is shipped.
+        final: the expert after all passes but that to lower precision; if there is none, as it is shipped.
         card: the full model's.
         indices: the selected classes, ascending.
-        inputs: what to run them on.
+        inputs: what to run them on. If they have pixels, the final model has its preprocessing in it and takes those.
         level: "fast" compares with the nodes that the expert has, "full" with the whole model.
         embedded: whether the final model has the defaults of its controls for constants instead of inputs.
+        lowered: the expert in lower precision, if that is what is shipped.
         scratch: a folder for models that are too large to be bytes.
         before_running: is told the most inputs per run, once the structure is found sound and before anything runs.
 
@@ -83,8 +81,8 @@ def climb(
         ladder = _Ladder(
             open_session,
             full,
-            _read(cut),
-            _read(final),
+            read_expert(cut),
+            read_expert(final),
             card,
             tuple(indices),
             inputs,
@@ -94,14 +92,17 @@ def climb(
             scratch,
         )
         structure, traced = ladder.structure(cut, final)
+        in_lower_precision = None if lowered is None else converted(ladder.final, lowered)
         steps.append(structure)
-        before_running(max(ladder.batch, _batch(ladder.final, card)))
+        before_running(max(ladder.batch, batch_of(ladder.final, card)))
         expected, raw, dull = ladder.raw_scores(traced)
         steps.append(raw)
         optimised, scores = ladder.optimised(final, expected)
         steps.append(optimised)
         if inputs.images:
             steps.append(ladder.decisions(expected, scores))
+        if in_lower_precision is not None and lowered is not None:
+            steps.append(ladder.precision(in_lower_precision, lowered, scores))
     except Mismatch as fault:
         steps.append(Step(fault.step, False, fault.message, fault.numbers))
         return Certificate("failed", level, tuple(steps), inputs.to_mapping())
@@ -126,10 +127,10 @@ class _Ladder:
         """(a) Kept nodes come from the original, removed weights are absent, the card is that of the selection."""
         own = self.card.restrict(self.indices)
         shipped = replace(own, controls=()) if self.embedded else own
-        for model, data, its in ((self.cut, cut, own), (self.final, final, shipped)):
-            if not is_exactly(model, data):
-                raise Mismatch("structure", "The expert's file holds something that its graph does not use.")
-            _check_card(model, its)
+        for model, data in ((self.cut, cut), (self.final, final)):
+            check_file(model, data)
+        check_card(self.cut, own)
+        check_card(self.final, shipped, self.inputs.baked)
         if list(self.final.outputs) != list(self.full.outputs):
             raise Mismatch("structure", "The final model's outputs are not those of the full model.")
         traced = trace(self.full, self.cut, views(self.full, self.card), self.card, self.indices)
@@ -155,14 +156,14 @@ class _Ladder:
                 raise Mismatch("raw scores", f"The expert does not normalise {shown(here.output)} over its classes.")
         reference, poison = self._reference(traced, [view.tensor for view in seen])
         seen_of_cut = whole(self.cut, [name for view in own for name in (view.tensor, view.output)])
-        found = self._scores(self._packed(seen_of_cut, "cut-reference.onnx"), False, self._fed)
+        found = self._scores(self._packed(seen_of_cut, "cut-reference.onnx"), self.inputs.values, False, self._fed)
         rows = {view.output: view.rows(reference[view.tensor], self.indices) for view in seen}
         expected = {view.output: view.finish(rows[view.output]) for view in seen}
         for view in own:
             self._require_finite(rows[view.output], found[view.tensor])
-        differences = [_distance("raw scores", v.output, found[v.tensor], rows[v.output]) for v in own]
+        differences = [distance("raw scores", v.output, found[v.tensor], rows[v.output]) for v in own]
         renormalised = [
-            _distance("raw scores", v.output, found[v.output], expected[v.output]) - _rounding(found[v.output])
+            distance("raw scores", v.output, found[v.output], expected[v.output]) - rounding(found[v.output])
             for v in own
             if v.tail
         ]
@@ -172,10 +173,10 @@ class _Ladder:
             "inputs": len(self.inputs.values),
             "poisoned_tensors": poison,
             "allowed": allowed,
-            "largest_difference": _short(largest),
+            "largest_difference": short(largest),
         }
         numbers |= {"control_settings": len(self.settings)} if self.card.controls else {}
-        numbers |= {"after_softmax": _short(conditioned)} if renormalised else {}
+        numbers |= {"after_softmax": short(conditioned)} if renormalised else {}
         if largest > allowed or conditioned > max(RAW, self._grain):
             far = f"differ by {max(largest, conditioned):.2g} of the largest"
             raise Mismatch("raw scores", f"The expert's scores and the full model's {far}.", numbers)
@@ -186,7 +187,7 @@ class _Ladder:
 
     def optimised(self, final: File, expected: Mapping[str, Array]) -> tuple[Step, Mapping[str, Array]]:
         """(c) The final model, optimised, is within ``FINAL`` of it, and in the same order where that is clear."""
-        found = self._scores(final, True, ({},) if self.embedded else self._fed)
+        found = self._scores(final, self.inputs.fed, True, self._fed_to_final)
         if self.embedded:  # the defaults are all that it knows, and they came first
             expected = {n: values[: len(found[n])] if values.ndim else values for n, values in expected.items()}
         axes = {output.name: output.axis for output in self.card.outputs}
@@ -194,14 +195,14 @@ class _Ladder:
         for name, want in expected.items():
             if not np.isfinite(found[name]).all():
                 raise Mismatch("optimised", "The final model gives NaN or infinity.")
-            largest = max(largest, _distance("optimised", name, found[name], want))
+            largest = max(largest, distance("optimised", name, found[name], want))
             if name in axes:
                 got, should = by_class(found[name], axes[name]), by_class(want, axes[name])
                 turned += reversals(got, should, allowed * float(np.abs(should).max()))
         numbers: dict[str, Number] = {
             "inputs": len(self.inputs.values),
             "allowed": allowed,
-            "largest_difference": _short(largest),
+            "largest_difference": short(largest),
             "reordered": turned,
         }
         if largest > allowed:
@@ -224,6 +225,20 @@ class _Ladder:
         detail = f"On {len(want) - close} of {len(want)} images the expert decides as the full model"
         return Step("decisions", True, f"{detail}{'; the others are ties' if close else ''}.", numbers)
 
+    def precision(self, model: Model, lowered: Lowered, found: Mapping[str, Array]) -> Step:
+        """(e) In lower precision the expert decides as it does in single precision."""
+        own = self.card.restrict(self.indices)
+        return precision(
+            self.open_session,
+            model,
+            lowered,
+            found,
+            card=own,
+            inputs=self.inputs,
+            settings=self._fed_to_final,
+            scratch=self.scratch,
+        )
+
     # -- running -------------------------------------------------------------------------------------------------------
 
     @property
@@ -238,12 +253,16 @@ class _Ladder:
     @property
     def batch(self) -> int:
         """Inputs per run of the full model."""
-        return _batch(self.full, self.card)
+        return batch_of(self.full, self.card)
 
     @property
     def _fed(self) -> tuple[Values, ...]:
         """What an expert's controls are set to, in turn."""
         return tuple(setting.expert for setting in self.settings)
+
+    @property
+    def _fed_to_final(self) -> tuple[Values, ...]:
+        return ({},) if self.embedded else self._fed
 
     def _reference(self, traced: Trace, tensors: Sequence[str]) -> tuple[dict[str, Array], int]:
         x = self.inputs.values
@@ -259,17 +278,18 @@ class _Ladder:
             poison, model = made.poisoned, made.model
         packed = self._packed(model, "reference.onnx")
         with closing(self.open_session(packed, optimise=False)) as session:
-            return _run(session, x, [setting.full for setting in self.settings]), poison
+            size = session.input_shape[0] or BATCH
+            return run(session.run, size, x, [setting.full for setting in self.settings]), poison
 
     def _packed(self, model: Model, name: str) -> File:
         return pack(model, None if self.scratch is None else self.scratch / name)
 
-    def _scores(self, model: File, optimise: bool, settings: Sequence[Values]) -> dict[str, Array]:
+    def _scores(self, model: File, x: Array, optimise: bool, settings: Sequence[Values]) -> dict[str, Array]:
         """The expert's outputs; that it does not run is a mismatch."""
         step = "optimised" if optimise else "raw scores"
         try:
             with closing(self.open_session(model, optimise=optimise)) as session:
-                return _run(session, self.inputs.values, settings)
+                return run(session.run, session.input_shape[0] or BATCH, x, settings)
         except (ModelError, UnsupportedError) as error:
             raise Mismatch(step, f"The expert does not run: {error.message}") from error
 
@@ -294,61 +314,3 @@ class _Ladder:
         return (
             f"the scores {why}" if row is None else f"the score of {shown(self.card.classes[self.indices[row]])} {why}"
         )
-
-
-def _read(data: File) -> Model:
-    try:
-        return read_model(data)
-    except ModelError as error:
-        raise Mismatch("structure", f"The expert cannot be read: {error.message}") from error
-
-
-def _batch(model: Model, card: Card) -> int:
-    shape = model.inputs.get(card.input, ())
-    return shape[0] if shape and isinstance(shape[0], int) else BATCH
-
-
-def _check_card(model: Model, own: Card) -> None:
-    if set(model.metadata) != {CARD_KEY}:
-        raise Mismatch("structure", "The expert carries other metadata than its card.")
-    try:
-        card = Card.from_json(model.metadata[CARD_KEY])
-        card.check_graph(model.inputs, model.outputs, model.types)
-    except CardError as error:
-        raise Mismatch("structure", f"The expert's card is wrong: {error.message}") from error
-    if card.classes != own.classes:
-        raise Mismatch("structure", "The classes on the expert's card are not the selected ones, in order.")
-    if card.to_json() != own.to_json():
-        raise Mismatch("structure", "The expert's card is not the full model's card for the selected classes.")
-
-
-def _run(session: Session, x: Array, settings: Sequence[Values]) -> dict[str, Array]:
-    """Every output for all inputs, and that for every setting of the controls, one after the other.
-
-    A batch at a time; the last one is filled up with its last input.
-    """
-    size = session.input_shape[0] or BATCH
-    parts: dict[str, list[Array]] = {}
-    for controls, start in product(settings, range(0, len(x), size)):
-        part = x[start : start + size]
-        filled = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
-        for name, values in session.run(filled, controls).items():
-            per_input = values.ndim > 0 and len(values) == size
-            if per_input or name not in parts:
-                parts.setdefault(name, []).append(values[: len(part)] if per_input else values)
-    return {name: np.concatenate(values) if len(values) > 1 else values[0] for name, values in parts.items()}
-
-
-def _distance(step: str, output: str, found: Array, expected: Array) -> float:
-    if found.shape != expected.shape:
-        raise Mismatch(step, f"The expert's output {shown(output)} is {found.shape} instead of {expected.shape}.")
-    return relative_distance(found, expected)
-
-
-def _rounding(values: Array) -> float:
-    """What rounding to the type of ``values`` may change, relative to the largest; only counts below float32."""
-    return float(np.finfo(values.dtype).eps) if values.dtype == np.float16 else 0.0
-
-
-def _short(value: float) -> float:
-    return float(f"{value:.3g}")

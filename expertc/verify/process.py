@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from ..card import Card
 from ..errors import CardError, DataError, ModelError, OutOfMemoryError, UnsupportedError, VerificationError
 from ..graph import File, Model, pack
+from ..preprocessing import Preprocess
 from ..text import clean_text
 from .certificate import Certificate
+from .lowered import STEP, Lowered
 from .standby import Standby, standby, writing
 
 if TYPE_CHECKING:
@@ -24,16 +26,25 @@ if TYPE_CHECKING:
 
 _FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError, UnsupportedError)}
 _SHORT = (MemoryError.__name__, OutOfMemoryError.__name__)
+_TOO_COARSE = "Calibrate on more photos like those it will see, allow a larger drop, or build it in single precision."
 _SMALLER = "Verify on fewer images, or on a machine with more memory."
 
 
-def verify(full: File, cut: Model | bytes, final: File, **options: Any) -> Certificate:
-    """Verify an expert: ``cut`` as it was cut, before any other pass, and ``final`` as it will be shipped.
+class Start(Protocol):
+    """Lets the child verify an expert, once."""
+
+    def __call__(self, cut: Model | bytes, final: File, lowered: Lowered | None = None) -> Callable[[], Certificate]:
+        """``cut`` as it was cut, before any other pass, ``final`` after all passes but that to lower precision, and
+        what is shipped if that is another. Returns what waits for the certificate."""
+
+
+def verify(full: File, cut: Model | bytes, final: File, lowered: Lowered | None = None, **options: Any) -> Certificate:
+    """Verify an expert; the models are those of ``Start``.
 
     The options, what is returned and what is raised are those of ``verifier``.
     """
     with verifier(full, **options) as start:
-        return start(cut, final)()
+        return start(cut, final, lowered)()
 
 
 @contextmanager
@@ -47,12 +58,13 @@ def verifier(
     images: bool = False,
     seed: int = 0,
     embedded: bool = False,
+    baked: Preprocess | None = None,
     limits: Limits | None = None,
     standing: Standby | None = None,
-) -> Iterator[Callable[[Model | bytes, File], Callable[[], Certificate]]]:
-    """Let a child process read the full model while the caller still cuts it; yields ``start(cut, final)``.
+) -> Iterator[Start]:
+    """Let a child process read the full model while the caller still cuts it; yields what starts the verification.
 
-    ``start`` lets the child run ``ladder.climb`` on ONNX Runtime, once, and returns what waits for the certificate.
+    That lets the child run ``ladder.climb`` on ONNX Runtime, and returns what waits for the certificate.
 
     Args:
         full: the full model, its file or its bytes.
@@ -63,6 +75,7 @@ def verifier(
         images: whether ``inputs`` are photos, so that decisions on them count.
         seed: of the noise.
         embedded: whether the final model has the defaults of its controls for constants instead of inputs.
+        baked: the preprocessing, if the final model has it in it: then ``inputs`` are bytes, ``[n, H, W, 3]``, RGB.
         limits: memory and time for the child; by default from the cost of the full model.
         standing: the child, if one was started earlier; else one is started and ended here.
 
@@ -83,6 +96,7 @@ def verifier(
                 "images": images,
                 "seed": seed,
                 "embedded": embedded,
+                "baked": None if baked is None else baked.to_mapping(),
                 "limits": None if limits is None else asdict(limits),
             }
             if inputs is not None:
@@ -90,19 +104,28 @@ def verifier(
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         child.go()
 
-        def start(cut: Model | bytes, final: File) -> Callable[[], Certificate]:
+        def start(cut: Model | bytes, final: File, lowered: Lowered | None = None) -> Callable[[], Certificate]:
             with writing():
                 packed = pack(cut, folder / "cut.onnx") if isinstance(cut, Model) else cut
                 if isinstance(packed, bytes):
                     (folder / "cut.onnx").write_bytes(packed)
-                if isinstance(final, bytes):
-                    (folder / "final.onnx").write_bytes(final)
-                else:
-                    (folder / "final.path").write_text(str(final.absolute()), encoding="utf-8")
+                _hand_over(final, folder / "final.onnx")
+                if lowered is not None:
+                    _hand_over(lowered.file, folder / "lowered.onnx")
+                    about = {"recipe": dict(lowered.recipe), "max_drop": lowered.max_drop}
+                    (folder / "lowered.json").write_text(json.dumps(about), encoding="utf-8")
             child.go()
             return lambda: _certificate(_outcome(folder, child.process.wait()))
 
         yield start
+
+
+def _hand_over(model: File, path: Path) -> None:
+    """Write a model to ``path``, or where it lies already."""
+    if isinstance(model, bytes):
+        path.write_bytes(model)
+    else:
+        path.with_suffix(".path").write_text(str(model.absolute()), encoding="utf-8")
 
 
 def _store(folder: Path, model: File) -> Path:
@@ -137,7 +160,6 @@ def _certificate(outcome: dict[str, Any]) -> Certificate:
     certificate = Certificate.from_mapping(outcome["certificate"])
     failure = certificate.failure
     if failure is not None:
-        raise VerificationError(
-            f"Verification failed ({failure.name}): {failure.detail}", "Do not use this expert; please report it."
-        )
+        hint = _TOO_COARSE if failure.name == STEP else "Do not use this expert; please report it."
+        raise VerificationError(f"Verification failed ({failure.name}): {failure.detail}", hint)
     return certificate
