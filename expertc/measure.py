@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import gc
 import math
+import random
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,8 +23,6 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import chain
 from typing import Any, TypeVar
-
-import numpy as np
 
 from .errors import UsageError
 from .intervals import median_ratio
@@ -222,14 +221,14 @@ def orders(names: Sequence[str], seed: int) -> Iterator[tuple[str, ...]]:
     A 2, 1949) and of its mirror image, over the names, shuffled: each is twice at each place, and twice after each
     other.
     """
-    count, draw = len(names), np.random.default_rng(seed)
+    count, draw = len(names), random.Random(seed)  # noqa: S311 (not numpy's: a Ctrl-C within its compiled code is lost)
     zigzag = [(i + 1) // 2 * (-1) ** (i + 1) % count for i in range(count)]  # 0, 1, -1, 2, -2, …
     rows = [[(place + shift) % count for place in zigzag] for shift in range(count)]
     rows += [row[::-1] for row in rows]
     while True:
-        who = draw.permutation(count).tolist()
-        for row in draw.permutation(len(rows)).tolist():
-            yield tuple(names[who[place]] for place in rows[row])
+        who = draw.sample(range(count), count)
+        for row in draw.sample(rows, len(rows)):
+            yield tuple(names[who[place]] for place in row)
 
 
 def _glance(blocks: Mapping[str, Sequence[tuple[float, ...]]], calls: int, left: float) -> Glance:
