@@ -177,6 +177,60 @@ def test_all_but_the_numbers_stays() -> None:
     assert {n.name for n in made.nodes if n.op == "Conv"} == {n.name for n in model.nodes if n.op == "Conv"}
 
 
+# -- blocks of other networks ------------------------------------------------------------------------------------------
+
+
+def with_block(block: Callable[[Net, str], str]) -> Net:
+    """A block between two convolutions of 8 channels, 16 x 16."""
+    net = Net(20)
+    x = block(net, net.conv(net.image(3, 16, 16), 3, 8, kernel=3, name="first"))
+    net.result(net.head(net.conv(x, 8, 8, name="last"), 8, CLASSES, name="scores"), CLASSES)
+    return net
+
+
+def silu(net: Net, x: str) -> str:
+    return str(net.node("Mul", x, net.node("Sigmoid", x)))
+
+
+def squeeze_excite(net: Net, x: str) -> str:
+    squeezed = net.node("Relu", net.conv(net.node("GlobalAveragePool", x), 8, 4, name="squeeze"))
+    return str(net.node("Mul", x, net.node("Sigmoid", net.conv(squeezed, 4, 8, name="excite"))))
+
+
+def mixer(net: Net, x: str) -> str:
+    """Linear layers over the channels, as ConvNeXt and Swin have them: MatMul, Add, a gain per channel."""
+    last = net.node("Transpose", x, perm=[0, 2, 3, 1])
+    normal = net.node("LayerNormalization", last, net.weight(8, name="g"), net.weight(8, name="b"))
+    wide = net.node("Add", net.node("MatMul", normal, net.weight(8, 16, name="up")), net.weight(16, name="up.b"))
+    down = net.node("Add", net.node("MatMul", net.node("Gelu", wide), net.weight(16, 8, name="down")), "b")
+    return str(net.node("Transpose", net.node("Add", net.node("Mul", down, "g"), last), perm=[0, 3, 1, 2]))
+
+
+def shuffle(net: Net, x: str) -> str:
+    """Channel shuffle between halves of which one is convolved."""
+    left, right = net.node("Split", x, axis=1, num_outputs=2, out=["left", "right"])
+    both = net.node("Concat", left, net.conv(right, 4, 4, kernel=3, group=4, name="half"), axis=1)
+    apart = net.node("Reshape", both, net.constant([0, 2, 4, 16, 16], "apart"))
+    return str(net.node("Reshape", net.node("Transpose", apart, perm=[0, 2, 1, 3, 4]), net.constant([0, 8, 16, 16])))
+
+
+BLOCKS = {silu: {"QLinearMul": 1, "QLinearSigmoid": 1}, squeeze_excite: {"QLinearMul": 1, "QLinearConv": 4},
+          mixer: {"QLinearMatMul": 2}, shuffle: {"QLinearConcat": 1, "QLinearConv": 3}}  # fmt: skip
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block.__name__)
+def test_blocks_of_other_networks(block: Callable[[Net, str], str]) -> None:
+    """No layer runs in fp32, or unpacks its weights at every call; the scores are nearly the same."""
+    model, made = quantised(ONNXRUNTIME, net=with_block(block))
+    found = kernels(made)
+    assert {op: found[op] for op in BLOCKS[block]} == BLOCKS[block]
+    assert not {"Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm"} & found.keys()
+    x = images(8, seed=1)
+    expected = scores(model, x)
+    assert error(scores(made, x), expected) < 0.1
+    assert error(scores(made, x), scores(made, x, optimise=False)) < 0.05
+
+
 # -- TensorRT ----------------------------------------------------------------------------------------------------------
 
 

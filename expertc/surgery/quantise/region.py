@@ -16,9 +16,9 @@ _OF_TWO = frozenset({"Add", "Mul"})
 def layers(model: Model, flavour: Flavour) -> tuple[str, ...]:
     """The layers that can be quantised, each by the name of its result, in order.
 
-    A layer is a Conv, Gemm or MatMul with constant fp32 weights. Where the flavour gives the results of convolutions in
-    256 steps, one that ends in a single pixel with no layer behind it is none: those are class scores that nothing
-    averages any more, and their cost is next to nothing.
+    A layer is a Conv, Gemm or MatMul with constant fp32 weights. Where the flavour gives its result in 256 steps, one
+    that ends in a single pixel with no layer behind it is none: those are class scores that nothing averages any more,
+    and their cost is next to nothing.
     """
     behind = _behind(model)
     return tuple(
@@ -73,7 +73,7 @@ def _is_layer(node: Node) -> bool:
 
 def _is_pixel(model: Model, node: Node) -> bool:
     shape = model.shapes.get(node.outputs[0].name, ())
-    return node.op == "Conv" and volume(shape[2:]) == 1 and all(isinstance(dim, int) for dim in shape[2:])
+    return volume(shape[2:]) == 1 and all(isinstance(dim, int) for dim in shape[2:])
 
 
 def _behind(model: Model) -> set[str]:
