@@ -14,6 +14,7 @@ from quantised import CLASSES, images, kernels, mixed, optimised, quantisable, s
 
 from expertc.errors import DataError, ExitCode, ExpertcError, UnsupportedError, UsageError
 from expertc.graph import Constant, Model, Node, read_model, to_bytes
+from expertc.graph.cost import cost
 from expertc.observe import Range
 from expertc.surgery.quantise import ONNXRUNTIME, TENSORRT, Flavour, Quantise, layers, require_parser_rules
 
@@ -175,6 +176,13 @@ def test_all_but_the_numbers_stays() -> None:
     assert (made.opset, made.ir_version, made.producer) == (model.opset, model.ir_version, model.producer)
     assert (made.inputs, made.outputs, made.metadata) == (model.inputs, model.outputs, model.metadata)
     assert {n.name for n in made.nodes if n.op == "Conv"} == {n.name for n in model.nodes if n.op == "Conv"}
+
+
+@pytest.mark.parametrize("flavour", [ONNXRUNTIME, TENSORRT], ids=lambda flavour: flavour.name)
+def test_parameters_and_macs_are_the_same_in_integers(flavour: Flavour) -> None:
+    model, made = quantised(flavour, "left")
+    before, after = cost(model), cost(made)
+    assert (after.parameters, after.macs) == (before.parameters, before.macs)
 
 
 # -- blocks of other networks ------------------------------------------------------------------------------------------
