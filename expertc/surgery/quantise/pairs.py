@@ -9,6 +9,7 @@ from ...graph import Model, Node, Tensor, Variable, fresh_name, refreshed
 from .flavours import LAYERS
 
 _Q, _DQ = "QuantizeLinear", "DequantizeLinear"
+_WEIGHTED = LAYERS | {"ConvTranspose"}
 
 
 def keep_wide(model: Model) -> Model:
@@ -55,7 +56,9 @@ def fuse_sums(model: Model) -> Model:
 
 def _is_wide(model: Model, node: Node) -> bool:
     """Whether a layer reads integers but has fp32 weights."""
-    return node.op in LAYERS and _is_made_by(model, node.inputs[0], _DQ) and not _is_made_by(model, node.inputs[1], _DQ)
+    return (
+        node.op in _WEIGHTED and _is_made_by(model, node.inputs[0], _DQ) and not _is_made_by(model, node.inputs[1], _DQ)
+    )
 
 
 def _source(model: Model, tensor: Tensor) -> Tensor:
