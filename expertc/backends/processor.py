@@ -1,0 +1,30 @@
+"""What the processor of this machine can do with 8-bit integers."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+VNNI = ("avx512_vnni", "avx_vnni")
+"""Linux's names for instructions that add four products of uint8 and int8 in 32 bits at once."""
+
+_X86 = ("x86_64", "amd64", "i686", "i386")
+
+
+def has_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the processor has one of ``VNNI``; False where nobody says so."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return any(name in flags for name in VNNI)
+
+
+def saturates(machine: str = platform.machine(), cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether sums of products of uint8 and int8 may saturate: on x86 without VNNI, or if nobody knows.
+
+    ONNX Runtime adds two of them in 16 bits there, and says so: its page "Quantize ONNX models" asks for weights of 7
+    bits (``reduce_range``) on AVX2 and AVX-512 without VNNI. On 64-bit Arm nothing saturates.
+    """
+    return machine.lower() in _X86 and not has_vnni(cpuinfo)
