@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from ..selection import Selection
     from ..source import Foreign, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -132,6 +133,23 @@ def photos(source: Source, data: str | None) -> Any:
             "The model does not say how images become its input.", "Give --preprocess, or leave out --data."
         )
     return sample(data, source.card.preprocess)
+
+
+def calibration(data: str, source: Source, selection: Selection, *, progress: Callable[[str], None]) -> Any:
+    """Photos of the selected classes to calibrate a precision on, and others to judge it on; see ``evaluate``.
+
+    Raises ``CardError`` if the model does not say how images become its input, ``DataError`` if none can be read.
+    """
+    from ..errors import CardError
+    from ..evaluate.calibration import calibration as read
+
+    spec = source.card.preprocess
+    if spec is None:
+        raise CardError("The model does not say how images become its input.", "Give --preprocess.")
+    return read(
+        data, spec, selection.classes, taxonomy=source.card.taxonomy,
+        progress=lambda done, total: progress(f"read photo {done} of {total}"),
+    )  # fmt: skip
 
 
 @contextmanager
