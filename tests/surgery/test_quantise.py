@@ -153,6 +153,27 @@ def test_what_is_done_to_scores_keeps_its_precision() -> None:
     assert found["DequantizeLinear"] <= 2
 
 
+def test_scores_that_are_averaged_are_averaged_in_fp32() -> None:
+    """A last convolution over the image is worth quantising, its mean is the score."""
+    net = Net(20)
+    x = net.node("Relu", net.conv(net.image(3, 16, 16), 3, 8, kernel=3, name="first"))
+    net.result(net.node("Flatten", net.node("GlobalAveragePool", net.conv(x, 8, 4, name="last")), out="scores"), 4)
+    model, made = quantised(ONNXRUNTIME, net=net)
+    assert layers(model, ONNXRUNTIME) == ("first", "last")
+    assert kernels(made)["GlobalAveragePool"] == 1
+
+
+def test_a_gain_per_channel_stays_what_it_is() -> None:
+    """In 256 steps of the largest the small ones would be nothing."""
+    net = Net(20)
+    x = net.conv(net.image(3, 16, 16), 3, 8, kernel=3, name="first")
+    gained = net.node("Mul", x, net.constant(np.geomspace(1e-3, 1, 8, dtype=np.float32)[:, None, None], "gain"))
+    net.result(net.head(net.conv(gained, 8, 8, name="last"), 8, CLASSES, name="scores"), CLASSES)
+    _, made = quantised(ONNXRUNTIME, net=net)
+    assert made.constants["gain"].values.dtype == np.float32
+    assert kernels(made)["QLinearConv"] == 2
+
+
 def test_weights_that_two_layers_share() -> None:
     net = Net(17)
     x = net.conv(net.image(3, 16, 16), 3, 3, kernel=3, name="first")
