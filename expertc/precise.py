@@ -105,7 +105,8 @@ def choose(
         return Precise(None, ("The expert is too small for another precision to matter: it stays fp32.",))
     tried = [p for p in device.precisions if p != "fp32"] if wanted == "auto" else [wanted]
     seen = observe(final, [fallback() if photos is None else photos.observed], scratch=scratch, progress=progress)
-    best, said, gains = None, list(photos.notes if photos is not None else ()), []
+    best: tuple[Lowered, Gain, tuple[str, ...]] | None = None
+    said, gains = list(photos.notes if photos is not None else ()), []
     for precision in tried:
         if precision == "int8" and photos is None:
             said.append("int8 was not tried: it needs photos to calibrate on (--calib).")
@@ -119,11 +120,12 @@ def choose(
             continue
         won = gain(expert, lowered.file, _image(final), precision=precision, seconds=SECONDS)
         gains.append(won)
-        said += [*told, won.note]
-        better = won.pays and (best is None or won.ratio.value < best[1].ratio.value)
-        if wanted != "auto" or better:
-            best = (lowered, won)
-    return Precise(best[0] if best is not None else None, tuple(said), tuple(gains))
+        said.append(won.note)
+        if wanted != "auto" or (won.pays and (best is None or won.ratio.value < best[1].ratio.value)):
+            best = (lowered, won, told)
+    if best is None:
+        return Precise(None, tuple(said), tuple(gains))
+    return Precise(best[0], (*best[2], *said), tuple(gains))
 
 
 def _convert(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -115,14 +115,15 @@ def command(
                 Path(output).mkdir(exist_ok=True)
         done = []
         for (_, text), place in zip(wanted, places, strict=True):
-            how = {
+            how: dict[str, Any] = {
                 "batch": images_per_call, "embed": frozen, "bake": bake, "fuse": fuse, "precision": precision,
                 "max_drop": max_drop,
             } if repeated is None else repeated.options()  # fmt: skip
             done.append(build(
                 source, classes=text, output=place, target=target, verification=level,
-                images=lambda source: options.photos(source, data),
-                calibration=None if calib is None else partial(options.calibration, calib, progress=progress),
+                images=partial(options.photos, data=data, baked=how["bake"]),
+                calibration=None if calib is None
+                else partial(options.calibration, calib, baked=how["bake"], progress=progress),
                 force=force, threads=threads, measure_seconds=window, standing=standing, progress=progress, **how,
             ))  # fmt: skip
             standing = None  # it can be used once
