@@ -67,9 +67,11 @@ class Quantise:
         positions = region(model, self.flavour, chosen)
         found = self._intervals(model, positions)
         written = from_proto(_insert(model, positions, found, self.flavour), "The quantised expert")
-        written = keep_wide(written) if not self.flavour.paired else fuse_sums(read_before(written))
         if self.flavour.paired:
+            written = fuse_sums(read_before(written))
             require_parser_rules(written)
+        else:
+            written = keep_wide(written)
         return replace(written, producer=model.producer, metadata=model.metadata), True
 
     def _intervals(self, model: Model, positions: Sequence[int]) -> dict[str, Interval]:
