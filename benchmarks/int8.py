@@ -18,7 +18,7 @@ import os
 import platform
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -157,7 +157,7 @@ def measured(case: Case, given: argparse.Namespace) -> tuple[list[str], list[str
                 f"| {case.name} | {name} | {1e3 * (median or 0):.2f} | {ratio.value:.2f} | {span}"
                 f" | {len(to_bytes(forms[name])) / 1e6:.1f} | {single[name]} | {agrees:.1%} | {top1} |"
             )
-    fp32, int8 = (profiled(case.model, forms[name], photos.judged[:1], given.threads) for name in ("fp32", "int8"))
+    fp32, int8 = profiled(case.model, [forms["fp32"], forms["int8"]], photos.judged[:1], given.threads)
     profile = [
         f"| {case.name} | {kind} | {fp32[kind]:.0f} | {int8[kind]:.0f} |"
         f" {f'{fp32[kind] / int8[kind]:.2f}' if fp32[kind] and int8[kind] else ''} |"
@@ -185,20 +185,26 @@ def accuracy(case: Case, session: Any, data: Path) -> str:
     return f"{found.hits} of {found.images}"
 
 
-def profiled(plain: Model, model: Model, image: np.ndarray, threads: int) -> Counter[str]:
-    """Median microseconds of all operators of a kind together; convolutions by how they are connected."""
-    kinds = {
-        node.name: kind(node.inputs[1].shape, node.attrs.get("group", 1)) for node in plain.nodes if node.op == "Conv"
-    }
+def profiled(plain: Model, models: Sequence[Model], image: np.ndarray, threads: int) -> list[Counter[str]]:
+    """Median microseconds of all operators of a kind together, of each model; the models run in turns."""
     with tempfile.TemporaryDirectory() as folder:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.enable_profiling = threads, True
-        options.profile_file_prefix = str(Path(folder) / "profile")
-        session = onnxruntime.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
+        sessions = []
+        for number, model in enumerate(models):
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads, options.enable_profiling = threads, True
+            options.profile_file_prefix = str(Path(folder) / f"profile-{number}")
+            sessions.append(onnxruntime.InferenceSession(to_bytes(model), options, providers=["CPUExecutionProvider"]))
         for _ in range(RUNS):
-            session.run(None, {name: image})
-        events = json.loads(Path(session.end_profiling()).read_text())
+            for session in sessions:
+                for _ in range(2):  # the first brings the model back into the caches
+                    session.run(None, {session.get_inputs()[0].name: image})
+        return [by_kind(plain, json.loads(Path(session.end_profiling()).read_text())) for session in sessions]
+
+
+def by_kind(plain: Model, events: Sequence[Mapping[str, Any]]) -> Counter[str]:
+    """Convolutions are told apart by how they are connected: by the weights' shape, or the fp32 node of their name."""
+    convolutions = [node for node in plain.nodes if node.op == "Conv"]
+    kinds = {node.name: kind(plain.shapes[node.inputs[1].name], node.attrs.get("group", 1)) for node in convolutions}
     times: dict[str, list[int]] = {}
     group: dict[str, str] = {}
     for event in events:
@@ -214,7 +220,7 @@ def profiled(plain: Model, model: Model, image: np.ndarray, threads: int) -> Cou
         group[node] = operator
     total: Counter[str] = Counter()
     for node, durations in times.items():
-        total[group[node]] += float(np.median(durations[RUNS // 4 :]))
+        total[group[node]] += float(np.median(durations[RUNS // 2 :][1::2]))
     return total
 
 

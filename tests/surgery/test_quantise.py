@@ -363,10 +363,38 @@ def already() -> Net:
     return net
 
 
+def named(name: str) -> Callable[[], Net]:
+    """A network one of whose tensors has a name that the quantiser gives."""
+
+    def make() -> Net:
+        net = Net(17)
+        x = net.node("Relu", net.conv(net.image(3, 16, 16), 3, 8, kernel=3, name="first"), out=name)
+        net.result(net.head(net.conv(x, 8, 8, name="second"), 8, CLASSES, name="scores"), CLASSES)
+        return net
+
+    return make
+
+
+def with_if() -> Net:
+    net = Net(17)
+    x = net.conv(net.image(3, 16, 16), 3, 8, kernel=3, name="first")
+    branch = onnx.helper.make_graph(
+        [onnx.helper.make_node("Identity", [x], ["same"])], "branch", [],
+        [onnx.helper.make_tensor_value_info("same", onnx.TensorProto.FLOAT, None)],
+    )  # fmt: skip
+    chosen = net.node("If", net.constant(True), then_branch=branch, else_branch=branch)
+    net.result(net.head(chosen, 8, CLASSES, name="scores"), CLASSES)
+    return net
+
+
 BAD: dict[str, tuple[Callable[[], Net], type[ExpertcError], str]] = {
     "no layers": (no_layers, UsageError, "nothing to quantise"),
     "opset": (of_opset_12, UnsupportedError, "opset 12"),
     "quantised": (already, UsageError, "already"),
+    "subgraph": (with_if, UnsupportedError, "If or Loop"),
+} | {
+    name: (named(name), UnsupportedError, f"'{name}' is called as")
+    for name in ("image_scale", "image_QuantizeLinear_Output", "first.w_quantized", "first.b_quantized_scale")
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ import onnx
 
 from ...errors import UnsupportedError, UsageError
 from ...graph import Constant, Model, Node, Tensor, fresh_name, from_proto, is_large, to_proto
+from ...text import shown
 from .flavours import LAYERS, Flavour
 from .pairs import fuse_sums, keep_wide, read_before
 from .parser import require_parser_rules
@@ -23,6 +25,13 @@ OLDEST_OPSET = 13
 # Operators that say that somebody has quantised the model before.
 _INTEGER = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
 _PREPARED = ("onnx.infer", "onnxruntime.quant")  # tells the quantiser that types are declared: it infers none itself
+
+# What onnxruntime.quantization calls what it makes of a tensor.
+_GIVEN = re.compile(
+    r"(.+?)(?:(?:_quantized)?_(?:scale|zero_point)|_quantized|_QuantizeLinear_(?:In|Out)put(?:_\d+)?"
+    r"|_DequantizeLinear_Output(?:_\d+)?)",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,7 @@ class Quantise:
 
     ``run`` raises ``UsageError`` for a model that is quantised already or has nothing to quantise, ``DataError`` for
     ranges that do not fit it, and ``UnsupportedError`` for what cannot be quantised: an older opset than 13, subgraphs,
-    more than 1.5 GB of weights.
+    more than 1.5 GB of weights, names that the quantiser would give.
     """
 
     ranges: Ranges
@@ -58,9 +67,11 @@ class Quantise:
         positions = region(model, self.flavour, chosen)
         found = self._intervals(model, positions)
         written = from_proto(_insert(model, positions, found, self.flavour), "The quantised expert")
-        written = keep_wide(written) if not self.flavour.paired else fuse_sums(read_before(written))
         if self.flavour.paired:
+            written = fuse_sums(read_before(written))
             require_parser_rules(written)
+        else:
+            written = keep_wide(written)
         return replace(written, producer=model.producer, metadata=model.metadata), True
 
     def _intervals(self, model: Model, positions: Sequence[int]) -> dict[str, Interval]:
@@ -91,6 +102,14 @@ def refuse_unfit(model: Model, flavour: Flavour) -> None:
         )
     if any(node.has_graphs for node in model.nodes):
         raise UnsupportedError("The expert has If or Loop nodes, which int8 cannot reach into.", "Build it in fp32.")
+    tensors = {tensor.name for node in model.nodes for tensor in (*node.inputs, *node.outputs)}
+    for name in sorted(tensors):
+        given = _GIVEN.fullmatch(name)
+        if given is not None and given[1] in tensors:  # the quantiser would take one for the other
+            raise UnsupportedError(
+                f"The tensor {shown(name)} is called as the scales or integers of {shown(given[1])} would be.",
+                "Export the full model with another name for it.",
+            )
     if is_large(model):
         raise UnsupportedError("The expert has too many weights for int8 to be written.", "Build it in fp32.")
 
