@@ -72,10 +72,10 @@ def calibration(
     total = sum(map(len, halves))
     tensors: list[list[Array]] = [[], []]
     unreadable = ""
-    for number, (half, source) in enumerate((half, source) for half in (0, 1) for source in halves[half]):
+    for number, (which, source) in enumerate((which, source) for which in (0, 1) for source in halves[which]):
         progress(number, total)
         try:
-            tensors[half].append(apply(load_image(source), preprocess))
+            tensors[which].append(apply(load_image(source), preprocess))
         except DataError as error:
             unreadable = unreadable or error.message
     progress(total, total)
