@@ -72,10 +72,11 @@ def calibration(
     total = sum(map(len, halves))
     tensors: list[list[Array]] = [[], []]
     unreadable = ""
-    for number, (which, source) in enumerate((which, source) for which in (0, 1) for source in halves[which]):
+    pairs = [(place, source) for place, half in zip(tensors, halves, strict=True) for source in half]
+    for number, (place, source) in enumerate(pairs):
         progress(number, total)
         try:
-            tensors[which].append(apply(load_image(source), preprocess))
+            place.append(apply(load_image(source), preprocess))
         except DataError as error:
             unreadable = unreadable or error.message
     progress(total, total)
