@@ -70,13 +70,13 @@ def test_a_small_expert_is_not_worth_a_contest(cli, tree, tmp_path):
     "options",
     [
         ("--fuse", "on"), ("--fuse", "dense", "--batch", "dynamic"), ("--precision", "fp16"), ("--embed-preprocess",),
-        ("--precision", "int8", "--max-drop", "90"), ("--precision", "int8", "--max-drop", "90", "--embed-preprocess"),
+        ("--precision", "int8", "--max-drop", "40"), ("--precision", "int8", "--max-drop", "40", "--embed-preprocess"),
     ],
 )  # fmt: skip
 def test_an_earlier_build_is_made_again(cli, tree, pictures, tmp_path, options):
     calib = ("--calib", pictures) if "int8" in options else ()
     first, second = tmp_path / "first", tmp_path / "second"
-    assert cli("build", tree, "--classes", "-blues", *options, *calib, "-o", first, *QUICK)[0] == 0
+    assert cli("build", tree, "--classes", "warm", *options, *calib, "-o", first, *QUICK)[0] == 0
     assert cli("build", tree, "--from", first, "-o", second, *QUICK)[::2] == (0, "")
     files = sorted(path.name for path in first.iterdir())
     assert files == sorted(path.name for path in second.iterdir())
