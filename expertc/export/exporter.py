@@ -56,24 +56,31 @@ def export_file(
 ) -> Path:
     """As ``export``, to the file ``path``, which is checked against ``module`` on ``images`` before it gets its name.
 
-    ``module`` is used up: its weights are dropped once they are in the model, so that few copies of them are in memory
-    at a time. Raises what ``export`` and ``check`` raise, and ``FileSystemError``.
+    ``module`` is used up, all that is in it taken out, so that few copies of its weights are in memory at a time.
+    Raises what ``export`` and ``check`` raise, and ``FileSystemError``.
     """
     expected = answers(module.eval(), images, card.controls)
     lean = _with_card(module, card, size, opset)
-    module.to("meta")
+    _use_up(module)
     with atomic.saving(path, force=True) as place:
         mapped = lean.write(place)
         del lean  # and with it the weights
         torch.compiler.reset()  # what the exporter remembers of them
-        give_back()
         beside = place.with_name(f"{place.name}.check")
         try:
             beside.write_bytes(mapped.SerializeToString())
+            del mapped
+            give_back()
             compare(beside, expected)
         finally:
             beside.unlink(missing_ok=True)
     return path
+
+
+def _use_up(module: nn.Module) -> None:
+    """Take out of ``module`` all that it consists of: a thousand branches are large even without their weights."""
+    for name in [name for name, _ in (*module.named_children(), *module.named_parameters(recurse=False))]:
+        delattr(module, name)
 
 
 def _with_card(module: nn.Module, card: Card, size: tuple[int, int], opset: int) -> Lean:
