@@ -85,8 +85,8 @@ def _forms(forms: Mapping[str, Any]) -> list[str]:
     return [
         "any number of images per call" if batch == "dynamic" else f"{batch} image{'s' * (batch != 1)} per call",
         f"passes that changed it: {', '.join(passes)}" if passes else "as it was cut",
-        *(f"{key} {_short(value)}" for key, value in forms.items() if key not in ("batch", "passes", "fuse")),
-        *([f"branches fused: {forms['fuse']}"] if forms["fuse"] != "off" else []),
+        *([f"branches fused: {_short(forms['fuse'])}"] if forms["fuse"] != "off" else []),
+        *([f"opset {forms['opset']} at most"] if forms.get("opset") else []),
     ]
 
 
