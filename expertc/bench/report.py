@@ -10,8 +10,7 @@ from typing import Any
 
 from ..intervals import median_bounds
 from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
-from ..pages import ReportFolder, to_json
-from ..pages import cell as _cell
+from ..pages import ReportFolder, cell, to_json
 from .camera import Stream
 from .cold import ColdStart
 from .harness import Harness
@@ -194,7 +193,7 @@ class BenchReport:
         for entry in self.entries:
             times = entry.summary
             cells = (
-                _cell(entry.name),
+                cell(entry.name),
                 str(entry.shape[0]),
                 str(times.n),
                 *(milliseconds(value) for value in (times.median, times.p90, times.p99)),
@@ -202,11 +201,11 @@ class BenchReport:
                 between(entry.ratio),
             )
             rows.append(f"| {' | '.join(cells)} |")
-        facts = [f"- {key}: {_cell(_plain(value))}" for key, value in self.environment.items()]
+        facts = [f"- {key}: {cell(_plain(value))}" for key, value in self.environment.items()]
         verdict = self.verdict
-        notes = [f"- **verdict: {verdict.name}**", *(f"- {_cell(reason)}" for reason in verdict.reasons)]
-        notes += [f"- **{_cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
-        notes += [f"- accuracy of {_cell(name)}: {said}" for name, said in self.accuracies.items()]
+        notes = [f"- **verdict: {verdict.name}**", *(f"- {cell(reason)}" for reason in verdict.reasons)]
+        notes += [f"- **{cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
+        notes += [f"- accuracy of {cell(name)}: {said}" for name, said in self.accuracies.items()]
         notes += [
             f"- timed: {TIMED}",
             f"- {RULE.format(samples_for(90), samples_for(99))}",
@@ -214,7 +213,7 @@ class BenchReport:
             *([f"- harness: {self.harness}"] if self.harness else ()),
             *([f"- energy per image: {self.joules_missing}"] if self.joules_missing else ()),
         ]
-        more = [to_markdown(table, _cell) for table in additional(self.to_mapping())]
+        more = [to_markdown(table, cell) for table in additional(self.to_mapping())]
         parts = [f"# Benchmark: {self.scenario}", "\n".join(rows), "\n".join(notes), *more]
         parts += ["## Machine", "\n".join(facts)]
         return "\n\n".join(parts) + "\n"
