@@ -164,8 +164,8 @@ def spoilt(**changes: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "[]", "{", "{}", '{"format": 2}', '{"format": "expertc.bench/2"}', '{"format": "expertc.bench/1"}',
-        '{"format": "expertc.bench/2", "models": {}}',
+        "", "[]", "{", "{}", '{"format": 2}', '{"format": "expertc.bench/3"}', '{"format": "expertc.bench/1"}',
+        '{"format": "expertc.bench/3", "models": {}}',
         spoilt(durations_ns=[]), spoilt(durations_ns=[1, 0]), spoilt(durations_ns=[1, True]),
         spoilt(durations_ns=[1.5]), spoilt(durations_ns=["1"]), spoilt(durations_ns=None),
         spoilt(durations_ns=[10**400]), spoilt(calls_per_turn=3),
