@@ -12,10 +12,11 @@ import numpy as np
 from .. import __version__
 from ..backends import cpu
 from ..text import clean_text
-from .checkout import commit
+from .checkout import commit, fingerprint
 from .watch.clocks import governors
 from .watch.load import usable
 
+PACKAGE = Path(__file__).parents[1]
 CPUINFO = Path("/proc/cpuinfo")
 BOARD = Path("/proc/device-tree/model")
 
@@ -23,7 +24,8 @@ BOARD = Path("/proc/device-tree/model")
 def describe() -> dict[str, Any]:
     """Facts about this machine that change what a duration means; JSON types, None where the system does not say.
 
-    ``cores`` are the ones this process may use; ``commit`` is that of the source checkout the package runs from.
+    ``cores`` are the ones this process may use; ``commit`` is that of the source checkout the package runs from,
+    and ``source_sha256`` that of its files, committed or not.
     """
     return {
         "cpu": cpu_name(),
@@ -34,7 +36,8 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "expertc": __version__,
-        "commit": commit(Path(__file__).parents[2]),
+        "commit": commit(PACKAGE.parent),
+        "source_sha256": fingerprint(PACKAGE),
         "runtime": f"onnxruntime {cpu.describe()['version']}",
     }
 

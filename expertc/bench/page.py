@@ -11,6 +11,7 @@ from ..pages.markup import element
 from ..pages.parts import figure, named, numbers, page, table
 from . import charts
 from .sections import sections
+from .tables import headlines
 
 COLUMNS = ("model", "batch", "calls", "median", "p90", "p99", "images/s", "× first", "95 %")
 
@@ -20,7 +21,7 @@ def to_html(report: Mapping[str, Any]) -> str:
     title = f"Benchmark: {report['scenario']}{'' if report['complete'] else ', interrupted'}"
     models = report["models"]
     body = [element("h1", title)]
-    body += [element("p", text, class_="lead") for text in _findings(models)]
+    body += [element("p", text, class_="lead") for text in (*headlines(report), *_findings(models))]
     verdict = report.get("verdict") or {"name": None, "reasons": []}
     if verdict["name"] is not None:
         body.append(element("p", f"Verdict: {verdict['name']}", class_="lead"))

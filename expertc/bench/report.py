@@ -17,7 +17,7 @@ from .harness import Harness
 from .page import to_html
 from .phases import Phases, described
 from .sweep import Sweep
-from .tables import additional, to_markdown
+from .tables import additional, headlines, to_markdown
 from .watch import MAX_VARIATION, UNWATCHED, Evidence, Verdict, judge, unsteady
 
 SINGLE_STREAM, OFFLINE, CAMERA = SCENARIOS = ("single-stream", "offline", "camera")
@@ -228,8 +228,9 @@ class BenchReport:
             )
             rows.append(f"| {' | '.join(cells)} |")
         facts = [f"- {key}: {cell(_plain(value))}" for key, value in self.environment.items()]
-        verdict = self.verdict
-        notes = [f"- **verdict: {verdict.name}**", *(f"- {cell(reason)}" for reason in verdict.reasons)]
+        verdict, report = self.verdict, self.to_mapping()
+        notes = [f"- {cell(line)}" for line in headlines(report)]
+        notes += [f"- **verdict: {verdict.name}**", *(f"- {cell(reason)}" for reason in verdict.reasons)]
         notes += [f"- **{cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
         notes += [f"- accuracy of {cell(name)}: {said}" for name, said in self.accuracies.items()]
         notes += [
@@ -239,7 +240,7 @@ class BenchReport:
             *([f"- harness: {self.harness}"] if self.harness else ()),
             *([f"- energy per image: {self.joules_missing}"] if self.joules_missing else ()),
         ]
-        more = [to_markdown(table, cell) for table in additional(self.to_mapping())]
+        more = [to_markdown(table, cell) for table in additional(report)]
         parts = [f"# Benchmark: {self.scenario}", "\n".join(rows), "\n".join(notes), *more]
         parts += ["## Machine", "\n".join(facts)]
         return "\n\n".join(parts) + "\n"

@@ -38,6 +38,21 @@ def additional(report: Mapping[str, Any]) -> Iterator[Table]:
         yield _phases(report["phases"])
 
 
+def headlines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Of each model the number that its scenario is about, as in MLPerf, and the slowest call: none is left out."""
+    for model in report["models"]:
+        slowest = f"slowest of {model['summary']['n']:,} calls {duration(max(model['durations_ns']) / 1e9)}"
+        stream = (report.get("streams") or {}).get(model["name"])
+        if stream is not None:
+            missed, age = _share(stream["missed"]), _time(stream["age"]["p90"])
+            said = f"{missed} of {stream['frames']:,} frames missed, age p90 {age}"
+        elif report["scenario"] == "offline":
+            said = f"{model['images_per_second']:.1f} images/s"
+        else:
+            said = f"p90 {_time(model['summary']['p90'])}"
+        yield f"{model['name']}: {said}; {slowest}"
+
+
 def to_markdown(table: Table, clean: Callable[[str], str]) -> str:
     """The table with its title and note; ``clean`` makes a stranger's text harmless."""
     rule = ["---"] * table.left + ["--:"] * (len(table.columns) - table.left)

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 def show_report(found: BenchReport) -> None:
     """Print tables, what was seen meanwhile, and what is doubtful."""
-    from ..bench.tables import additional
+    from ..bench.tables import additional, headlines
 
-    offline = found.scenario == "offline"
-    more = [*additional(found.to_mapping())]
+    offline, report = found.scenario == "offline", found.to_mapping()
+    more = [*additional(report)]
     if not found.streams:  # which say more, and are the first of the others
         columns = ("batch", "calls", "median", "images/s") if offline else ("calls", "median", "p90", "p99")
         rows = [(entry.name, *_cells(entry, offline), *_ratio(entry.ratio)) for entry in found.entries]
@@ -36,6 +36,7 @@ def show_report(found: BenchReport) -> None:
     verdict = found.verdict
     notes = [warning for warning in found.warnings if warning not in verdict.reasons]
     show.facts({
+        "result": "\n".join(headlines(report)),
         "verdict": "\n".join((verdict.name, *verdict.reasons)),
         "seen": "\n".join(_seen(found)),
         "scenario": f"{found.scenario}, {found.seconds:g} s for all models, in random turns (seed {found.seed})",
