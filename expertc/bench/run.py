@@ -132,6 +132,9 @@ def bench(
             )
     warnings = [*warnings_about(entries, samples.warmup, before, environment.cores())]
     warnings += own.warnings()
+    if scenario == OFFLINE:
+        fixed = {name: one.session.input_shape[0] for name, one in subjects.items()}
+        warnings += [f"{n} is made for a batch of {size}: no other was tried." for n, size in fixed.items() if size]
     warnings += [hint for name, each in parts.items() for hint in each.hints(name)]
     if not complete:
         warnings.insert(0, f"The run was interrupted before its {seconds:g} s were over.")

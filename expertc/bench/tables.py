@@ -1,4 +1,4 @@
-"""The tables that only some runs have: frames of a camera, a sweep of batches, the phases of a prediction.
+"""The tables that only some runs have: frames of a camera, batches, branches, cold starts, phases of a prediction.
 
 They are made once, of a report's JSON, for the terminal, the Markdown and the page alike.
 """
@@ -34,6 +34,8 @@ def additional(report: Mapping[str, Any]) -> Iterator[Table]:
         yield _sweeps(report["sweeps"])
     if report.get("branches"):
         yield _branches(report["branches"])
+    if report.get("cold"):
+        yield _cold(report["cold"])
     if report.get("phases"):
         yield _phases(report["phases"])
 
@@ -107,6 +109,22 @@ def _branches(branches: Mapping[str, Mapping[str, Any]]) -> Table:
         tuple(rows),
         "of the MACs: the branch's share of the full model's, which is what it should save; time saved: of the full"
         " model's median, by the cut to all other classes.",
+    )
+
+
+def _cold(cold: Mapping[str, Mapping[str, float]]) -> Table:
+    parts = ("imports", "load", "first", "second", "until_first_answer")
+    rows = [
+        (name, *(duration(start[part]) for part in parts), f"{start['peak_bytes'] / 1e6:.1f} MB")
+        for name, start in cold.items()
+    ]
+    return Table(
+        "cold",
+        "Cold start",
+        ("model", "imports", "load", "1st call", "2nd call", "to answer", "memory"),
+        tuple(rows),
+        "each model in a process of its own, once; to answer: imports of the runtime, load and first call; memory: the"
+        " process's largest.",
     )
 
 

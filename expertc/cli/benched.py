@@ -9,7 +9,6 @@ from . import show
 
 if TYPE_CHECKING:
     from ..bench import BenchReport, Entry
-    from ..bench.cold import ColdStart
     from ..measure import Ratio
 
 
@@ -27,10 +26,6 @@ def show_report(found: BenchReport) -> None:
         if place or not found.streams:
             show.line()
         show.table(table.columns, table.rows, left=table.left)
-    if found.cold:
-        show.line()
-        parts = ("imports", "load", "first call", "second", "peak memory")
-        show.table(("started cold", *parts), [(name, *_start(start)) for name, start in found.cold.items()])
     machine, judged = found.environment, found.accuracies
     show.line()
     verdict = found.verdict
@@ -72,11 +67,6 @@ def _seen(found: BenchReport) -> Iterator[str]:
         yield f"peak memory of this process: {show.size(seen.peak_memory)}"
     for card, used in seen.peak_device_memory.items():
         yield f"peak memory in use on {card}: {show.size(used)}"
-
-
-def _start(start: ColdStart) -> tuple[str, ...]:
-    times = (start.imports, start.load, start.first, start.second)
-    return (*map(show.duration, times), show.size(start.peak_bytes))
 
 
 def _cells(entry: Entry, offline: bool) -> tuple[str, ...]:
