@@ -24,7 +24,7 @@ from expertc.text import clean_text
 
 
 def whole(names: tuple[str, ...]) -> BenchReport:
-    """A report with a stream, a sweep, phases and a cold start of each model, branches left out, and a stranger's text everywhere."""
+    """A report with every table there is, and a stranger's text everywhere."""
     times = dict.fromkeys((*PHASES, END_TO_END), Summary.of([0.001] * 70))
     return replace(
         made(dict.fromkeys(names, 0.002)),
