@@ -134,7 +134,10 @@ def saturation(sweeps: Mapping[int, Mapping[str, Any]]) -> Element:
     points = [point for line in lines.values() for point in line]
     x = Axis(1 / 1.15, 1.15 * max(batch for batch, _ in points), LEFT, WIDTH - RIGHT, logarithmic=True)
     y = Axis(0, 1.1 * max(rate for _, rate in points), HEIGHT - BOTTOM, TOP)
-    parts = [*across(x, "batch", ("images per call", 1)), *up(y, y.ticks, "{:g}".format)]
+    parts = [
+        *across(x, "batch", ("images per call", 1), ticks=sorted({batch for batch, _ in points})),
+        *up(y, y.ticks, "{:g}".format),
+    ]
     for place, line in lines.items():
         path = "L".join(f"{x(batch):.1f} {y(rate):.1f}" for batch, rate in line)
         parts.append(element("path", d=f"M{path}", class_=f"line {series(place)}"))

@@ -81,6 +81,7 @@ def test_the_sweep_is_drawn_where_it_is() -> None:
     assert [dot.get("class") for dot in drawing.iter("circle")].count("beaten s0") == 1
     (line,) = [path.get("d", "") for path in drawing.iter("path") if "line" in path.get("class", "")]
     assert line.count("L") == len(steps) - 1
+    assert {str(batch) for batch, _ in steps} <= {text.text for text in drawing.iter("text")}
 
 
 def test_a_sweep_without_a_step_has_no_drawing() -> None:
