@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,11 +14,11 @@ import numpy as np
 from . import manifest
 from .bundle import MODEL, WEIGHTS, Bundle
 from .errors import BundleError, ModelError, UnsupportedError, UsageError, VerificationError
-from .graph import File, Model
+from .finish import Finish
+from .graph import File, Model, pack
 from .preprocessing import Preprocess
 from .source import Source
 from .surgery.prune import Cut, prune
-from .targets import Target
 from .text import shown
 from .verify import Certificate, Standby
 from .verify.lowered import Lowered
@@ -89,12 +91,14 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
     embedded = {control.name: control.default for control in bundle.embedded}
     if embedded:
         source = _with_embedded(source, indices, embedded, bundle)
-    with verifying(source, indices, level, images, embedded=bool(embedded)) as start:
+    finish = Finish.from_mapping(about["forms"], embed=bool(embedded))
+    baked = source.card.preprocess if finish.bake else None
+    with verifying(source, indices, level, images, embedded=bool(embedded), baked=baked) as start:
         cut = prune(source.model, source.card, indices)
         kept = {
             "classes": (tuple(about["selection"]["classes"]), cut.card.classes),
             "labels": (bundle.labels, cut.card.classes),
-            "preprocessing": (bundle.preprocess, cut.card.preprocess),
+            "preprocessing": (bundle.preprocess, cut.card.preprocess if baked is None else baked.as_bytes()),
             "output": (about["output"], asdict(cut.card.outputs[0])),
             "controls": (bundle.controls, () if embedded else cut.card.controls),
         }
@@ -104,7 +108,14 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
                     f"The bundle {shown(bundle.path)} differs from its full model in its {what}.", "Build it again."
                 )
         beside = WEIGHTS in bundle.manifest["files"]
-        return start(cut, bundle.file(MODEL) if beside else bundle.file(MODEL).read_bytes())()
+        shipped = bundle.file(MODEL) if beside else bundle.file(MODEL).read_bytes()
+        recipe = about.get("conversion")
+        if recipe is None:
+            return start(cut, shipped)()
+        # What is shipped was made of an expert in single precision; that one is made again, and verified first.
+        with TemporaryDirectory(prefix="expertc-") as scratch:
+            final = pack(finish.run(cut)[0], Path(scratch) / MODEL)
+            return start(cut, final, Lowered(shipped, recipe, about.get("max_drop")))()
 
 
 def _with_embedded(
@@ -119,15 +130,8 @@ def _with_embedded(
     return replace(source, card=source.card.merged(indices, values))
 
 
-def refuse_unfit(source: Source, device: Target) -> None:
+def refuse_unfit(source: Source) -> None:
     """Raise ``UnsupportedError`` for what the device or the runtime cannot take."""
-    model = source.model
-    for what, has, limit in (("opset", model.opset, device.max_opset), ("IR version", model.ir_version, device.max_ir)):
-        if limit is not None and has > limit:
-            raise UnsupportedError(
-                f"The model uses ONNX {what} {has}, but '{device.name}' reads up to {limit}.",
-                "Export it again for an older one.",
-            )
     if source.card.outputs[0].axis != 1:
         raise UnsupportedError("The scores do not have one row per image.", "Export the model with classes on axis 1.")
 

@@ -15,27 +15,28 @@ from typing import Any
 
 import numpy as np
 
-from . import manifest
+from . import manifest, precise
 from .atomic import reported
 from .audit import LEVELS, refuse_nan, refuse_unfit, verifying
-from .backends import cpu
+from .backends import Session, cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
+from .contest import Contest, contest, has_siblings, is_worth
 from .controls import Setting, settle
 from .errors import UnsupportedError, UsageError
-from .graph import DATA_SUFFIX, File, is_large, pack, with_batch
+from .finish import OFF, Finish, card_of, require_form
+from .graph import DATA_SUFFIX, File, Model, is_large, pack
 from .graph.cost import Cost, cost
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
-from .surgery.embed import Embed
-from .surgery.fold import Fold
-from .surgery.passes import run_all
+from .surgery.fuse import FORMS, Fuse
+from .surgery.lower import Lower
 from .surgery.prune import Cut, prune
 from .targets import load_target
 from .text import shown
 from .verify import Certificate, Standby
+from .verify.inputs import prepare
 
-PIPELINE = (Fold(),)
 MEASURE_SECONDS = 0.5
 MEASURED_BYTES = 2**30  # of the full model: more is not loaded just to time it, unless somebody asks
 
@@ -63,7 +64,10 @@ class Timing:
 
 @dataclass(frozen=True)
 class Built:
-    """A finished build: where the bundle is and what there is to say about it."""
+    """A finished build: where the bundle is and what there is to say about it.
+
+    ``fuse`` is the form of its branches, ``contest`` how that was found, None if there was nothing to choose.
+    """
 
     path: Path
     selection: Selection
@@ -73,6 +77,9 @@ class Built:
     timing: Timing | None
     notes: tuple[str, ...]
     seconds: Mapping[str, float]
+    fuse: str = OFF
+    precision: str = "fp32"
+    contest: Contest | None = None
 
 
 @dataclass
@@ -101,6 +108,12 @@ def build(
     batch: int | None = 1,
     foreign: Foreign | None = None,
     embed: Mapping[str, Setting] | None = None,
+    bake: bool = False,
+    fuse: str = "auto",
+    precision: str = "fp32",
+    calibration: Callable[[Source, Selection], precise.Photos] | None = None,
+    max_drop: float | None = None,
+    recipe: Mapping[str, Any] | None = None,
     force: bool = False,
     threads: int | None = None,
     measure_seconds: float | None = None,
@@ -120,6 +133,13 @@ def build(
         foreign: labels and more for a model without a card.
         embed: freeze the controls into the expert: by name what they are set to, {} for their defaults. Classes are
             named as in ``classes``, and are among these. None leaves the controls inputs.
+        bake: make the scaling of pixels a part of the graph: the expert takes RGB bytes ``[N, H, W, 3]``.
+        fuse: the form of its branches: "off", "on", the name of one (``surgery.fuse.FORMS``), or "auto": the fastest
+            here, found by running them.
+        precision: "fp32", "fp16", "int8" or "auto": the fastest here that keeps to its budget.
+        calibration: gives the photos that a precision is calibrated and judged on; int8 needs them.
+        max_drop: points of top-1 agreement that a lower precision may lose; by default that precision's budget.
+        recipe: of an earlier conversion, which is repeated instead of chosen anew.
         force: replace an existing bundle.
         threads: CPU threads for measuring.
         measure_seconds: length of the interleaved latency window; 0 leaves it out. By default half a second, or 0 if
@@ -141,15 +161,20 @@ def build(
         )
     with clock.stage("read"):
         source = model if isinstance(model, Source) else open_source(model, foreign)
-        refuse_unfit(source, device)
+        refuse_unfit(source)
+        form, precision = require_form(fuse), precise.require_precision(precision, device)
+        finish = Finish(batch, embed is not None, bake, OFF, device.max_opset)
         photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
         if embed is not None:
             source = set_controls(source, selection, embed)
     path = Path(output) if output is not None else Path(bundle_name(selection))
+    baked = source.card.preprocess if bake else None
     with (
         reserve(path, force=force) as place,
-        verifying(source, selection.indices, verification, photos, standing, embedded=embed is not None) as start,
+        verifying(
+            source, selection.indices, verification, photos, standing, embedded=finish.embed, baked=baked
+        ) as start,
         ExitStack() as stack,
     ):
         with clock.stage("cut"):
@@ -158,12 +183,24 @@ def build(
         # Hashing takes longer than cutting where no instruction of the processor helps; it needs nothing else.
         hashing = stack.enter_context(ThreadPoolExecutor(1))
         kept_tensors = hashing.submit(manifest.digests, cut.model)
-        with clock.stage("fold"):
-            pipeline = PIPELINE if embed is None else (Embed(cut.card), *PIPELINE)
-            final, passes = run_all(cut.model if batch is None else with_batch(cut.model, batch), pipeline)
-            expert = pack(final, _scratch(stack) / MODEL if is_large(final) else None)
+        with clock.stage("finish"):
+            final, finish, passes, found = _finished(cut, finish, form, threads)
+            scratch = _scratch(stack) if is_large(final) else None
+            expert = pack(final, None if scratch is None else scratch / MODEL)
+        exact = precise.Precise(None)
+        if recipe is not None:
+            exact = precise.Precise(precise.repeat(final, recipe, max_drop, scratch))
+        elif precision != "fp32":
+            with clock.stage("calibrate"):
+                exact = precise.choose(
+                    precision, final, expert, device, cut.card.outputs[0],
+                    photos=None if calibration is None else calibration(source, selection),
+                    fallback=lambda: photos if photos is not None else _noise(final), max_drop=max_drop,
+                    scratch=scratch, progress=lambda seen: progress(f"calibrate, {seen} images"),
+                )  # fmt: skip
         # Another process, which has limits, runs the models first; this one meanwhile only counts.
-        certified = start(cut, expert)
+        certified = start(cut, expert, exact.lowered)
+        expert = expert if exact.lowered is None else exact.lowered.file
         files = _files(expert)
         hashes = {
             name: hashing.submit(manifest.hashed, part) for name, part in files.items() if isinstance(part, bytes)
@@ -182,10 +219,16 @@ def build(
                 timing = _measure(source, expert, window, threads)
         with clock.stage("write"):
             costs = {"full": asdict(full), "expert": asdict(small)}
-            about = manifest.describe(source, cut, final, device, costs, certificate, passes, kept_tensors.result())
+            about = manifest.describe(source, cut, final, device, costs, certificate, kept_tensors.result())
+            about["forms"] = {"passes": list(passes), **finish.to_mapping()}
+            if exact.lowered is not None:
+                about |= {"precision": exact.lowered.precision, "conversion": dict(exact.lowered.recipe)}
+                about["max_drop"] = max_drop
             times = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
-            known = {name: found.result() for name, found in hashes.items()}
-            place.write({**files, **engine, **manifest.texts(cut.card, final)}, about, times, known)
+            times["contest"] = None if found is None else found.to_mapping()
+            times["precisions"] = [{"precision": each.precision, **asdict(each.ratio)} for each in exact.gains]
+            known = {name: digest.result() for name, digest in hashes.items()}
+            place.write({**files, **engine, **manifest.texts(final)}, about, times, known)
     return Built(
         path,
         selection,
@@ -193,9 +236,43 @@ def build(
         small,
         certificate,
         timing,
-        tuple(_notes(selection, cut, unmeasured=measure_seconds is None and not window)),
+        (*_notes(selection, cut, unmeasured=measure_seconds is None and not window), *exact.notes),
         clock.seconds,
+        finish.fuse,
+        "fp32" if exact.lowered is None else exact.lowered.precision,
+        found,
     )
+
+
+def _finished(
+    cut: Cut, finish: Finish, form: str, threads: int | None
+) -> tuple[Model, Finish, tuple[str, ...], Contest | None]:
+    """The finished expert in the form asked for, or in the fastest; what was done, and how that was found."""
+    if form != "auto":
+        finish = replace(finish, fuse=form)
+        return (*_run(finish, cut), None)
+    plain, _, passes = _run(replace(finish, opset=None), cut)
+    made = {choice.name: Fuse(choice).run(plain) for choice in FORMS} if is_worth(plain) and has_siblings(plain) else {}
+    candidates = {OFF: plain} | {name: model for name, (model, changed) in made.items() if changed}
+    found = contest(OFF, candidates, threads=threads) if len(candidates) > 1 else None
+    chosen = OFF if found is None else found.chosen
+    final, passes = candidates[chosen], (*passes, *(("fuse",) if chosen != OFF else ()))
+    if finish.opset is not None:
+        lower = Lower(finish.opset)
+        final, changed = lower.run(final)
+        passes = (*passes, *((lower.name,) if changed else ()))
+    return final, replace(finish, fuse=chosen), passes, found
+
+
+def _run(finish: Finish, cut: Cut) -> tuple[Model, Finish, tuple[str, ...]]:
+    final, passes = finish.run(cut)
+    return final, finish, passes
+
+
+def _noise(final: Model) -> Array:
+    """What an expert is calibrated on without any photo."""
+    card = card_of(final)
+    return prepare(None, card.preprocess, final.inputs[card.input]).values
 
 
 def set_controls(source: Source, selection: Selection, given: Mapping[str, Setting]) -> Source:
@@ -242,12 +319,18 @@ def _measure(source: Source, expert: File, seconds: float, threads: int | None) 
         closing(cpu.open_session(source.runnable, threads=threads)) as full,
         closing(cpu.open_session(expert, threads=threads)) as small,
     ):
-        shape = [small.input_shape[0] or 1, *(axis or cpu.FREE_AXIS for axis in small.input_shape[1:])]
-        x = np.random.default_rng(0).standard_normal(shape, np.float32)
-        calls = {"full": lambda: full.run(x), "expert": lambda: small.run(x)}
+        batch = small.input_shape[0] or 1
+        calls = {"full": _call(full, batch), "expert": _call(small, batch)}
         samples = interleave(calls, seconds=seconds, warmup=seconds / 4)
     medians = [statistics.median(samples.durations(name)) for name in ("full", "expert")]
     return Timing(medians[0], medians[1], samples.ratio("full", "expert"))
+
+
+def _call(session: Session, batch: int) -> Callable[[], object]:
+    """Runs a model on noise: as many images as the expert takes."""
+    shape = (batch, *(axis or cpu.FREE_AXIS for axis in session.input_shape[1:]))
+    x = np.random.default_rng(0).standard_normal(shape, np.float32)
+    return lambda: session.run(x)
 
 
 def _notes(selection: Selection, cut: Cut, *, unmeasured: bool) -> Iterator[str]:

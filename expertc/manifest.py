@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime, timezone
 from hashlib import sha256
@@ -22,6 +22,7 @@ from .backends import cpu
 from .bundle import CONTROLS, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, Bundle
 from .card import KINDS, Card
 from .errors import BundleError
+from .finish import card_of
 from .graph import Model
 from .instructions import instructions
 from .source import Source
@@ -51,15 +52,13 @@ def describe(
     target: Target,
     costs: Mapping[str, Any],
     certificate: Certificate,
-    passes: Sequence[str],
     tensors: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The manifest, but for what ``bundle`` adds: JSON types.
+    """The manifest of an fp32 expert, but for its forms and what ``bundle`` adds: JSON types.
 
-    ``costs`` are those of the "full" model and of the "expert"; ``passes`` the names of those that changed something;
-    ``tensors`` what ``digests`` found for the cut.
+    ``costs`` are those of the "full" model and of the "expert"; ``tensors`` what ``digests`` found for the cut.
     """
-    batch = _batch(final, cut.card)
+    card = card_of(final)
     inside = [control for control in cut.card.controls if control.name not in final.inputs]
     return {
         "name": cut.card.name,
@@ -76,9 +75,8 @@ def describe(
             "of": len(source.card.classes),
         },
         "target": target.name,
-        "forms": {"passes": list(passes), "fuse": "off", "batch": "dynamic" if batch is None else batch},
         "precision": "fp32",
-        "input": {"name": cut.card.input, "shape": list(final.inputs[cut.card.input])},
+        "input": {"name": card.input, "shape": list(final.inputs[card.input])},
         "output": asdict(cut.card.outputs[0]),
         CONTROLS: [
             control.to_mapping() | {"shape": list(final.inputs[control.name])}
@@ -117,8 +115,9 @@ def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, An
     }
 
 
-def texts(card: Card, final: Model) -> dict[str, bytes]:
+def texts(final: Model) -> dict[str, bytes]:
     """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
+    card = card_of(final)
     batch = _batch(final, card)
     files = {
         LABELS: "".join(f"{label}\n" for label in card.classes),

@@ -19,6 +19,7 @@ from ..errors import CompilationError, ExpertcError, ModelError, OutOfMemoryErro
 from ..targets import Target
 from ..text import clean_text, shown
 from . import Session
+from .processor import processor_name
 from .weights import refuse_foreign_weights
 
 PROVIDERS = ["CPUExecutionProvider"]
@@ -179,6 +180,7 @@ def describe() -> dict[str, Any]:
         "version": onnxruntime.__version__,
         "providers": list(onnxruntime.get_available_providers()),
         "cores": os.cpu_count(),
+        "processor": processor_name(),
     }
 
 

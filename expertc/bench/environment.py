@@ -11,14 +11,12 @@ import numpy as np
 
 from .. import __version__
 from ..backends import cpu
-from ..text import clean_text
+from ..backends.processor import processor_name
 from .checkout import commit, fingerprint
 from .watch.clocks import governors
 from .watch.load import usable
 
 PACKAGE = Path(__file__).parents[1]
-CPUINFO = Path("/proc/cpuinfo")
-BOARD = Path("/proc/device-tree/model")
 
 
 def describe() -> dict[str, Any]:
@@ -28,7 +26,7 @@ def describe() -> dict[str, Any]:
     and ``source_sha256`` that of its files, committed or not.
     """
     return {
-        "cpu": cpu_name(),
+        "cpu": processor_name(),
         "cores": cores(),
         "governor": governors(Path("/")),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -60,17 +58,3 @@ def cores() -> int:
 def load() -> float:
     """The load average of the last minute: how many processes wanted a core."""
     return round(os.getloadavg()[0], 2)
-
-
-def cpu_name() -> str:
-    """The processor as the kernel calls it; on a board without that, the board."""
-    for line in _text(CPUINFO).splitlines():
-        key, _, value = line.partition(":")
-        if key.strip() == "model name":
-            return clean_text(value)
-    return clean_text(_text(BOARD)) or platform.processor() or platform.machine()
-
-
-def _text(path: Path) -> str:
-    """Contents of a small system file, "" where this system does not have it."""
-    return path.read_text(encoding="utf-8", errors="replace") if os.access(path, os.R_OK) else ""

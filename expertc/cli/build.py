@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options
 
 if TYPE_CHECKING:
+    from ..earlier import Earlier
     from ..source import Source
 
 MAX_BATCH = 4096
@@ -22,6 +24,7 @@ MAX_BATCH = 4096
         "expertc build --classes sharks,rays",
         "expertc build full.onnx --classes 'fishes,-sharks' -o fishes.expert",
         "expertc build full.onnx --sets beaches.toml -o experts/",
+        "expertc build --classes sharks,rays --precision int8 --calib photos/",
     )
 )
 @click.argument("model", required=False)
@@ -49,8 +52,22 @@ MAX_BATCH = 4096
 @click.option(
     "--measure", type=float, metavar="SECONDS", help="Latency window (default: 0.5, none above 1 GiB); 0 for none."
 )
+@click.option(
+    "--fuse", default="auto", show_default=True, metavar="auto|on|off",
+    help="Make sibling branches wide layers; auto measures which form is the fastest here.",
+)  # fmt: skip
+@click.option(
+    "--precision", default="fp32", show_default=True, metavar="fp32|fp16|int8|auto",
+    help="What the expert computes in; auto takes the fastest here that keeps to its budget.",
+)  # fmt: skip
+@click.option("--calib", metavar="DIR", help="Photos of the expert's classes to calibrate a precision on.")
+@click.option("--max-drop", type=float, metavar="POINTS", help="Top-1 agreement a precision may lose (int8: 1).")
+@click.option("--embed-preprocess", "bake", is_flag=True, help="The expert takes RGB bytes and scales them itself.")
 @click.option("--embed-gain", "embed", is_flag=True, help="Freeze the gains into the expert, for engines.")
 @options.gain
+@click.option(
+    "--from", "earlier", metavar="BUNDLE|MANIFEST", help="Make what an earlier build made, measuring nothing."
+)
 @click.option("--force", is_flag=True, help="Replace an existing bundle.")
 @options.foreign
 @options.threads
@@ -59,7 +76,8 @@ MAX_BATCH = 4096
 @options.everywhere
 def command(
     model: str | None, lists: tuple[str, ...], sets: str | None, output: str | None, plan: bool, target: str,
-    batch: str, level: str, data: str | None, measure: float | None, embed: bool, gains: tuple[str, ...], force: bool,
+    batch: str, level: str, data: str | None, measure: float | None, fuse: str, precision: str, calib: str | None,
+    max_drop: float | None, bake: bool, embed: bool, gains: tuple[str, ...], earlier: str | None, force: bool,
     labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None,
     as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
@@ -72,7 +90,8 @@ def command(
     images_per_call = _batch(batch)
     window = None if measure is None else options.check_seconds(measure, "--measure")
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
-    wanted = _wanted(lists, sets)
+    repeated = None if earlier is None else _earlier(earlier, lists, sets)
+    wanted = _wanted(lists, sets) if repeated is None else [(None, repeated.classes)]
     frozen = _frozen(gains, embed=embed)
     with ExitStack() as stack:
         progress = stack.enter_context(options.stages(quiet))
@@ -85,6 +104,8 @@ def command(
 
         progress("read")
         source = open_source(model, foreign)
+        if repeated is not None:
+            repeated.require(source)
         places = _places(source, wanted, output, frozen)
         if plan:
             printing.plans(source, [text for _, text in wanted], as_json)
@@ -94,13 +115,28 @@ def command(
                 Path(output).mkdir(exist_ok=True)
         done = []
         for (_, text), place in zip(wanted, places, strict=True):
+            how: dict[str, Any] = {
+                "batch": images_per_call, "embed": frozen, "bake": bake, "fuse": fuse, "precision": precision,
+                "max_drop": max_drop,
+            } if repeated is None else repeated.options()  # fmt: skip
             done.append(build(
                 source, classes=text, output=place, target=target, verification=level,
-                images=lambda source: options.photos(source, data), batch=images_per_call, embed=frozen,
-                force=force, threads=threads, measure_seconds=window, standing=standing, progress=progress,
+                images=partial(options.photos, data=data, baked=how["bake"]),
+                calibration=None if calib is None
+                else partial(options.calibration, calib, baked=how["bake"], progress=progress),
+                force=force, threads=threads, measure_seconds=window, standing=standing, progress=progress, **how,
             ))  # fmt: skip
             standing = None  # it can be used once
     printing.experts(done, as_json, quiet)
+
+
+def _earlier(path: str, lists: tuple[str, ...], sets: str | None) -> Earlier:
+    from ..earlier import read_earlier
+    from ..errors import UsageError
+
+    if lists or sets is not None:
+        raise UsageError("--from brings its classes along.", "Leave out --classes and --sets.")
+    return read_earlier(path)
 
 
 Wanted = Sequence[tuple[str | None, str]]  # a name or none, and the text of --classes

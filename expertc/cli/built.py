@@ -66,11 +66,28 @@ def _one(built: Built) -> None:
     show.table(("", "full model", "expert", "change"), rows)
     show.line()
     told = {} if built.timing is None else {"latency": _interval(built.timing)}
+    told |= _chosen(built)
     told["verification"] = summary(built.certificate)
     show.facts(told | ({"note": "\n".join(built.notes)} if built.notes else {}))
     show.line()
     click.echo(f"bundle: {built.path}")
     click.echo(f"next:   expertc predict {shlex.quote(str(built.path))} photo.jpg")
+
+
+def _chosen(built: Built) -> dict[str, str]:
+    """The form and the precision, where there was something to choose."""
+    found = built.contest
+    told = {}
+    if found is not None:
+        others = f"the fastest of {len(found.ratios)}{', as remembered' if found.remembered else ''}"
+        ratio = found.ratios[found.chosen].value
+        apart = "branches stay apart" if built.fuse == "off" else f"{built.fuse}, {ratio:.2f} of the unfused time"
+        told["form"] = f"{apart}: {others}"
+    elif built.fuse != "off":
+        told["form"] = built.fuse
+    if built.precision != "fp32":
+        told["precision"] = built.precision
+    return told
 
 
 def _latency(timing: Timing) -> tuple[str, str, str, str]:
@@ -108,6 +125,9 @@ def _mapping(built: Built) -> dict[str, Any]:
         "expert": asdict(built.expert),
         "verification": built.certificate.to_mapping(),
         "timing": None if built.timing is None else asdict(built.timing),
+        "fuse": built.fuse,
+        "contest": None if built.contest is None else built.contest.to_mapping(),
+        "precision": built.precision,
         "notes": list(built.notes),
         "seconds": dict(built.seconds),
     }

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from ..selection import Selection
     from ..source import Foreign, Source
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -117,9 +118,10 @@ def check_seconds(seconds: float, option: str, least: float = 0.0) -> float:
     return seconds
 
 
-def photos(source: Source, data: str | None) -> Any:
+def photos(source: Source, data: str | None, *, baked: bool = False) -> Any:
     """Preprocessed photos ``[N, 3, H, W]`` to verify on, spread over the data set or folder; None without ``data``.
 
+    For an expert with its preprocessing ``baked`` in they are bytes, ``[N, H, W, 3]``.
     Raises ``CardError`` if the model does not say how images become its input, ``DataError`` if none can be read.
     """
     if data is None:
@@ -131,7 +133,27 @@ def photos(source: Source, data: str | None) -> Any:
         raise CardError(
             "The model does not say how images become its input.", "Give --preprocess, or leave out --data."
         )
-    return sample(data, source.card.preprocess)
+    return sample(data, source.card.preprocess.as_bytes() if baked else source.card.preprocess)
+
+
+def calibration(
+    data: str, source: Source, selection: Selection, *, baked: bool, progress: Callable[[str], None]
+) -> Any:
+    """Photos of the selected classes to calibrate a precision on, and others to judge it on; see ``evaluate``.
+
+    For an expert with its preprocessing ``baked`` in they are bytes.
+    Raises ``CardError`` if the model does not say how images become its input, ``DataError`` if none can be read.
+    """
+    from ..errors import CardError
+    from ..evaluate.calibration import calibration as read
+
+    spec = source.card.preprocess
+    if spec is None:
+        raise CardError("The model does not say how images become its input.", "Give --preprocess.")
+    return read(
+        data, spec.as_bytes() if baked else spec, selection.classes, taxonomy=source.card.taxonomy,
+        progress=lambda done, total: progress(f"read photo {done} of {total}"),
+    )  # fmt: skip
 
 
 @contextmanager

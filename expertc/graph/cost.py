@@ -32,6 +32,8 @@ _ROLES: Mapping[str, tuple[int, ...]] = {
     "QLinearMatMul": (0, 3),
     "Add": (0, 1),
     "Mul": (0, 1),
+    "QuantizeLinear": (0,),  # a layer's weights, on their way through integers
+    "DequantizeLinear": (0,),
     "BatchNormalization": (1, 2),
     "InstanceNormalization": (1, 2),
     "LayerNormalization": (1, 2),

@@ -29,6 +29,8 @@ from .running import BATCH, run, short
 from .scores import by_class, decisions
 from .settings import Values
 
+CONFIDENCE = 0.95
+
 Array = np.ndarray[Any, Any]
 
 
@@ -95,9 +97,9 @@ def precision(
             "agreed": count - wrong - close,
             "undecided": close,
             "disagreed": wrong,
-            "allowed_disagreed": budget.disagreement * count,
+            "allowed_disagreed": (allowed := _allowed(count, budget.disagreement)),
         }
-        if wrong > budget.disagreement * count:
+        if wrong > allowed:
             detail = f"In {name} the expert decides otherwise than in single precision on {wrong} of {count} images."
             raise Mismatch(STEP, detail, numbers)
     if not (errors[worst] <= budget.worst and errors.mean() <= budget.mean):
@@ -165,6 +167,20 @@ def _moved(found: Array, wanted: Array, output: Output) -> Array:
         got, want = got / largest, want / largest
     moved: Array = np.abs(got - want).reshape(len(wanted), -1).max(axis=1)
     return moved
+
+
+def _allowed(images: int, share: float) -> int:
+    """How many of so many images an expert that keeps to its budget, a share of all images, gets otherwise.
+
+    That is the 95th percentile of the binomial distribution: a single image of 64 says nothing against one in a
+    hundred. The budget itself was measured when the expert was made, on more photos.
+    """
+    number, below = 0, (1 - share) ** images
+    term = below
+    while below < CONFIDENCE:
+        term *= (images - number) / (number + 1) * share / (1 - share)
+        number, below = number + 1, below + term
+    return number
 
 
 def _decisions(found: Array, wanted: Array, output: Output, margin: float) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from expertc.backends import processor
 from expertc.backends.cpu import CpuSession
 from expertc.bench import BenchReport, Entry, bench, environment, write_report
 from expertc.bench.report import FORMAT, between, milliseconds, warnings_about
@@ -230,9 +231,9 @@ def test_this_machine() -> None:
 
 def test_other_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("CPUINFO", "BOARD"):
-        monkeypatch.setattr(environment, name, tmp_path / name)
-    assert environment.cpu_name()
+        monkeypatch.setattr(processor, name, tmp_path / name)
+    assert processor.processor_name()
     (tmp_path / "BOARD").write_bytes(b"NVIDIA Jetson Orin Nano\x1b[2J\0")
-    assert environment.cpu_name() == "NVIDIA Jetson Orin Nano[2J"
+    assert processor.processor_name() == "NVIDIA Jetson Orin Nano[2J"
     (tmp_path / "CPUINFO").write_text("processor\t: 0\nmodel name\t: A CPU  @ 3 GHz\nmodel name\t: another\n")
-    assert environment.cpu_name() == "A CPU @ 3 GHz"
+    assert processor.processor_name() == "A CPU @ 3 GHz"

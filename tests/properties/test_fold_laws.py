@@ -42,25 +42,31 @@ def affine(net: Net, draw: Draw, x: str, rank: int) -> str:
     return str(net.node(("Add", "Sub", "Mul", "Mul")[kind - 2], *pair))
 
 
+def weight(net: Net, *shape: int, fan_in: int) -> str:
+    """Weights that keep numbers as large as they are: the law is about rounding, not about a tanh of thousands."""
+    return net.constant((net.random.uniform(-2, 2, shape) / fan_in**0.5).astype("f"), "w")
+
+
 def layer(net: Net, draw: Draw, x: str, rank: int) -> str:
     """A layer that keeps the number of channels, and the size of a picture."""
     bias = [net.weight(CHANNELS)] * draw(2)
     if rank == 4:
         kernel, group = (1, 3, 3)[draw(3)], (1, 2, CHANNELS)[draw(3)]
         if draw(4) == 0:
-            return str(net.node("ConvTranspose", x, net.weight(4, 4, 3, 3), *bias, pads=[1] * 4))
-        weight = net.weight(CHANNELS, CHANNELS // group, kernel, kernel)
+            return str(net.node("ConvTranspose", x, weight(net, 4, 4, 3, 3, fan_in=36), *bias, pads=[1] * 4))
+        each = CHANNELS // group
+        made = weight(net, CHANNELS, each, kernel, kernel, fan_in=each * kernel**2)
         if kernel == 3 and draw(2):  # without padding, which fold may then see through
-            x = str(net.node("Conv", x, weight, *bias, group=group))
+            x = str(net.node("Conv", x, made, *bias, group=group))
             return str(net.node("Pad", x, net.constant([0, 0, 1, 1] * 2), mode="reflect"))
-        return str(net.node("Conv", x, weight, *bias, group=group, pads=[kernel // 2] * 4))
-    weight, kind = net.weight(CHANNELS, CHANNELS), draw(4)
+        return str(net.node("Conv", x, made, *bias, group=group, pads=[kernel // 2] * 4))
+    made, kind = weight(net, CHANNELS, CHANNELS, fan_in=CHANNELS), draw(4)
     if kind == 0:
-        return str(net.node("Gemm", x, weight, *bias, transB=draw(2), alpha=0.5, beta=1.5))
+        return str(net.node("Gemm", x, made, *bias, transB=draw(2), alpha=0.5, beta=1.5))
     if kind == 1:
-        return str(net.node("Gemm", x, weight, *bias, transB=draw(2)))
-    made = str(net.node("MatMul", x, weight))
-    return made if kind == 2 else str(net.node("Add", *([made, *bias] if bias else [made, constant(net, draw, 2)])))
+        return str(net.node("Gemm", x, made, *bias, transB=draw(2)))
+    product = str(net.node("MatMul", x, made))
+    return product if kind == 2 else str(net.node("Add", product, *(bias or [constant(net, draw, 2)])))
 
 
 def move(net: Net, draw: Draw, x: str, rank: int) -> str:

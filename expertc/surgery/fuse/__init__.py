@@ -11,5 +11,6 @@ target (DESIGN, section 5).
 
 from .form import FORMS, Form
 from .fusion import Fuse
+from .siblings import siblings
 
-__all__ = ["FORMS", "Form", "Fuse"]
+__all__ = ["FORMS", "Form", "Fuse", "siblings"]

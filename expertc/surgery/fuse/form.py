@@ -24,7 +24,6 @@ class Form:
 FORMS = (
     Form("dense", dense=True),
     Form("heads", heads=True),
-    Form("dense and heads", dense=True, heads=True),
     Form("grouped", dense=True, grouped=True, heads=True),
     Form("batched", dense=True, grouped=True, batched=True, heads=True),
 )

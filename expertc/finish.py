@@ -1,0 +1,101 @@
+"""What is done to an expert once it is cut, before its precision is chosen; a manifest says it, to be done again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .card import CARD_KEY, Card
+from .errors import BundleError, UsageError
+from .graph import Model, with_batch
+from .surgery.bake import Bake
+from .surgery.embed import Embed
+from .surgery.fold import Fold
+from .surgery.fuse import FORMS, Fuse
+from .surgery.lower import Lower
+from .surgery.passes import Pass, run_all
+from .surgery.prune import Cut
+from .text import shown
+
+OFF = "off"
+"""The form of an expert whose branches stay apart."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """The passes after the cut.
+
+    Args:
+        batch: images per call, None for any number.
+        embed: freeze the controls at their defaults.
+        bake: make the scaling of pixels a part of the graph, which then takes bytes.
+        fuse: name of the form its branches take, "off" for none.
+        opset: the newest opset that the target reads, None without a limit.
+    """
+
+    batch: int | None = 1
+    embed: bool = False
+    bake: bool = False
+    fuse: str = OFF
+    opset: int | None = None
+
+    def run(self, cut: Cut) -> tuple[Model, tuple[str, ...]]:
+        """The finished expert, and the names of the passes that changed something. Raises what they raise."""
+        model = cut.model if self.batch is None else with_batch(cut.model, self.batch)
+        return run_all(model, self._passes(cut.card))
+
+    def _passes(self, card: Card) -> tuple[Pass, ...]:
+        found: list[Pass] = []
+        if self.embed:
+            found.append(Embed(card))
+            card = replace(card, controls=())
+        if self.bake:
+            found.append(Bake(card))
+        found.append(Fold())
+        found += [Fuse(form) for form in FORMS if form.name == self.fuse]
+        if self.opset is not None:
+            found.append(Lower(self.opset))
+        return tuple(found)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """How the manifest's "forms" describe it, as JSON types."""
+        return {
+            "fuse": self.fuse,
+            "batch": "dynamic" if self.batch is None else self.batch,
+            "embed": self.embed,
+            "bake": self.bake,
+            "opset": self.opset,
+        }
+
+    @classmethod
+    def from_mapping(cls, forms: Mapping[str, Any], *, embed: bool) -> Finish:
+        """Read what ``to_mapping`` returned. ``embed`` is for manifests of before, which do not say it.
+
+        Raises ``BundleError`` if it makes no sense.
+        """
+        batch, opset = forms.get("batch"), forms.get("opset")
+        found = cls(
+            None if batch == "dynamic" else batch, forms.get("embed", embed), forms.get("bake", False),
+            forms.get("fuse", OFF), opset,
+        )  # fmt: skip
+        whole = [number is None or (type(number) is int and number > 0) for number in (found.batch, opset)]
+        known = found.fuse in (OFF, *(form.name for form in FORMS))
+        if not (all(whole) and known and type(found.embed) is bool and type(found.bake) is bool):
+            raise BundleError("The manifest does not say how the expert was made.", "Build the bundle again.")
+        return found
+
+
+def card_of(model: Model) -> Card:
+    """The card that a finished expert carries."""
+    return Card.from_json(model.metadata[CARD_KEY])
+
+
+def require_form(name: str) -> str:
+    """The form that ``--fuse`` names: "on" is the whole fusion. Raises ``UsageError`` if there is none."""
+    names = [form.name for form in FORMS]
+    if name == "on":
+        return "grouped"
+    if name not in ("auto", OFF, *names):
+        raise UsageError(f"There is no form {shown(name)}.", f"Choose from auto, on, off, {', '.join(names)}.")
+    return name
