@@ -1,4 +1,4 @@
-"""Confidence intervals: of a share (accuracy) and of a ratio of medians (latency)."""
+"""Confidence intervals: of a share (accuracy), of a ratio of medians (latency) and of a difference of means."""
 
 from __future__ import annotations
 
@@ -58,3 +58,18 @@ def median_ratio(
         ratios += (np.median(left[picks], axis=1) / np.median(right[others], axis=1)).tolist()
     low, high = np.percentile(ratios, (2.5, 97.5))
     return float(np.median(left) / np.median(right)), float(low), float(high)
+
+
+def mean_difference(
+    a: Sequence[float], b: Sequence[float], resamples: int = 1000, seed: int = 0
+) -> tuple[float, float, float]:
+    """``mean(a) - mean(b)`` and its 95 % interval by a bootstrap; ``a`` and ``b`` are resampled each by itself."""
+    left, right = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    if not (len(left) and len(right) and np.isfinite(left).all() and np.isfinite(right).all()):
+        raise ValueError("the samples must be finite, and none empty")
+    rng = np.random.default_rng(seed)
+    differences = [
+        float(rng.choice(left, len(left)).mean() - rng.choice(right, len(right)).mean()) for _ in range(resamples)
+    ]
+    low, high = np.percentile(differences, (2.5, 97.5))
+    return float(left.mean() - right.mean()), float(low), float(high)

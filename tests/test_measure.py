@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from expertc.errors import UsageError
-from expertc.intervals import median_bounds, median_ratio
+from expertc.intervals import mean_difference, median_bounds, median_ratio
 from expertc.measure import (
     GLANCE,
     MIN_BLOCKS,
@@ -394,6 +394,18 @@ def test_separate_runs_are_resampled_separately() -> None:
     assert low < 1 < high
     with pytest.raises(ValueError, match="none empty"):
         median_ratio([1.0], [], paired=False)
+
+
+def test_the_difference_of_means_has_the_normal_interval() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.binomial(25, 0.2, 200) / 25, rng.binomial(25, 0.1, 100) / 25
+    value, low, high = mean_difference(a.tolist(), b.tolist(), 4000)
+    half = 1.96 * np.sqrt(a.var() / 200 + b.var() / 100)
+    assert value == pytest.approx(a.mean() - b.mean())
+    assert (low, high) == (pytest.approx(value - half, abs=half / 10), pytest.approx(value + half, abs=half / 10))
+    assert mean_difference([0.0] * 9, [0.0] * 6) == (0, 0, 0)
+    with pytest.raises(ValueError, match="none empty"):
+        mean_difference([1.0], [])
 
 
 @given(st.lists(st.floats(1e-6, 1e3), min_size=1, max_size=30), st.floats(0.01, 100))

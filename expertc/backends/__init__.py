@@ -34,6 +34,10 @@ class Session(Protocol):
     def outputs(self) -> tuple[str, ...]:
         """Names of the outputs in the model's order."""
 
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """What the model's card says it tells apart, in the order of its scores; None without a card."""
+
     def run(self, x: NDArray[Any], controls: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         """Run the model on ``x``, which has ``input_shape`` and is cast to the input's type; every output by name.
 

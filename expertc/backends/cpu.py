@@ -87,16 +87,16 @@ class CpuSession:
 
     def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
         inputs, outputs = {given.name: given for given in session.get_inputs()}, session.get_outputs()
+        self._card: str | None = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
         self.controls: tuple[Control, ...] = ()
         if len(inputs) == 1:
             self.input: str = next(iter(inputs))
         else:
-            text = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
-            if text is None:
+            if self._card is None:
                 raise ModelError(
                     f"{name} has {len(inputs)} inputs instead of one, and no card that describes them.", _ONE_INPUT
                 )
-            card = Card.from_json(text)
+            card = Card.from_json(self._card)
             self.input, self.controls = card.input, card.controls
             if inputs.keys() != {self.input, *(control.name for control in self.controls)}:
                 raise ModelError(f"{name} has other inputs than its card says.", _ONE_INPUT)
@@ -116,6 +116,11 @@ class CpuSession:
         self._forms = {c.name: (_TYPES[inputs[c.name].type], inputs[c.name].shape) for c in self.controls}
         self._defaults = {control.name: self._fed(control.name, control.default) for control in self.controls}
         self._session: onnxruntime.InferenceSession | None = session
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """See ``Session.classes``. Raises ``CardError`` if the card makes no sense."""
+        return None if self._card is None else Card.from_json(self._card).classes
 
     def run(self, x: NDArray[Any], controls: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
         """See ``Session.run``. Raises ``ModelError`` if the model cannot run on ``x`` or has no such control or not of

@@ -10,6 +10,7 @@ Several models take turns by slices of their streams, as they do by calls elsewh
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -44,7 +45,7 @@ class Stream:
     """What became of a stream of ``frames`` frames at ``rate`` per second.
 
     ``works`` and ``ages`` are seconds, one for each frame that was taken: of the call, and from taking the frame to its
-    result. ``late`` results came after the next frame.
+    result. ``late`` results came after the next frame. ``slices`` are the parts of a stream that was measured in turns.
     """
 
     rate: float
@@ -52,6 +53,7 @@ class Stream:
     late: int
     works: tuple[float, ...]
     ages: tuple[float, ...]
+    slices: tuple[Stream, ...] = ()
 
     @classmethod
     def joined(cls, slices: Sequence[Stream]) -> Stream:
@@ -60,7 +62,7 @@ class Stream:
         works, ages = (
             tuple(chain(*parts)) for parts in zip(*((each.works, each.ages) for each in slices), strict=True)
         )
-        return cls(slices[0].rate, frames, late, works, ages)
+        return cls(slices[0].rate, frames, late, works, ages, tuple(slices))
 
     @property
     def taken(self) -> int:
@@ -95,7 +97,15 @@ class Stream:
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON types; times in seconds."""
         counts = {key: getattr(self, key) for key in ("rate", "frames", "taken", "dropped", "late", "missed")}
-        return counts | {"work": asdict(self.work), "age": asdict(self.age)}
+        slices = self.slices or (self,)
+        return counts | {
+            "work": asdict(self.work),
+            "age": asdict(self.age),
+            "slices": {
+                "missed": [each.missed for each in slices],
+                "age": [statistics.median(each.ages) for each in slices],
+            },
+        }
 
 
 def check_rate(rate: float) -> float:

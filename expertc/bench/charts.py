@@ -13,13 +13,8 @@ from typing import Any
 from xml.etree.ElementTree import Element
 
 from ..pages.axis import Axis, around, duration, unit
-from ..pages.drawing import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH
-from ..pages.drawing import across as _across
-from ..pages.drawing import drawing as _drawing
-from ..pages.drawing import fill as _fill
-from ..pages.drawing import per_cent as _per_cent
-from ..pages.drawing import series as _series
-from ..pages.drawing import up as _up
+from ..pages.drawing import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, across, drawing, fill, per_cent, series, up
+from ..pages.drawing import legend as listed
 from ..pages.markup import element
 from ..text import clean_text, shortened
 
@@ -38,8 +33,8 @@ def distribution(models: Sequence[Model]) -> Element:
     x = Axis(max(least, 1e-9) / 1.05, max(most, 1e-9) * 1.05, LEFT, WIDTH - RIGHT, logarithmic=True)
     y = Axis(0, 1, HEIGHT - BOTTOM, TOP)
     parts = [
-        *_across(x, "time per call", unit(ranked[0][len(ranked[0]) // 2])),
-        *_up(y, (0, 0.25, 0.5, 0.75, 0.9, 1), _per_cent),
+        *across(x, "time per call", unit(ranked[0][len(ranked[0]) // 2])),
+        *up(y, (0, 0.25, 0.5, 0.75, 0.9, 1), per_cent),
     ]
     for place, durations in enumerate(ranked):
         count = len(durations)
@@ -47,9 +42,9 @@ def distribution(models: Sequence[Model]) -> Element:
         path = f"M{x(max(durations[0], 1e-9)):.1f} {y(0):.1f}"
         for rank in picks:
             path += f"H{x(max(durations[rank], 1e-9)):.1f}V{y((rank + 1) / count):.1f}"
-        parts.append(element("path", d=path, class_=f"line {_series(place)}"))
-        parts.append(element("circle", cx=x(max(durations[-1], 1e-9)), cy=y(1), r=3.5, class_=f"fill {_series(place)}"))
-    return _drawing("Distribution of the time per call", HEIGHT, parts)
+        parts.append(element("path", d=path, class_=f"line {series(place)}"))
+        parts.append(element("circle", cx=x(max(durations[-1], 1e-9)), cy=y(1), r=3.5, class_=f"fill {series(place)}"))
+    return drawing("Distribution of the time per call", HEIGHT, parts)
 
 
 def course(models: Sequence[Model]) -> Element:
@@ -58,13 +53,13 @@ def course(models: Sequence[Model]) -> Element:
     values = [value for line in lines for value in line]
     y = Axis(min(values) / 1.1, max(values) * 1.1, HEIGHT - BOTTOM, TOP, logarithmic=True)
     x = Axis(0, 1, LEFT, WIDTH - RIGHT)
-    parts = [*_across(x, "share of the run", ("%", 0.01)), *_up(y, y.ticks, _in_its_unit)]
+    parts = [*across(x, "share of the run", ("%", 0.01)), *up(y, y.ticks, _in_its_unit)]
     for place, line in enumerate(lines):
         points = [f"{x((i + 0.5) / len(line)):.1f} {y(value):.1f}" for i, value in enumerate(line)]
         if len(points) == 1:
             points *= 2
-        parts.append(element("path", d=f"M{'L'.join(points)}", class_=f"line {_series(place)}"))
-    return _drawing("Course of the run", HEIGHT, parts)
+        parts.append(element("path", d=f"M{'L'.join(points)}", class_=f"line {series(place)}"))
+    return drawing("Course of the run", HEIGHT, parts)
 
 
 def bars(models: Sequence[Model]) -> Element:
@@ -76,7 +71,7 @@ def bars(models: Sequence[Model]) -> Element:
     ends = [_interval(model)[1] for model in models if model["summary"]["median"] is not None]
     longest = max(*ends, 1e-9)
     x = Axis(0, 1.05 * longest, RIGHT, WIDTH - RIGHT)
-    parts = list(_across(x, "median time per image", unit(longest), height))
+    parts = list(across(x, "median time per image", unit(longest), height))
     for place, model in enumerate(models):
         top, name = TOP + place * step, shortened(clean_text(model["name"]), NAME)
         parts.append(element("text", name, x=x.start, y=top + 12, class_="name"))
@@ -87,10 +82,10 @@ def bars(models: Sequence[Model]) -> Element:
         if median is None:
             continue
         end, (low, high) = x(median / model["shape"][0]), _interval(model)
-        parts.append(element("rect", x=x.start, y=top + 18, width=end - x.start, height=16, class_=_fill(place)))
+        parts.append(element("rect", x=x.start, y=top + 18, width=end - x.start, height=16, class_=fill(place)))
         whisker = f"M{x(low):.1f} {top + 22}v8m0 -4H{x(high):.1f}m0 -4v8"
         parts.append(element("path", d=whisker, class_="whisker"))
-    return _drawing("Median time per image", height, parts)
+    return drawing("Median time per image", height, parts)
 
 
 def pareto(models: Sequence[Model]) -> Element:
@@ -100,23 +95,21 @@ def pareto(models: Sequence[Model]) -> Element:
     shares = [share for _, model in judged for share in (model["accuracy"]["low"], model["accuracy"]["high"])]
     x = Axis(*around([bound for span in spans for bound in span], 0.12), LEFT, WIDTH - RIGHT)
     y = Axis(*around(shares), HEIGHT - BOTTOM, TOP)
-    parts = [*_across(x, "median time per image", unit(spans[0][0])), *_up(y, y.ticks, _per_cent)]
+    parts = [*across(x, "median time per image", unit(spans[0][0])), *up(y, y.ticks, per_cent)]
     at = {place: (_per_image(model), model["accuracy"]["top1"]) for place, model in judged}
     front = frontier(at)
     steps = "".join(f"H{x(at[place][0]):.1f}V{y(at[place][1]):.1f}" for place in front)
     start = f"M{x(at[front[0]][0]):.1f} {y.start:.1f}"
     parts.append(element("path", d=f"{start}{steps}H{x.end:.1f}", class_="front"))
     for (place, model), (low, high) in zip(judged, spans, strict=True):
-        across, up = x(at[place][0]), y(at[place][1])
+        cx, cy = x(at[place][0]), y(at[place][1])
         least, most = y(model["accuracy"]["low"]), y(model["accuracy"]["high"])
-        cross = f"M{x(low):.1f} {up:.1f}H{x(high):.1f}M{across:.1f} {least:.1f}V{most:.1f}"
-        parts.append(element("path", d=cross, class_=f"line solid {_series(place)}"))
-        ring = _fill(place) if place in front else f"beaten {_series(place)}"
-        parts.append(element("circle", cx=across, cy=up, r=9, class_=ring))
-        parts.append(
-            element("text", str(place + 1), x=across, y=up + 4.5, class_="inside" if place in front else "mid")
-        )
-    return _drawing("Accuracy against latency", HEIGHT, parts)
+        cross = f"M{x(low):.1f} {cy:.1f}H{x(high):.1f}M{cx:.1f} {least:.1f}V{most:.1f}"
+        parts.append(element("path", d=cross, class_=f"line solid {series(place)}"))
+        ring = fill(place) if place in front else f"beaten {series(place)}"
+        parts.append(element("circle", cx=cx, cy=cy, r=9, class_=ring))
+        parts.append(element("text", str(place + 1), x=cx, y=cy + 4.5, class_="inside" if place in front else "mid"))
+    return drawing("Accuracy against latency", HEIGHT, parts)
 
 
 def plotted(model: Model) -> bool:
@@ -141,15 +134,18 @@ def saturation(sweeps: Mapping[int, Mapping[str, Any]]) -> Element:
     points = [point for line in lines.values() for point in line]
     x = Axis(1 / 1.15, 1.15 * max(batch for batch, _ in points), LEFT, WIDTH - RIGHT, logarithmic=True)
     y = Axis(0, 1.1 * max(rate for _, rate in points), HEIGHT - BOTTOM, TOP)
-    parts = [*_across(x, "batch", ("images per call", 1)), *_up(y, y.ticks, "{:g}".format)]
+    parts = [
+        *across(x, "batch", ("images per call", 1), ticks=sorted({batch for batch, _ in points})),
+        *up(y, y.ticks, "{:g}".format),
+    ]
     for place, line in lines.items():
         path = "L".join(f"{x(batch):.1f} {y(rate):.1f}" for batch, rate in line)
-        parts.append(element("path", d=f"M{path}", class_=f"line {_series(place)}"))
+        parts.append(element("path", d=f"M{path}", class_=f"line {series(place)}"))
         for batch, rate in line:
             chosen = batch == sweeps[place]["chosen"]
-            kind = f"beaten {_series(place)}" if chosen else _fill(place)
+            kind = f"beaten {series(place)}" if chosen else fill(place)
             parts.append(element("circle", cx=x(batch), cy=y(rate), r=7 if chosen else 3.5, class_=kind))
-    return _drawing("Images per second by batch", HEIGHT, parts)
+    return drawing("Images per second by batch", HEIGHT, parts)
 
 
 def legend(models: Sequence[Model]) -> Element:
@@ -158,17 +154,7 @@ def legend(models: Sequence[Model]) -> Element:
     for place, model in enumerate(models):
         times = [ns / 1e9 for ns in model["durations_ns"]]
         said[place] = f"{place + 1}. {model['name']}: {duration(min(times))} to {duration(max(times))} per call"
-    return named(said)
-
-
-def named(said: Mapping[int, str]) -> Element:
-    """A legend that says something of the models at these places."""
-    items = []
-    for place, text in said.items():
-        sample = element("path", d="M1 6H27", class_=f"line {_series(place)}")
-        swatch = element("svg", (sample,), viewBox="0 0 28 12", width=28, height=12, aria_hidden="true")
-        items.append(element("li", (swatch, element("span", text))))
-    return element("ul", items, class_="legend")
+    return listed(said)
 
 
 def _stretches(durations: Sequence[int]) -> Iterator[float]:

@@ -1,7 +1,8 @@
-"""Which commit the package is, where it runs from a checkout of its source; read from git's files, without git."""
+"""Which code was run: the commit, where it is a checkout of the source, read from git's files without git; a hash."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 
@@ -12,7 +13,7 @@ _REF = re.compile(r"ref: (refs(?:/[^./\s][^/\s]*)+)")  # no part begins with a d
 
 
 def commit(root: Path) -> str:
-    """The commit that is checked out in ``root``, in full, or ``UNKNOWN``; changes since are not seen.
+    """The commit that is checked out in ``root``, in full, or ``UNKNOWN``; changes since are ``fingerprint``'s.
 
     ``root`` holds ``.git``: a folder, or in a worktree a file that names one.
     """
@@ -24,6 +25,18 @@ def commit(root: Path) -> str:
         common = git / (_text(git / "commondir") or ".")
         head = _text(common / found[1]) or _packed(_text(common / "packed-refs"), found[1])
     return head if _SHA.fullmatch(head) else UNKNOWN
+
+
+def fingerprint(package: Path) -> str:
+    """The SHA-256 of all Python files of ``package`` with their names: the same where the code is the same.
+
+    Whether a checkout holds changes that were not committed only git could tell, whose settings may run programs.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(package).as_posix()}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 def _packed(text: str, ref: str) -> str:

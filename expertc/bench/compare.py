@@ -1,6 +1,7 @@
 """Two reports of the same benchmark, before and after something was changed: what has become slower?
 
-Each model is compared with itself, by the medians of its blocks. The bootstrap interval tells what the noise within the
+Each model is compared with itself, by the medians of its blocks; as a camera by what its user sees: the share of frames
+that are missed, and the age of the results. The bootstrap interval tells what the noise within the
 runs can do; what it cannot tell is how two runs on one machine differ as a whole, which is what the tolerance is for.
 Runs that are known to be doubtful are compared on request only: clocks that were held back or other processes make a
 model slower by themselves, and a watch that failed has not seen whether they did.
@@ -11,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from typing import Any
 
 from ..errors import InvalidArtifactError, UsageError
-from ..intervals import median_ratio
+from ..intervals import mean_difference, median_ratio
 from ..measure import MIN_BLOCKS
 from ..text import clean_text, parse_json, read_text, shown
 from .report import FAMILY, FORMAT
@@ -29,7 +30,14 @@ SAME = (
     "cpu", "cores", "threads", "threads_between_operators", "threads_wait", "governor", "power mode", "clocks", "timed",
     "frames per second",
 )  # fmt: skip
-NOTED = ("runtime", "system", "python", "expertc", "numpy")  # may be what was changed, so it is only said
+NOTED = (
+    "runtime",
+    "system",
+    "python",
+    "expertc",
+    "source_sha256",
+    "numpy",
+)  # may be what was changed, so it is only said
 
 SLOWER, FASTER, UNCHANGED = "slower", "faster", "same"
 
@@ -37,8 +45,22 @@ LONGEST = 10**15  # nanoseconds of a call: eleven days
 
 
 @dataclass(frozen=True)
+class Missed:
+    """Shares of a camera's frames without a result in time, and how much more the new one is, with its interval."""
+
+    old: float
+    new: float
+    rise: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Change:
-    """One model in both reports: medians in seconds per call, and the ratio of new to old with its 95 % interval."""
+    """One model in both reports: medians in seconds, and the ratio of new to old with its 95 % interval.
+
+    The medians are of a call; of a camera, where ``missed`` is known, of the ages of its results.
+    """
 
     name: str
     old: float
@@ -47,6 +69,7 @@ class Change:
     low: float
     high: float
     verdict: str
+    missed: Missed | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +101,9 @@ class Comparison:
 class _Timed:
     shape: tuple[int, ...]
     sha256: str
-    blocks: tuple[float, ...]  # median of each, in seconds per call
+    blocks: tuple[float, ...]  # median of each, in seconds per call; of a camera, in seconds of age
+    missed: tuple[float, ...]  # by a camera: the share of each block
+    classes: frozenset[str] | None
     task: str | None  # what its accuracy was measured on, if it was
 
 
@@ -102,10 +127,13 @@ def compare(old: str | Path, new: str | Path, *, tolerance: float = TOLERANCE, a
     """Compare two ``report.json`` (or the folders that hold them), model by model, by name.
 
     A model is ``slower`` where the ratio of its medians is above 1 + ``tolerance`` and the 95 % interval of that ratio
-    is above 1; ``faster`` is the same with 1 / (1 + ``tolerance``). Raises ``InvalidArtifactError`` for a file that is
-    not a report, and ``UsageError`` where the two are of different tasks: another scenario, input, processor, number
-    of threads or set of photos, no model in common; where a run was throttled, noisy or not watched to its end, unless
-    ``allow_noisy``; or if a model was measured in fewer than 6 blocks.
+    is above 1; ``faster`` is the same with 1 / (1 + ``tolerance``). As a camera it is also slower where the share of
+    missed frames has grown by more than ``tolerance``, and the interval of that is above 0.
+
+    Raises ``InvalidArtifactError`` for a file that is not a report, and ``UsageError`` where the two are of different
+    tasks: another scenario, input, frame rate, processor, number of threads, set of classes or of photos, no model in
+    common; where a run was throttled, noisy or not watched to its end, unless ``allow_noisy``; or if a model was
+    measured in fewer than 6 blocks.
     """
     if not 0 <= tolerance < 10:
         raise UsageError(f"A tolerance of {tolerance:g} makes no sense.", "Give a share such as 0.05.")
@@ -127,16 +155,18 @@ def _change(name: str, before: _Timed, after: _Timed, tolerance: float) -> Chang
             "Measure for longer, both times.",
         )
     ratio, low, high = median_ratio(after.blocks, before.blocks, paired=False)
-    verdict = UNCHANGED
-    if ratio > 1 + tolerance and low > 1:
-        verdict = SLOWER
-    elif ratio < 1 / (1 + tolerance) and high < 1:
-        verdict = FASTER
-    return Change(name, median(before.blocks), median(after.blocks), ratio, low, high, verdict)
+    slower, faster = ratio > 1 + tolerance and low > 1, ratio < 1 / (1 + tolerance) and high < 1
+    missed = None
+    if before.missed and after.missed:
+        missed = Missed(fmean(before.missed), fmean(after.missed), *mean_difference(after.missed, before.missed))
+        slower |= missed.rise > tolerance and missed.low > 0
+        faster |= missed.rise < -tolerance and missed.high < 0
+    verdict = SLOWER if slower else FASTER if faster else UNCHANGED
+    return Change(name, median(before.blocks), median(after.blocks), ratio, low, high, verdict, missed)
 
 
 def _refuse_different(before: _Recorded, after: _Recorded, names: list[str]) -> None:
-    problem = None
+    problem, hint = None, "Compare two runs of the same benchmark on one device."
     if before.scenario != after.scenario:
         problem = f"one is {shown(before.scenario)}, the other {shown(after.scenario)}"
     for key in SAME:
@@ -149,13 +179,17 @@ def _refuse_different(before: _Recorded, after: _Recorded, names: list[str]) -> 
         one, other = before.models[name].shape, after.models[name].shape
         if one != other and problem is None:
             problem = f"the input of {shown(name)} was {one}, then {other}"
+            if one[1:] == other[1:]:
+                hint = f"Measure both with one batch: --scenario offline --batch-size {one[0]}."
+        had, has = before.models[name].classes, after.models[name].classes
+        if had is not None and has is not None and had != has and problem is None:
+            odd = min(had ^ has)
+            problem = f"{shown(name)} had {len(had)} classes, then {len(has)}; {shown(odd)} is in one of them only"
         seen, then = before.models[name].task, after.models[name].task
         if None not in (seen, then) and seen != then and problem is None:
             problem = f"the accuracy of {shown(name)} was that on {seen}, then on {then}"
     if problem is not None:
-        raise UsageError(
-            f"The reports are of different tasks: {problem}.", "Compare two runs of the same benchmark on one device."
-        )
+        raise UsageError(f"The reports are of different tasks: {problem}.", hint)
 
 
 def _refuse_doubtful(before: _Recorded, after: _Recorded) -> None:
@@ -195,7 +229,8 @@ def _read(path: str | Path) -> _Recorded:
     try:
         if form != FORMAT:
             raise ValueError("no such format")
-        models = {clean_text(model["name"]): _timed(model) for model in report["models"]}
+        streams = report.get("streams") or {}
+        models = {clean_text(one["name"]): _timed(one, streams.get(one["name"])) for one in report["models"]}
         if not models or len(models) != len(report["models"]):
             raise ValueError("names must differ")
         warnings = tuple(map(clean_text, report["warnings"]))
@@ -205,7 +240,7 @@ def _read(path: str | Path) -> _Recorded:
             "power mode": evidence.get("power_mode"),
             "clocks": ", ".join(evidence.get("locked", ())) or "not locked",
             "timed": report["timed"],
-            "frames per second": ", ".join(str(one["rate"]) for one in (report.get("streams") or {}).values()) or None,
+            "frames per second": ", ".join({f"{one['rate']:g}": 0 for one in streams.values()}) or None,
         }
         if verdict["name"] not in VERDICTS:
             raise ValueError("no such verdict")
@@ -218,13 +253,21 @@ def _read(path: str | Path) -> _Recorded:
         ) from error
 
 
-def _timed(model: Mapping[str, Any]) -> _Timed:
+def _timed(model: Mapping[str, Any], stream: Mapping[str, Any] | None) -> _Timed:
     times, calls, shape = model["durations_ns"], model["calls_per_turn"], model["shape"]
     if not all(type(number) is int and 0 < number < LONGEST for number in (calls, *shape, *times)):
         raise ValueError("not numbers")
     if not times or len(times) % calls:
         raise ValueError("turns must be whole")
     blocks = tuple(median(times[start : start + calls]) / 1e9 for start in range(0, len(times), calls))
-    judged = model["accuracy"]
+    missed: tuple[float, ...] = ()
+    if stream is not None:
+        blocks, missed = (tuple(map(float, stream["slices"][key])) for key in ("age", "missed"))
+        if not all(0 < age < LONGEST / 1e9 for age in blocks) or not all(0 <= share <= 1 for share in missed):
+            raise ValueError("no ages or shares")
+        if len(blocks) != len(missed):
+            raise ValueError("slices must be whole")
+    judged, classes = model["accuracy"], model["classes"]
     task = None if judged is None else f"{int(judged['images'])} photos of {int(judged['classes'])} classes"
-    return _Timed(tuple(shape), str(model["sha256"]), blocks, task)
+    known = None if classes is None else frozenset(map(clean_text, classes))
+    return _Timed(tuple(shape), str(model["sha256"]), blocks, missed, known, task)

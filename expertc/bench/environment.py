@@ -12,15 +12,18 @@ import numpy as np
 from .. import __version__
 from ..backends import cpu
 from ..backends.processor import processor_name
-from .checkout import commit
+from .checkout import commit, fingerprint
 from .watch.clocks import governors
 from .watch.load import usable
+
+PACKAGE = Path(__file__).parents[1]
 
 
 def describe() -> dict[str, Any]:
     """Facts about this machine that change what a duration means; JSON types, None where the system does not say.
 
-    ``cores`` are the ones this process may use; ``commit`` is that of the source checkout the package runs from.
+    ``cores`` are the ones this process may use; ``commit`` is that of the source checkout the package runs from,
+    and ``source_sha256`` that of its files, committed or not.
     """
     return {
         "cpu": processor_name(),
@@ -31,7 +34,8 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": np.__version__,
         "expertc": __version__,
-        "commit": commit(Path(__file__).parents[2]),
+        "commit": commit(PACKAGE.parent),
+        "source_sha256": fingerprint(PACKAGE),
         "runtime": f"onnxruntime {cpu.describe()['version']}",
     }
 

@@ -8,12 +8,10 @@ from xml.etree.ElementTree import Element
 
 from ..pages.axis import duration
 from ..pages.markup import element
-from ..pages.parts import figure as _figure
-from ..pages.parts import named as _rows
-from ..pages.parts import page
-from ..pages.parts import table as _table
+from ..pages.parts import figure, named, numbers, page, table
 from . import charts
 from .sections import sections
+from .tables import headlines
 
 COLUMNS = ("model", "batch", "calls", "median", "p90", "p99", "images/s", "× first", "95 %")
 
@@ -23,19 +21,19 @@ def to_html(report: Mapping[str, Any]) -> str:
     title = f"Benchmark: {report['scenario']}{'' if report['complete'] else ', interrupted'}"
     models = report["models"]
     body = [element("h1", title)]
-    body += [element("p", text, class_="lead") for text in _findings(models)]
+    body += [element("p", text, class_="lead") for text in (*headlines(report), *_findings(models))]
     verdict = report.get("verdict") or {"name": None, "reasons": []}
     if verdict["name"] is not None:
         body.append(element("p", f"Verdict: {verdict['name']}", class_="lead"))
     doubts = dict.fromkeys((*verdict["reasons"], *report["warnings"]))  # without those that are both
     body += [element("p", text, class_="warning") for text in doubts]
-    body.append(element("div", (_numbers(models),), class_="scroll"))
+    body.append(_numbers(models))
     body.append(element("div", _figures(models), class_="figures"))
     body += sections(report)
-    body += [element("h2", "Machine"), _table(_rows(report["environment"]))]
+    body += [element("h2", "Machine"), table(named(report["environment"]))]
     if report.get("evidence"):
-        body += [element("h2", "Evidence"), _table(_rows(report["evidence"]))]
-    body += [element("h2", "How it was measured"), _table(_rows(_method(report)))]
+        body += [element("h2", "Evidence"), table(named(report["evidence"]))]
+    body += [element("h2", "How it was measured"), table(named(_method(report)))]
     return page(title, body)
 
 
@@ -52,7 +50,6 @@ def _findings(models: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _numbers(models: Sequence[Mapping[str, Any]]) -> Element:
     judged = any(model.get("accuracy") for model in models)
     columns = (*COLUMNS, *(("accuracy", "95 %") if judged else ()))
-    head = element("tr", [element("th", name, scope="col") for name in columns])
     rows = []
     for place, model in enumerate(models):
         times, ratio = model["summary"], model["ratio"]
@@ -70,27 +67,26 @@ def _numbers(models: Sequence[Mapping[str, Any]]) -> Element:
                 f"{100 * found['top1']:.1f} %" if found else "–",
                 f"{100 * found['low']:.1f} to {100 * found['high']:.1f} %" if found else "–",
             ]
-        name = element("th", f"{place + 1}. {model['name']}", scope="row")
-        rows.append(element("tr", (name, *(element("td", cell) for cell in cells))))
-    return element("table", (element("thead", (head,)), element("tbody", rows)), class_="numbers")
+        rows.append((f"{place + 1}. {model['name']}", *cells))
+    return numbers(columns, rows)
 
 
 def _figures(models: Sequence[Mapping[str, Any]]) -> Iterator[Element]:
     if any(model["summary"]["median"] is not None for model in models):
-        yield _figure(
+        yield figure(
             charts.bars(models),
             "Median time per image. The line at the end of a bar is the 95 % interval of the median.",
         )
-    yield _figure(
+    yield figure(
         charts.distribution(models),
         "Share of calls that took no longer than this; the dots are the slowest calls.",
         charts.legend(models),
     )
-    yield _figure(charts.course(models), "Time per call in the course of the run, as medians of its stretches.")
+    yield figure(charts.course(models), "Time per call in the course of the run, as medians of its stretches.")
     judged = [model for model in models if charts.plotted(model)]
     if judged:
         classes, images = judged[0]["accuracy"]["classes"], judged[0]["accuracy"]["images"]
-        yield _figure(
+        yield figure(
             charts.pareto(models),
             f"Top-1 accuracy on {images} photos of {classes} classes against latency, with 95 % intervals. "
             "The line joins the models that none beats in both; rings are beaten.",

@@ -30,7 +30,7 @@ DEVICE = {
 }
 """What trtexec calls the parts of a call on a device, and what it means."""
 
-# trtexec's own hint: from this share of the compute time on, launching the work may be what takes the time.
+# trtexec's own hint, by medians: from this share of the compute time on, launching may be what takes the time.
 LAUNCH_BOUND = 0.8
 
 DEFINITIONS = (
@@ -61,7 +61,7 @@ class Phases:
                 f"Decoding and preprocessing take longer than the model {name} itself ({1e3 * before:.3g} and"
                 f" {1e3 * model:.3g} ms): a smaller model saves little."
             )
-        known = {key: summary.mean for key, summary in self.device.items()}
+        known = {key: s.mean if s.median is None else s.median for key, s in self.device.items()}
         if not known.get(COMPUTE):
             return
         copies = known.get(H2D, 0.0) + known.get(D2H, 0.0)

@@ -10,21 +10,20 @@ from typing import Any
 
 from ..intervals import median_bounds
 from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
-from ..pages import ReportFolder, to_json
-from ..pages import cell as _cell
+from ..pages import ReportFolder, cell, to_json
 from .camera import Stream
 from .cold import ColdStart
 from .harness import Harness
 from .page import to_html
 from .phases import Phases, described
 from .sweep import Sweep
-from .tables import additional, to_markdown
+from .tables import additional, headlines, to_markdown
 from .watch import MAX_VARIATION, UNWATCHED, Evidence, Verdict, judge, unsteady
 
 SINGLE_STREAM, OFFLINE, CAMERA = SCENARIOS = ("single-stream", "offline", "camera")
 
 FAMILY = "expertc.bench/"
-FORMAT = FAMILY + "2"  # the number is the schema's version: schema.json
+FORMAT = FAMILY + "3"  # the number is the schema's version: schema.json
 FOLDER = ReportFolder(FAMILY, "benchmark report")
 
 MOST_DURATIONS = 100_000  # of a model in a report: about 1 MB, enough for any percentile that is given
@@ -46,11 +45,29 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A branch of ``classes`` classes that was left out; ``predicted`` is its share of the full model's MACs."""
+
+    name: str
+    classes: int
+    predicted: float
+
+    def to_mapping(self, time: Ratio) -> dict[str, Any]:
+        """Plain JSON types. ``time`` is that of the model without the branch over that of the full one.
+
+        ``measured`` is the share of the full model's time that leaving the branch out saves, with its 95 % interval; it
+        may be below zero by noise.
+        """
+        low, high = (None if bound is None else 1.0 - bound for bound in (time.high, time.low))
+        return asdict(self) | {"measured": 1.0 - time.value, "low": low, "high": high}
+
+
+@dataclass(frozen=True)
 class Entry:
     """One model's result. ``ratio`` is its time per image over the first model's.
 
     ``turns[i]`` are the durations in seconds of the calls in block ``i``, equally many each but for streams.
-    ``accuracy`` is None where nobody measured it.
+    ``accuracy`` is None where nobody measured it, ``classes`` is where the model has no card.
     """
 
     name: str
@@ -61,6 +78,7 @@ class Entry:
     ratio: Ratio
     turns: tuple[tuple[float, ...], ...]
     accuracy: Accuracy | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -84,6 +102,7 @@ class Entry:
         return {
             **{field.name: getattr(self, field.name) for field in fields(self) if field.name != "turns"},
             "shape": list(self.shape),
+            "classes": None if self.classes is None else list(self.classes),
             "summary": asdict(self.summary),
             "ratio": asdict(self.ratio),
             "accuracy": self.accuracy and asdict(self.accuracy),
@@ -100,7 +119,8 @@ class BenchReport:
     """A benchmark. ``seconds`` was asked for; ``environment`` and ``to_mapping()`` hold JSON types.
 
     Not ``complete`` if it was interrupted: then it holds what was measured until then. ``streams`` (of cameras),
-    ``sweeps`` (of batches) and ``phases`` (of predicting ``photos``) are by model, where they were asked for.
+    ``sweeps`` (of batches), ``phases`` (of predicting ``photos``) and ``branches`` (that were left out) are by model,
+    where they were asked for.
     """
 
     scenario: str
@@ -118,6 +138,7 @@ class BenchReport:
     sweeps: Mapping[str, Sweep] = field(default_factory=dict)
     phases: Mapping[str, Phases] = field(default_factory=dict)
     photos: str = ""
+    branches: Mapping[str, Branch] = field(default_factory=dict)
 
     @property
     def verdict(self) -> Verdict:
@@ -126,8 +147,8 @@ class BenchReport:
 
     @property
     def joules_per_image(self) -> dict[str, float]:
-        """Energy of one image by the part that took it; {} if several models, which take turns, share the power."""
-        if len(self.entries) != 1:
+        """Energy of one image by the part that took it; {} where ``joules_missing`` says why."""
+        if self.joules_missing:
             return {}
         entry = self.entries[0]
         stream = self.streams.get(entry.name)
@@ -139,6 +160,8 @@ class BenchReport:
         """Why there is no energy of one image, None if there is."""
         if not self.evidence.energy:
             return "no sensor of power was found"
+        if self.photos:
+            return "predicting photos is a part of what was watched: measure without --phases"
         if len(self.entries) > 1:
             return "the models take turns, so the power that was seen is that of all of them: measure one alone"
         return None
@@ -146,6 +169,7 @@ class BenchReport:
     def to_mapping(self) -> dict[str, Any]:
         """Everything as plain JSON types, as ``schema.json`` beside this file describes it."""
         warmup = asdict(self.warmup) | {"spread": self.warmup.spread if self.warmup.spread < 1e9 else None}
+        branches = {e.name: self.branches[e.name].to_mapping(e.ratio) for e in self.entries if e.name in self.branches}
         return {
             "format": FORMAT,
             "complete": self.complete,
@@ -167,6 +191,7 @@ class BenchReport:
                 for key, found in (("cold", self.cold), ("streams", self.streams), ("sweeps", self.sweeps))
                 if found
             },
+            **({"branches": branches} if branches else {}),
             **({"phases": described(self.phases, self.photos)} if self.phases else {}),
         }
 
@@ -194,7 +219,7 @@ class BenchReport:
         for entry in self.entries:
             times = entry.summary
             cells = (
-                _cell(entry.name),
+                cell(entry.name),
                 str(entry.shape[0]),
                 str(times.n),
                 *(milliseconds(value) for value in (times.median, times.p90, times.p99)),
@@ -202,11 +227,12 @@ class BenchReport:
                 between(entry.ratio),
             )
             rows.append(f"| {' | '.join(cells)} |")
-        facts = [f"- {key}: {_cell(_plain(value))}" for key, value in self.environment.items()]
-        verdict = self.verdict
-        notes = [f"- **verdict: {verdict.name}**", *(f"- {_cell(reason)}" for reason in verdict.reasons)]
-        notes += [f"- **{_cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
-        notes += [f"- accuracy of {_cell(name)}: {said}" for name, said in self.accuracies.items()]
+        facts = [f"- {key}: {cell(_plain(value))}" for key, value in self.environment.items()]
+        verdict, report = self.verdict, self.to_mapping()
+        notes = [f"- {cell(line)}" for line in headlines(report)]
+        notes += [f"- **verdict: {verdict.name}**", *(f"- {cell(reason)}" for reason in verdict.reasons)]
+        notes += [f"- **{cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
+        notes += [f"- accuracy of {cell(name)}: {said}" for name, said in self.accuracies.items()]
         notes += [
             f"- timed: {TIMED}",
             f"- {RULE.format(samples_for(90), samples_for(99))}",
@@ -214,7 +240,7 @@ class BenchReport:
             *([f"- harness: {self.harness}"] if self.harness else ()),
             *([f"- energy per image: {self.joules_missing}"] if self.joules_missing else ()),
         ]
-        more = [to_markdown(table, _cell) for table in additional(self.to_mapping())]
+        more = [to_markdown(table, cell) for table in additional(report)]
         parts = [f"# Benchmark: {self.scenario}", "\n".join(rows), "\n".join(notes), *more]
         parts += ["## Machine", "\n".join(facts)]
         return "\n\n".join(parts) + "\n"

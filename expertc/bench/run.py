@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from datetime import datetime, timezone
@@ -12,20 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 from ..backends.cpu import open_session
 from ..errors import UsageError
-from ..measure import Glance, interleave
+from ..measure import SEED, Glance, interleave
+from ..source import open_source
 from . import environment, harness
+from .branches import open_without
 from .camera import RATE, check_rate, streams
 from .cold import cold_start
 from .phases import Phases
-from .report import CAMERA, OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Entry, warnings_about
-from .subjects import file_of, names_of, noise
+from .report import CAMERA, OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Branch, Entry, warnings_about
+from .subjects import files_of, noise, open_subject
 from .sweep import LARGEST, Sweep, saturate
 from .watch import Watcher, locked_clocks
 
 if TYPE_CHECKING:
     from .predictions import Photos
 
-SEED = 0  # of the noise, and of the order of turns
 MAX_WARMUP = 5.0  # seconds, for all models together
 CHOOSING = 0.5  # of the time for all models together that finding their batches may take beside it
 
@@ -37,6 +37,7 @@ def bench(
     seconds: float = 10.0,
     threads: int | None = None,
     percentile: int | None = None,
+    seed: int = SEED,
     progress: Callable[[Glance], None] | None = None,
     interruptible: bool = False,
     lock_clocks: bool = False,
@@ -45,83 +46,102 @@ def bench(
     batch_size: int | None = None,
     phases: bool = False,
     data: str | Path | None = None,
+    without: Sequence[str] | None = None,
 ) -> BenchReport:
     """Time bundles and ``.onnx`` models against the first of them, all in one interleaved run on the CPU.
 
     ``single-stream`` times one image after the other. ``offline`` times batches: the one that a model is made for, or,
     where it takes any, ``batch_size``, by default the one from which on more images at once bring hardly more images
     per second. ``camera`` gives images at a ``rate`` per second (default 30), and counts what is not ready in time. The
-    input is noise from a fixed seed, made before the clock starts. ``seconds`` is the time for all models together,
-    ``threads`` the number within an operator (default: one per core). ``progress`` is shown how far it is, twice a
-    second. Sensors are watched from the warm-up to the end; ``lock_clocks`` holds the clocks meanwhile, which needs
-    root; ``cold`` starts each model in a process of its own before. ``phases`` also takes the time of predicting photos
-    apart, for as many seconds again, on those under ``data`` or on a made one. A ``KeyboardInterrupt`` ends an
-    ``interruptible`` run with the report of what was measured until then.
+    input is noise from ``seed``, made before the clock starts; so is the order of turns. ``seconds`` is the time for
+    all models together, ``threads`` the number within an operator (default: one per core). ``progress`` is shown how
+    far it is, twice a second. Sensors are watched from the warm-up to the end; ``lock_clocks`` holds the clocks
+    meanwhile, which needs root; ``cold`` starts each model in a process of its own before. ``phases`` also takes the
+    time of predicting photos apart, for as many seconds again, on those under ``data`` or on a made one. ``without``
+    times one full model and its cuts without each of these classes or categories, by default the taxonomy's roots. A
+    ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was measured until then.
 
     Raises ``UsageError`` for a model whose input has an open height or width or another batch than the scenario needs,
     if ``seconds`` are too few for ``percentile`` or a call is too quick for the clock, and for an option of another
-    scenario; and what ``open_bundle``, ``open_session``, ``cold_start``, ``locked_clocks``, ``open_expert`` and
-    ``read_photos`` raise.
+    scenario; and what ``open_bundle``, ``open_session``, ``cold_start``, ``locked_clocks``, ``open_expert``,
+    ``read_photos`` and ``open_without`` raise.
     """
     _refuse(scenario, rate, batch_size, phases, data)
     if not paths or seconds <= 0:
         raise UsageError("There is nothing to measure.", "Give at least one model and a positive duration.")
-    files = dict(zip(names_of(paths), (file_of(Path(path)) for path in paths), strict=True))
+    if without is not None and (len(paths) != 1 or scenario != SINGLE_STREAM or cold or phases):
+        raise UsageError(
+            "Leaving out branches takes one model apart, image by image.",
+            f"Give one full model with a model card, the scenario {SINGLE_STREAM}, and neither --cold nor --phases.",
+        )
+    files = files_of(paths)
     places = dict(zip(files, map(Path, paths), strict=True))
     photos = _photos(places, data, threads) if phases else None
     lock: AbstractContextManager[tuple[str, ...]] = locked_clocks() if lock_clocks else nullcontext(())
+    branches: Mapping[str, Branch] = {}
+    parts: Mapping[str, Phases] = {}
     with lock as locked:
         sweeps = {}
         if scenario == OFFLINE and batch_size is None:
             limit = CHOOSING * seconds / len(files)
-            found = ((name, _sweep(name, file, threads, limit)) for name, file in files.items())
+            found = ((name, _sweep(name, file, threads, limit, seed)) for name, file in files.items())
             sweeps = {name: sweep for name, sweep in found if sweep is not None}
         own = harness.look()
         with ExitStack() as opened:
-            sessions = {n: opened.enter_context(closing(open_session(f, threads=threads))) for n, f in files.items()}
-            batches = {name: sweeps[name].chosen if name in sweeps else batch_size or 1 for name in files}
-            inputs = {name: noise(session, name, scenario, batches[name], SEED) for name, session in sessions.items()}
-            calls = {name: partial(session.run, inputs[name]) for name, session in sessions.items()}
+            if without is None:
+                subjects = {name: open_subject(places[name], file, threads, opened) for name, file in files.items()}
+            else:
+                subjects, branches = open_without(open_source(paths[0]), without, threads, opened)
+            inputs = {
+                name: noise(
+                    one.session, name, scenario, sweeps[name].chosen if name in sweeps else batch_size or 1, seed
+                )
+                for name, one in subjects.items()
+            }
+            calls = {name: partial(one.session.run, inputs[name]) for name, one in subjects.items()}
             started = datetime.now(timezone.utc).isoformat(timespec="seconds")
             starts = {n: cold_start(f, inputs[n].shape, threads=threads) for n, f in files.items() if cold}
             before = environment.load()
             warmup = min(MAX_WARMUP, seconds)
             how: dict[str, Any] = {
-                "seconds": seconds, "warmup": warmup, "bearing": percentile, "least": own.least, "seed": SEED,
+                "seconds": seconds, "warmup": warmup, "bearing": percentile, "least": own.least, "seed": seed,
                 "progress": progress, "interruptible": interruptible,
             }  # fmt: skip
-            with Watcher(warmup + seconds) as watcher:
+            with Watcher(warmup + seconds * (2 if phases else 1)) as watcher:
                 if scenario == CAMERA:
                     samples, seen = streams(calls, rate=rate or RATE, **how)
                 else:
                     samples, seen = interleave(calls, **how), {}
+                complete = samples.complete
+                if photos is not None and complete:
+                    parts, complete = _phases(places, photos, seconds, threads, seed, progress, interruptible)
             after = environment.load()
-        parts: Mapping[str, Phases] = {}
-        complete = samples.complete
-        if photos is not None and complete:
-            parts, complete = _phases(places, photos, seconds, threads, progress, interruptible)
-    first, *_ = files
-    entries = tuple(
-        Entry(
-            name=name,
-            path=str(path),
-            sha256=hashlib.sha256(files[name].read_bytes()).hexdigest(),
-            shape=inputs[name].shape,
-            summary=samples.summary(name),
-            ratio=samples.ratio(name, first).scaled(len(inputs[first]) / len(inputs[name])),
-            turns=samples.blocks[name],
-        )
-        for name, path in zip(files, paths, strict=True)
-    )
+            first, *_ = subjects
+            entries = tuple(
+                Entry(
+                    name=name,
+                    path=one.path,
+                    sha256=one.sha256,
+                    shape=inputs[name].shape,
+                    summary=samples.summary(name),
+                    ratio=samples.ratio(name, first).scaled(len(inputs[first]) / len(inputs[name])),
+                    turns=samples.blocks[name],
+                    classes=one.session.classes,
+                )
+                for name, one in subjects.items()
+            )
     warnings = [*warnings_about(entries, samples.warmup, before, environment.cores())]
     warnings += own.warnings()
+    if scenario == OFFLINE:
+        fixed = {name: one.session.input_shape[0] for name, one in subjects.items()}
+        warnings += [f"{n} is made for a batch of {size}: no other was tried." for n, size in fixed.items() if size]
     warnings += [hint for name, each in parts.items() for hint in each.hints(name)]
     if not complete:
         warnings.insert(0, f"The run was interrupted before its {seconds:g} s were over.")
     return BenchReport(
         scenario,
         seconds,
-        SEED,
+        seed,
         samples.warmup,
         entries,
         environment.describe() | environment.settings(threads) | {"load": [before, after], "started": started},
@@ -134,6 +154,7 @@ def bench(
         sweeps=sweeps,
         phases=parts,
         photos="" if photos is None else photos.what,
+        branches=branches,
     )
 
 
@@ -155,13 +176,13 @@ def _refuse(scenario: str, rate: float | None, batch_size: int | None, phases: b
         raise UsageError("Photos are for taking the time of a prediction apart.", "Use --data with --phases.")
 
 
-def _sweep(name: str, file: Path, threads: int | None, seconds: float) -> Sweep | None:
+def _sweep(name: str, file: Path, threads: int | None, seconds: float, seed: int) -> Sweep | None:
     """How large its batch should be, found in a session whose memory is gone afterwards; None if that is fixed."""
     with closing(open_session(file, threads=threads)) as session:
         if session.input_shape[:1] != (None,):
             return None
         return saturate(
-            lambda batch: partial(session.run, noise(session, name, OFFLINE, batch, SEED)), seconds=seconds, seed=SEED
+            lambda batch: partial(session.run, noise(session, name, OFFLINE, batch, seed)), seconds=seconds, seed=seed
         )
 
 
@@ -180,6 +201,7 @@ def _phases(
     photos: Photos,
     seconds: float,
     threads: int | None,
+    seed: int,
     progress: Callable[[Glance], None] | None,
     interruptible: bool,
 ) -> tuple[Mapping[str, Phases], bool]:
@@ -190,7 +212,7 @@ def _phases(
         experts = {name: opened.enter_context(open_expert(path, threads)) for name, path in places.items()}
         try:
             return take_apart(
-                experts, photos.encoded, seconds=seconds, seed=SEED, progress=progress, interruptible=interruptible
+                experts, photos.encoded, seconds=seconds, seed=seed, progress=progress, interruptible=interruptible
             )
         except KeyboardInterrupt:
             if not interruptible:

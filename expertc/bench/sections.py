@@ -6,7 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from ..pages.drawing import legend
 from ..pages.markup import element
+from ..pages.parts import figure
 from . import charts
 from .tables import Table, additional
 
@@ -26,9 +28,9 @@ def _drawing(report: Mapping[str, Any]) -> Iterator[Element]:
     if any(sweep["steps"] for sweep in report["sweeps"].values()):
         names = [model["name"] for model in report["models"]]
         swept = {names.index(name): sweep for name, sweep in report["sweeps"].items() if sweep["steps"]}
-        legend = charts.named({place: f"{place + 1}. {names[place]}" for place in swept})
-        caption = element("figcaption", "Images per second by images per call. A ring marks the batch that was chosen.")
-        yield element("figure", (charts.saturation(swept), legend, caption), class_="alone")
+        said = legend({place: f"{place + 1}. {names[place]}" for place in swept})
+        caption = "Images per second by images per call. A ring marks the batch that was chosen."
+        yield figure(charts.saturation(swept), caption, said, class_="alone")
 
 
 def _table(table: Table) -> Element:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +13,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..backends import Session
+from ..backends.cpu import open_session
 from ..bundle import MODEL, open_bundle
 from ..errors import UsageError
 from ..text import clean_text
 from .report import OFFLINE
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model that is open; ``path`` is as it was given, ``sha256`` that of the ONNX file or bytes."""
+
+    path: str
+    sha256: str
+    session: Session
+
+
+def open_subject(path: str | Path, model: Path | bytes, threads: int | None, opened: ExitStack) -> Subject:
+    """Open ``model``, which stands for ``path``, for as long as ``opened``. Raises what ``open_session`` raises."""
+    session = opened.enter_context(closing(open_session(model, threads=threads)))
+    data = model if isinstance(model, bytes) else model.read_bytes()
+    return Subject(str(path), hashlib.sha256(data).hexdigest(), session)
+
+
+def files_of(paths: Sequence[str | Path]) -> Mapping[str, Path]:
+    """The models' files by ``names_of`` their paths. Raises what ``open_bundle`` raises."""
+    return dict(zip(names_of(paths), (file_of(Path(path)) for path in paths), strict=True))
 
 
 def file_of(path: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The tables that only some runs have: frames of a camera, a sweep of batches, the phases of a prediction.
+"""The tables that only some runs have: frames of a camera, batches, branches, cold starts, phases of a prediction.
 
 They are made once, of a report's JSON, for the terminal, the Markdown and the page alike.
 """
@@ -32,8 +32,27 @@ def additional(report: Mapping[str, Any]) -> Iterator[Table]:
         yield _streams(report["streams"])
     if report.get("sweeps"):
         yield _sweeps(report["sweeps"])
+    if report.get("branches"):
+        yield _branches(report["branches"])
+    if report.get("cold"):
+        yield _cold(report["cold"])
     if report.get("phases"):
         yield _phases(report["phases"])
+
+
+def headlines(report: Mapping[str, Any]) -> Iterator[str]:
+    """Of each model the number that its scenario is about, as in MLPerf, and the slowest call: none is left out."""
+    for model in report["models"]:
+        slowest = f"slowest of {model['summary']['n']:,} calls {duration(max(model['durations_ns']) / 1e9)}"
+        stream = (report.get("streams") or {}).get(model["name"])
+        if stream is not None:
+            missed, age = _share(stream["missed"]), _time(stream["age"]["p90"])
+            said = f"{missed} of {stream['frames']:,} frames missed, age p90 {age}"
+        elif report["scenario"] == "offline":
+            said = f"{model['images_per_second']:.1f} images/s"
+        else:
+            said = f"p90 {_time(model['summary']['p90'])}"
+        yield f"{model['name']}: {said}; {slowest}"
 
 
 def to_markdown(table: Table, clean: Callable[[str], str]) -> str:
@@ -74,6 +93,38 @@ def _sweeps(sweeps: Mapping[str, Mapping[str, Any]]) -> Table:
         rows,
         f"*: chosen; each batch in turns with the best before. The end: {why}. --batch-size fixes it, as comparing two"
         " reports needs it.",
+    )
+
+
+def _branches(branches: Mapping[str, Mapping[str, Any]]) -> Table:
+    rows = []
+    for branch in sorted(branches.values(), key=lambda each: -float(each["predicted"])):
+        sure = "too few calls" if branch["low"] is None else f"{_share(branch['low'])} to {_share(branch['high'])}"
+        shares = _share(branch["predicted"]), _share(branch["measured"])
+        rows.append((branch["name"], f"{branch['classes']:,}", *shares, sure))
+    return Table(
+        "branches",
+        "What leaving out a branch saves",
+        ("left out", "classes", "of the MACs", "time saved", "95 %"),
+        tuple(rows),
+        "of the MACs: the branch's share of the full model's, which is what it should save; time saved: of the full"
+        " model's median, by the cut to all other classes.",
+    )
+
+
+def _cold(cold: Mapping[str, Mapping[str, float]]) -> Table:
+    parts = ("imports", "load", "first", "second", "until_first_answer")
+    rows = [
+        (name, *(duration(start[part]) for part in parts), f"{start['peak_bytes'] / 1e6:.1f} MB")
+        for name, start in cold.items()
+    ]
+    return Table(
+        "cold",
+        "Cold start",
+        ("model", "imports", "load", "1st call", "2nd call", "to answer", "memory"),
+        tuple(rows),
+        "each model in a process of its own, once; to answer: imports of the runtime, load and first call; memory: the"
+        " process's largest.",
     )
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import benched, compare, options, show
-from .branches import by_branch
 
 if TYPE_CHECKING:
     from ..measure import Glance
@@ -52,7 +51,7 @@ class _Bench(click.Command):
 @click.option(
     "--percentile", type=click.Choice(["50", "90", "95", "99"]), help="Refuse to run if too short for this one."
 )
-@click.option("--by-branch", "branchwise", is_flag=True, help="Time one full model without each branch, instead.")
+@click.option("--by-branch", "branchwise", is_flag=True, help="Time one full model, and it without each branch.")
 @click.option("--branch", "branches", multiple=True, metavar="LIST", help="With --by-branch: these, not the top ones.")
 @click.option("--cold", is_flag=True, help="Also start each model in a process of its own: load, first call, memory.")
 @click.option(
@@ -60,6 +59,10 @@ class _Bench(click.Command):
     help="Also time decoding, preprocessing, model and answer apart, for as long again.",
 )  # fmt: skip
 @click.option("--data", metavar="DIR", help="With --phases: photos to predict, in any folders (default: a made one).")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**63), default=0, show_default=True, metavar="N",
+    help="Of the noise that models are given, and of the order of their turns.",
+)  # fmt: skip
 @click.option("--lock-clocks", is_flag=True, help="Hold the clocks at one speed meanwhile (needs root).")
 @click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
 @click.option(
@@ -73,7 +76,8 @@ class _Bench(click.Command):
 def command(
     paths: tuple[str, ...], scenario: str, rate: float | None, batch_size: int | None, duration: float,
     percentile: str | None, branchwise: bool, branches: tuple[str, ...], cold: bool, phases: bool, data: str | None,
-    lock_clocks: bool, report: str | None, accuracies: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
+    seed: int, lock_clocks: bool, report: str | None, accuracies: tuple[str, ...], threads: int | None, as_json: bool,
+    quiet: bool,
 ) -> int:  # fmt: skip
     """Time models and bundles in turns within one run, and compare each with the first.
 
@@ -83,9 +87,6 @@ def command(
     from ..errors import ExitCode
 
     seconds = options.check_seconds(duration, "--duration", 0.01)
-    if branchwise or branches:
-        by_branch(paths, branches, seconds=seconds, threads=threads, as_json=as_json, quiet=quiet)
-        return ExitCode.OK
     judged = read_accuracies(accuracies, paths)
     if report is not None:
         refuse_place(Path(report))
@@ -95,6 +96,7 @@ def command(
             paths, scenario=scenario, seconds=seconds, threads=threads, interruptible=True,
             percentile=None if percentile is None else int(percentile), progress=lambda seen: write(_line(seen)),
             lock_clocks=lock_clocks, cold=cold, rate=rate, batch_size=batch_size, phases=phases, data=data,
+            seed=seed, without=branches if branchwise or branches else None,
         )  # fmt: skip
     found = with_accuracies(found, judged)
     if report is not None:

@@ -9,16 +9,15 @@ from . import show
 
 if TYPE_CHECKING:
     from ..bench import BenchReport, Entry
-    from ..bench.cold import ColdStart
     from ..measure import Ratio
 
 
 def show_report(found: BenchReport) -> None:
     """Print tables, what was seen meanwhile, and what is doubtful."""
-    from ..bench.tables import additional
+    from ..bench.tables import additional, headlines
 
-    offline = found.scenario == "offline"
-    more = [*additional(found.to_mapping())]
+    offline, report = found.scenario == "offline", found.to_mapping()
+    more = [*additional(report)]
     if not found.streams:  # which say more, and are the first of the others
         columns = ("batch", "calls", "median", "images/s") if offline else ("calls", "median", "p90", "p99")
         rows = [(entry.name, *_cells(entry, offline), *_ratio(entry.ratio)) for entry in found.entries]
@@ -27,15 +26,12 @@ def show_report(found: BenchReport) -> None:
         if place or not found.streams:
             show.line()
         show.table(table.columns, table.rows, left=table.left)
-    if found.cold:
-        show.line()
-        parts = ("imports", "load", "first call", "second", "peak memory")
-        show.table(("started cold", *parts), [(name, *_start(start)) for name, start in found.cold.items()])
     machine, judged = found.environment, found.accuracies
     show.line()
     verdict = found.verdict
     notes = [warning for warning in found.warnings if warning not in verdict.reasons]
     show.facts({
+        "result": "\n".join(headlines(report)),
         "verdict": "\n".join((verdict.name, *verdict.reasons)),
         "seen": "\n".join(_seen(found)),
         "scenario": f"{found.scenario}, {found.seconds:g} s for all models, in random turns (seed {found.seed})",
@@ -71,11 +67,6 @@ def _seen(found: BenchReport) -> Iterator[str]:
         yield f"peak memory of this process: {show.size(seen.peak_memory)}"
     for card, used in seen.peak_device_memory.items():
         yield f"peak memory in use on {card}: {show.size(used)}"
-
-
-def _start(start: ColdStart) -> tuple[str, ...]:
-    times = (start.imports, start.load, start.first, start.second)
-    return (*map(show.duration, times), show.size(start.peak_bytes))
 
 
 def _cells(entry: Entry, offline: bool) -> tuple[str, ...]:

@@ -28,11 +28,13 @@ def fill(place: int) -> str:
     return f"fill {series(place)}"
 
 
-def across(x: Axis, label: str, measure: tuple[str, float], height: float = HEIGHT) -> Iterator[Element]:
-    """The lower axis, its values in ``measure``: a unit's name and its length."""
+def across(
+    x: Axis, label: str, measure: tuple[str, float], height: float = HEIGHT, ticks: Sequence[float] = ()
+) -> Iterator[Element]:
+    """The lower axis, its values in ``measure``: a unit's name and its length. ``ticks``: round ones by default."""
     name, length = measure
     scaled = Axis(x.low / length, x.high / length, x.start, x.end, x.logarithmic)
-    for tick in scaled.ticks:
+    for tick in ticks or scaled.ticks:
         yield element("path", d=f"M{scaled(tick):.1f} {TOP}V{height - BOTTOM}", class_="grid")
         yield element("text", f"{tick:.6g}", x=scaled(tick), y=height - BOTTOM + 16, class_="mid")
     yield element("text", f"{label}, {name}", x=(x.start + x.end) / 2, y=height - 6, class_="mid")

@@ -13,7 +13,8 @@ from expertc.measure import Samples, Warmup
 
 ENVIRONMENT = {
     "cpu": "A CPU", "cores": 2, "governor": None, "system": "Linux 6 x86_64", "memory_mb": 8000, "python": "3.11.2",
-    "numpy": "2.0.0", "expertc": "0.1.0", "commit": "unknown", "runtime": "onnxruntime 1.20.0", "threads": 2,
+    "numpy": "2.0.0", "expertc": "0.1.0", "commit": "unknown", "source_sha256": "0" * 64,
+    "runtime": "onnxruntime 1.20.0", "threads": 2,
     "threads_between_operators": 1, "threads_wait": "spinning", "garbage_collector": "off", "load": [0.1, 0.25],
     "started": "2026-01-02T03:04:05+00:00",
 }  # fmt: skip

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from made import WATCHED, made, saved
 
 from expertc.bench import Accuracy, compare
+from expertc.bench.camera import Stream
 from expertc.bench.compare import FASTER, SLOWER, TOLERANCE, UNCHANGED
 from expertc.bench.watch import Throttle
 from expertc.errors import ExpertcError, InvalidArtifactError, UsageError
@@ -100,11 +102,59 @@ def test_what_was_timed_is_part_of_the_task(tmp_path: Path) -> None:
     report = made({"a": 0.002})
     for changed, words in (
         ({"timed": "with transfers"}, r"timed was 'one call of .*', then 'with transfers'"),
-        ({"streams": {"a": {"rate": 30.0}}}, "frames per second was 'None', then '30.0'"),
+        ({"streams": {"a": stream(30.0).to_mapping()}}, "frames per second was 'None', then '30'"),
     ):
         (tmp_path / "new.json").write_text(json.dumps(report.to_mapping() | changed))
         with pytest.raises(UsageError, match=words):
             compare(saved(report, tmp_path / "old.json"), tmp_path / "new.json")
+
+
+def stream(rate: float = 25.0, age: float = 0.01, late: int = 0, seed: int = 0) -> Stream:
+    """Forty slices of 25 frames, ``late`` of each."""
+    ages = np.random.default_rng(seed).lognormal(np.log(age), 0.02, (40, 25))
+    return Stream.joined([Stream(rate, 25, late, tuple(each), tuple(each)) for each in ages.tolist()])
+
+
+def camera(*names: str, **options: Any) -> Any:
+    report = made(dict.fromkeys(names or ("a",), 0.005))
+    streams = {entry.name: stream(**options) for entry in report.entries}
+    return replace(report, scenario="camera", streams=streams)
+
+
+def test_a_camera_is_judged_by_ages_and_missed_frames(tmp_path: Path) -> None:
+    """The calls are as quick as before in all of these."""
+    before = camera(late=1)
+    assert verdicts(tmp_path, before, camera(late=1, seed=1)) == {"a": UNCHANGED}
+    assert verdicts(tmp_path, before, camera(late=1, age=0.012)) == {"a": SLOWER}
+    assert verdicts(tmp_path, before, camera(late=3)) == {"a": SLOWER}
+    assert verdicts(tmp_path, before, camera(late=3), tolerance=0.1) == {"a": UNCHANGED}
+    assert verdicts(tmp_path, camera(late=3), before) == {"a": FASTER}
+    found = compare(saved(before, tmp_path / "old.json"), saved(camera("a", "b", late=3), tmp_path / "new.json"))
+    (change,) = found.changes
+    assert change.missed is not None
+    assert (change.missed.old, change.missed.new) == (pytest.approx(0.04), pytest.approx(0.12))
+    assert change.old == pytest.approx(0.01, rel=0.02)
+    assert found.to_mapping()["models"][0]["missed"]["rise"] == pytest.approx(0.08)
+    with pytest.raises(UsageError, match="frames per second was '25', then '30'"):
+        verdicts(tmp_path, before, camera(rate=30.0))
+
+
+def test_batches_that_were_chosen_apart_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    old, new = (replace(made({"a": 0.002}, batch=batch), scenario="offline") for batch in (8, 16))
+    with pytest.raises(UsageError, match=r"was \(8, 3, 8, 8\), then \(16, 3, 8, 8\)") as caught:
+        verdicts(tmp_path, old, new)
+    assert "--batch-size 8" in caught.value.hint
+
+
+def test_other_classes_are_another_task(tmp_path: Path) -> None:
+    def of(*classes: str) -> Any:
+        report = made({"a": 0.002})
+        return replace(report, entries=(replace(report.entries[0], classes=classes or None),))
+
+    assert verdicts(tmp_path, of("rays", "sharks"), of("sharks", "rays")) == {"a": UNCHANGED}
+    assert verdicts(tmp_path, of("rays"), of()) == {"a": UNCHANGED}
+    with pytest.raises(UsageError, match="'a' had 2 classes, then 3; 'clams' is in one of them only"):
+        verdicts(tmp_path, of("rays", "sharks"), of("rays", "sharks", "clams"))
 
 
 def test_accuracies_on_other_classes_are_another_task(tmp_path: Path) -> None:
@@ -164,8 +214,8 @@ def spoilt(**changes: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "[]", "{", "{}", '{"format": 2}', '{"format": "expertc.bench/2"}', '{"format": "expertc.bench/1"}',
-        '{"format": "expertc.bench/2", "models": {}}',
+        "", "[]", "{", "{}", '{"format": 2}', '{"format": "expertc.bench/3"}', '{"format": "expertc.bench/1"}',
+        '{"format": "expertc.bench/3", "models": {}}',
         spoilt(durations_ns=[]), spoilt(durations_ns=[1, 0]), spoilt(durations_ns=[1, True]),
         spoilt(durations_ns=[1.5]), spoilt(durations_ns=["1"]), spoilt(durations_ns=None),
         spoilt(durations_ns=[10**400]), spoilt(calls_per_turn=3),
@@ -179,6 +229,14 @@ def spoilt(**changes: Any) -> str:
         json.dumps(made({"a": 0.1}).to_mapping() | {"verdict": {"name": "fine", "reasons": []}}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"verdict": {"name": [], "reasons": []}}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"verdict": {"name": "clean", "reasons": [1]}}),
+        spoilt(classes=5), spoilt(classes=[5]),
+        json.dumps(made({"a": 0.1}).to_mapping() | {"streams": {"a": {"rate": 1.0}}}),
+        json.dumps(made({"a": 0.1}).to_mapping() | {
+            "streams": {"a": {"rate": 1.0, "slices": {"age": [0.1] * 9, "missed": [2.0] * 9}}}}),
+        json.dumps(made({"a": 0.1}).to_mapping() | {
+            "streams": {"a": {"rate": 1.0, "slices": {"age": [0.1] * 9, "missed": [0.0] * 8}}}}),
+        json.dumps(made({"a": 0.1}).to_mapping() | {
+            "streams": {"a": {"rate": 1.0, "slices": {"age": [-0.1] * 9, "missed": [0.0] * 9}}}}),
         spoilt(accuracy={}), spoilt(accuracy={"images": "x", "classes": 1}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"models": made({"a": 0.1}).to_mapping()["models"] * 2}),
     ],

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from expertc.bench import environment
-from expertc.bench.checkout import UNKNOWN, commit
+from expertc.bench.checkout import UNKNOWN, commit, fingerprint
 from expertc.bench.harness import BUDGET, Harness, look, step
 
 
@@ -108,3 +108,17 @@ def test_settings_are_stated() -> None:
     stated = environment.settings(3)
     assert (stated["threads"], stated["garbage_collector"]) == (3, "off while times are taken")
     assert environment.settings(None)["threads"] == environment.cores()
+
+
+def test_the_same_code_has_the_same_fingerprint(tmp_path: Path) -> None:
+    for place in ("a", "b"):
+        (tmp_path / place / "sub").mkdir(parents=True)
+        (tmp_path / place / "sub" / "x.py").write_text("x = 1")
+        (tmp_path / place / f"{place}.txt").touch()
+    a, b = tmp_path / "a", tmp_path / "b"
+    assert fingerprint(a) == fingerprint(b) != fingerprint(tmp_path)
+    before = fingerprint(a)
+    (a / "sub" / "x.py").write_text("x = 2")  # not committed, as long as before
+    assert fingerprint(a) != before
+    (b / "sub" / "x.py").rename(b / "x.py")
+    assert fingerprint(b) != before

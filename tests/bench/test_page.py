@@ -113,8 +113,11 @@ def test_what_it_says() -> None:
     page = Page(to_html(report | {"evidence": evidence, "verdict": verdict, "warnings": ["The machine was busy."]}))
     ratio = report["models"][1]["ratio"]
     said = page.text("p")
-    assert said[0].startswith(f"small takes {ratio['value']:.3f} × the time of full.onnx per image (95 % interval")
-    assert said[1:] == ["Verdict: noisy", "The machine was busy."]
+    slowest, p90 = max(report["models"][0]["durations_ns"]) / 1e9, report["models"][0]["summary"]["p90"]
+    assert said[0] == f"full.onnx: p90 {duration(p90)}; slowest of 800 calls {duration(slowest)}"
+    assert said[1].startswith("small: p90 ")
+    assert said[2].startswith(f"small takes {ratio['value']:.3f} × the time of full.onnx per image (95 % interval")
+    assert said[3:] == ["Verdict: noisy", "The machine was busy."]
     assert page.text("h1") == ["Benchmark: single-stream"]
     assert duration(report["models"][0]["summary"]["median"]) in page.text("td")
     assert {"90.0 %", "85.0 to 94.0 %", "800", "yes", "clean", "50 values", "soc", "none"} <= set(page.text("td"))

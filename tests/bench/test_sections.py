@@ -12,8 +12,10 @@ from test_page import HOSTILE, Page
 
 from expertc.bench import BenchReport, charts
 from expertc.bench.camera import Stream
+from expertc.bench.cold import ColdStart
 from expertc.bench.page import to_html
 from expertc.bench.phases import END_TO_END, PHASES, Phases
+from expertc.bench.report import Branch
 from expertc.bench.sweep import Step, Sweep
 from expertc.bench.tables import additional
 from expertc.measure import Summary
@@ -22,7 +24,7 @@ from expertc.text import clean_text
 
 
 def whole(names: tuple[str, ...]) -> BenchReport:
-    """A report with a stream, a sweep and phases of each model, and a stranger's text everywhere."""
+    """A report with every table there is, and a stranger's text everywhere."""
     times = dict.fromkeys((*PHASES, END_TO_END), Summary.of([0.001] * 70))
     return replace(
         made(dict.fromkeys(names, 0.002)),
@@ -30,11 +32,20 @@ def whole(names: tuple[str, ...]) -> BenchReport:
         sweeps={name: Sweep((Step(1, 50.0, None), Step(2, 90.0, 0.8)), 2, names[0]) for name in names},
         phases={name: Phases(times, {"H2D Latency": Summary.of([0.0001] * 5)}) for name in names},
         photos=names[-1],
+        branches={name: Branch(name, 2, 0.25) for name in names[1:]},
+        cold={name: ColdStart(0.2, 0.1, 0.02, 0.01, 5_000_000, 1) for name in names},
     )
 
 
 def test_the_numbers() -> None:
-    camera, batch, phases = additional(whole(("a", "b")).to_mapping())
+    report = whole(("a", "b"))
+    camera, batch, branches, cold, phases = additional(report.to_mapping())
+    ratio = report.entries[1].ratio
+    assert branches.rows == (
+        ("b", "2", "25.0 %", f"{100 * (1 - ratio.value):.1f} %",
+         f"{100 * (1 - (ratio.high or 0)):.1f} % to {100 * (1 - (ratio.low or 0)):.1f} %"),
+    )  # fmt: skip
+    assert cold.rows[1] == ("b", "200 ms", "100 ms", "20.0 ms", "10.0 ms", "320 ms", "5.0 MB")
     assert camera.rows[1] == ("b", "100", "25.0 %", "20", "5", "20.0 ms", "20.0 ms", "–", "10.0 ms")
     assert batch.rows[:2] == (("a", "1", "50.0", "–"), ("a", "2 *", "90.0", "+80.0 %"))
     assert phases.rows[0] == ("a", "decode", "1.00 ms", "1.00 ms", "100.0 %")
@@ -70,6 +81,7 @@ def test_the_sweep_is_drawn_where_it_is() -> None:
     assert [dot.get("class") for dot in drawing.iter("circle")].count("beaten s0") == 1
     (line,) = [path.get("d", "") for path in drawing.iter("path") if "line" in path.get("class", "")]
     assert line.count("L") == len(steps) - 1
+    assert {str(batch) for batch, _ in steps} <= {text.text for text in drawing.iter("text")}
 
 
 def test_a_sweep_without_a_step_has_no_drawing() -> None:

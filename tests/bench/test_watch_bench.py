@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_bench import entry, report
 
-from expertc.bench import run
+from expertc.backends.cpu import CpuSession
+from expertc.bench import bench, run
 from expertc.bench.camera import Stream
 from expertc.bench.watch import UNWATCHED, VERDICTS, Energy, Evidence, Series, Throttle
 from expertc.bench.watch.load import Load
@@ -92,6 +94,30 @@ def test_a_reason_is_said_once(cli, full, monkeypatch) -> None:
     monkeypatch.setattr(run, "warnings_about", vary)
     out = " ".join(cli("bench", full, "--duration", "0.05").out.split())
     assert out.count("coefficient of variation") == sum(each.summary.variation > 0.025 for each in summaries)
+
+
+def test_phases_are_watched_too(full: Path) -> None:
+    """And the power that was seen is then not that of the model alone."""
+    found = bench([full], seconds=0.3, phases=True)
+    assert found.evidence.seconds >= 0.6
+    powered = replace(found, evidence=replace(found.evidence, energy=CALM.energy))
+    assert powered.joules_per_image == {}
+    assert "without --phases" in (powered.joules_missing or "")
+
+
+def test_what_a_device_tells_reaches_every_report(cli, full: Path, tmp_path: Path, monkeypatch) -> None:
+    """A session whose device spends its time on copies and launches, as a GPU's would: rows and advice."""
+    told = {"H2D Latency": 0.004, "GPU Compute Time": 0.005, "D2H Latency": 0.002, "Enqueue Time": 0.0045}
+    monkeypatch.setattr(CpuSession, "timings", lambda _: told, raising=False)
+    out = cli("bench", full, "--phases", "--duration", "0.2", "--report", tmp_path / "r").out
+    texts = [out, *((tmp_path / "r" / name).read_text() for name in ("report.md", "report.html", "report.json"))]
+    for text in texts:
+        said = " ".join(text.split())
+        assert "Copies to the device and back take longer" in said
+        assert "try CUDA graphs" in said
+        assert all(name in said for name in told)
+    device = json.loads(texts[-1])["phases"]["models"][full.name]["device"]
+    assert {name: each["mean"] for name, each in device.items()} == {n: pytest.approx(s) for n, s in told.items()}
 
 
 def test_a_real_run(cli, full) -> None:

@@ -12,9 +12,12 @@ def test_cold_starts_are_in_the_table_and_in_the_json(cli, tmp_path: Path) -> No
     net = Net()
     net.result(net.head(net.conv(net.image(3, 8, 8), 3, 8, name="c"), 8, 3, name="scores"), 3)
     (tmp_path / "full.onnx").write_bytes(net.bytes())
-    shown = cli("bench", tmp_path / "full.onnx", "--duration", "0.05", "--cold", "-q")
+    shown = cli("bench", tmp_path / "full.onnx", "--duration", "0.05", "--cold", "--report", tmp_path / "r")
     assert shown.code == 0
-    assert "started cold" in shown.out
+    assert max(map(len, shown.out.splitlines())) <= 80
+    assert "1st call" in shown.out
+    for name in ("report.md", "report.html"):
+        assert "Cold start" in (tmp_path / "r" / name).read_text()
     found = json.loads(cli("bench", tmp_path / "full.onnx", "--duration", "0.05", "--cold", "--json", "-q").out)
     start = found["cold"]["full.onnx"]
     assert start["until_first_answer"] == start["imports"] + start["load"] + start["first"]

@@ -63,6 +63,7 @@ def test_offline_sweeps_what_takes_any_batch(cli, full: Path, tmp_path: Path) ->
     assert max(map(len, out.splitlines())) <= 80
     found = json.loads((tmp_path / "r" / "report.json").read_text())
     free, fixed = found["models"]
+    assert "three.onnx is made for a batch of 3: no other was tried." in found["warnings"]
     sweep = found["sweeps"][full.name]
     assert found["sweeps"].keys() == {full.name}
     assert fixed["shape"][0] == 3
