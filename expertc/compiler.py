@@ -220,6 +220,7 @@ def build(
         with clock.stage("write"):
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, kept_tensors.result())
+            finish = replace(finish, batch=manifest.images_per_call(final))  # a model may have its own
             about["forms"] = {"passes": list(passes), **finish.to_mapping()}
             if exact.lowered is not None:
                 about |= {"precision": exact.lowered.precision, "conversion": dict(exact.lowered.recipe)}

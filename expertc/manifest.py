@@ -20,7 +20,7 @@ import onnx
 from . import __version__
 from .backends import cpu
 from .bundle import CONTROLS, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, Bundle
-from .card import KINDS, Card
+from .card import KINDS
 from .errors import BundleError
 from .finish import card_of
 from .graph import Model
@@ -98,9 +98,9 @@ def describe(
     }
 
 
-def _batch(model: Model, card: Card) -> int | None:
-    """How many images the model takes in one call, None for any number."""
-    shape = model.inputs[card.input]
+def images_per_call(model: Model) -> int | None:
+    """How many images a finished expert takes in one call, None for any number."""
+    shape = model.inputs[card_of(model).input]
     return shape[0] if shape and isinstance(shape[0], int) else None
 
 
@@ -118,7 +118,7 @@ def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, An
 def texts(final: Model) -> dict[str, bytes]:
     """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
     card = card_of(final)
-    batch = _batch(final, card)
+    batch = images_per_call(final)
     files = {
         LABELS: "".join(f"{label}\n" for label in card.classes),
         README: instructions(card, batch, controls=len(final.inputs) > 1),

@@ -370,7 +370,7 @@ class Breaks:
 
 
 def test_an_expert_that_does_not_agree(cli, full, tmp_path, monkeypatch):
-    monkeypatch.setattr("expertc.compiler.PIPELINE", (Breaks(),))
+    monkeypatch.setattr("expertc.finish.Fold", Breaks)
     code, out, err = cli("build", full, "--classes", "warm", "-o", tmp_path / "a.expert", "--measure", "0")
     assert (code, out) == (5, "")
     assert err.startswith("Error: Verification failed")

@@ -83,12 +83,14 @@ def test_what_is_in_the_bundle(bundle):
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["selection"] == {"indices": [0, 3], "classes": ["reds", "yellows"], "of": 4}
     assert manifest["input"] == {"name": "image", "shape": [1, 3, 8, 8]}
-    assert manifest["forms"] == {"passes": manifest["forms"]["passes"], "fuse": "off", "batch": 1}
+    assert manifest["forms"] == {
+        "passes": manifest["forms"]["passes"], "fuse": "off", "batch": 1, "embed": False, "bake": False, "opset": None,
+    }  # fmt: skip
     assert manifest["verification"]["verdict"] == "verified"
     assert manifest["weights_licence"] == LICENCE
     report = json.loads((bundle / "report.json").read_text())
     assert report["requested"] == "warm"
-    assert set(report["seconds"]) >= {"cut", "fold", "verify", "compile", "measure"}
+    assert set(report["seconds"]) >= {"cut", "finish", "verify", "compile", "measure"}
     assert report["timing"]["speedup"]["value"] > 0
     model = onnx.load(bundle / "expert.onnx")
     assert [dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == [1, 3, 8, 8]
@@ -230,5 +232,5 @@ def test_progress_is_told(full, tmp_path):
     heard: list[str] = []
     options = {"output": tmp_path / "a.expert", "verification": "off", "measure_seconds": 0}
     build(full, classes=["reds", "blues"], progress=heard.append, **options)
-    assert heard == ["read", "cut", "fold", "verify", "compile", "write"]
+    assert heard == ["read", "cut", "finish", "verify", "compile", "write"]
     assert set(tree(tmp_path / "a.expert")) >= {"expert.onnx", "manifest.json"}
