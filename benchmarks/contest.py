@@ -2,7 +2,7 @@
 
     python -m benchmarks.contest NAME --folder SCRATCH
     python -m benchmarks.contest NAME --folder SCRATCH -o FOUND.json [--threads 1] [--seconds 30] [--blocks 12]
-                                  [--data DIR]
+                                  [--data DIR] [--without FORMS]
 
 The first exports what is missing in the folder, the second measures. Forms with the same weights must give the same
 scores, else they are not timed.
@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0, help="shortest run")
     parser.add_argument("--blocks", type=int, default=12, help="turns that each form gets at least, about")
     parser.add_argument("--data", type=Path, help="photos of the bundled model's classes, for int8")
+    parser.add_argument("--without", default="", help="comma-separated forms to leave out: some take minutes to make")
     given = parser.parse_args()
     expert = Expert(forms.NETWORKS[given.name], given.folder, given.threads, given.data)
+    without = set(filter(None, given.without.split(",")))
+    if unknown := without - expert.makers().keys():
+        parser.error(f"no such form: {', '.join(sorted(unknown))}")
     if given.output is None:
         tell("exports")
         _ = expert.cut
@@ -50,13 +54,15 @@ def main() -> None:
         except LeftOutError as reason:
             tell(str(reason))
         return
-    found = {"network": given.name, "threads": given.threads, **measure(expert, given.seconds, given.blocks)}
+    found = {"network": given.name, "threads": given.threads}
+    found |= measure(expert, given.seconds, given.blocks, without)
     given.output.write_text(json.dumps(found) + "\n")
 
 
-def measure(expert: Expert, seconds: float, blocks: int) -> dict[str, Any]:
-    """Make every form that can be made and time them in turns; JSON types."""
-    calls, left_out = made(expert.makers())
+def measure(expert: Expert, seconds: float, blocks: int, without: Collection[str] = ()) -> dict[str, Any]:
+    """Make every form that can be made, but those in ``without``, and time them in turns; JSON types."""
+    calls, left_out = made({name: make for name, make in expert.makers().items() if name not in without})
+    left_out |= dict.fromkeys(sorted(without), "not asked for")
     samples = in_turns(calls, seconds, blocks)
     macs = dict.fromkeys(calls, cost(expert.cut.model).macs)
     macs |= {forms.GEMM: forms.SIDE**3, forms.NUMPY_GEMM: forms.SIDE**3, forms.FULL: expert.source.cost.macs}
@@ -66,7 +72,7 @@ def measure(expert: Expert, seconds: float, blocks: int) -> dict[str, Any]:
         row: dict[str, Any] = {"form": name, "ms": 1e3 * median, "runs": len(samples.durations(name))}
         row["gmacs"] = macs[name] / median / 1e9
         if name not in (forms.GEMM, forms.NUMPY_GEMM):
-            bases = {"over_cut": forms.CUT, "over_again": forms.AGAIN}
+            bases = {"over_cut": forms.CUT, "over_folded": forms.FOLDED, "over_again": forms.AGAIN}
             row |= {key: numbers(samples.ratio(name, base)) for key, base in bases.items() if base in calls}
         rows.append(row)
     full, small = expert.source.cost, cost(expert.cut.model)
@@ -91,11 +97,10 @@ def in_turns(calls: Mapping[str, Call], seconds: float, blocks: int) -> Samples:
     the one before may still spin. Where one form is quick and another slow, each has as many calls as suit it.
     """
     with without_collections():
-        once = {name: clocked(call) for name, call in calls.items()}
+        warmed, once = warm_up(calls, seconds / 3)
         counted = {name: TURN if quick < QUICK else 1 for name, quick in once.items()}
         window = max(seconds, blocks * sum(each * (1 + counted[name]) for name, each in once.items()))
         tell(f"{len(calls)} forms in turns, {window:.0f} s")
-        warmed, _ = warm_up(calls, window / 6)
 
         def turn(name: str) -> tuple[float, ...]:
             call = calls[name]

@@ -37,7 +37,7 @@ from expertc.surgery.prune import Cut, prune
 from expertc.taxonomy import Taxonomy
 
 FULL, CUT, FOLDED, FUSED, AGAIN = "full model", "cut", "folded", "fused: ", "re-export"
-INT8, WITHIN, OPENVINO, EAGER, COMPILED = "int8", "int8, within 1 point", "OpenVINO", "torch", "torch.compile"
+INT8, WITHIN, OPENVINO, EAGER, COMPILED = "int8", "int8 within 1 point", "OpenVINO", "torch", "torch.compile"
 GEMM, NUMPY_GEMM = "1024³, ONNX Runtime", "1024³, numpy"
 
 SIDE = 1024  # of the matrices

@@ -2,7 +2,7 @@
 
     pip install '.[bench,train]'
     python -m benchmarks.latency --folder SCRATCH [--only NAME] [--threads 1,2] [--seconds 30] [--blocks 12]
-                                 [--data DIR] [--resume]
+                                 [--data DIR] [--without torch.compile] [--resume]
 
 ``benchmarks.forms`` says what the forms are. Each run is a process of its own with that number of threads. Networks
 have random weights, but for the bundled model; what is exported goes to SCRATCH and is taken from there the next time.
@@ -34,11 +34,12 @@ def main() -> None:
     """Measure what is asked for; write tables and plot after each run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="scratch: exported networks, up to 2 GB")
-    parser.add_argument("--only", help="part of a network's name")
+    parser.add_argument("--only", help="a network's name, or a part that several share")
     parser.add_argument("--threads", default="1,2", help="comma-separated")
     parser.add_argument("--seconds", type=float, default=30.0, help="shortest run")
     parser.add_argument("--blocks", type=int, default=12, help="turns that each form gets at least, about")
     parser.add_argument("--data", type=Path, help="photos of the bundled model's classes, for int8")
+    parser.add_argument("--without", default="", help="comma-separated forms to leave out: some take minutes to make")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the tables")
     parser.add_argument("--resume", action="store_true", help="leave out what the results have already")
     given = parser.parse_args()
@@ -48,7 +49,7 @@ def main() -> None:
     runs = json.loads(file.read_text())["runs"] if file.exists() else []
     failed = False
     for name in NETWORKS:
-        if given.only and given.only not in name:
+        if given.only and given.only != name and (given.only in NETWORKS or given.only not in name):
             continue
         for threads in map(int, given.threads.split(",")):
             key = (name, threads)
@@ -73,6 +74,7 @@ def measured(name: str, threads: int, given: argparse.Namespace) -> dict[str, An
         output = Path(scratch) / "found.json"
         prepare = [sys.executable, "-m", "benchmarks.contest", name, "--folder", str(given.folder)]
         window = ["--seconds", str(given.seconds), "--blocks", str(given.blocks), "--threads", str(threads)]
+        window += ["--without", given.without]
         run = [*prepare, *window, "-o", str(output), *(["--data", str(given.data)] if given.data else [])]
         environment = os.environ | dict.fromkeys(POOLS, str(threads))
         if any(subprocess.run(line, env=environment, check=False).returncode for line in (prepare, run)):
@@ -102,7 +104,8 @@ def markdown(runs: Sequence[Mapping[str, Any]]) -> str:
         "does all but OpenVINO, torch and numpy. GMAC/s counts the MACs of convolutions and matrix products; 1024³ is",
         "one product of two matrices. The best form was chosen on the same run, and so flatters itself a little.", "",
         "## Budgets", "",
-        f"An expert takes at most {BUDGET:g} × of the re-export, and its form is never slower than the cut.", "",
+        f"An expert takes at most {BUDGET:g} × of the re-export, and its form is never slower than the cut;",
+        "int8 takes at most half of fp32.", "",
         "| expert | threads | best form | over the cut | over the re-export | budget | int8 over folded |",
         "| --- | ---: | --- | ---: | ---: | --- | ---: |",
         *map(budget_row, runs),
@@ -117,10 +120,10 @@ def budget_row(run: Mapping[str, Any]) -> str:
     rows = {row["form"]: row for row in run["rows"]}
     best = min((row for name, row in rows.items() if is_ours(name)), key=lambda row: row["over_cut"][0])
     again = best.get("over_again")
-    int8 = f"{rows[INT8]['ms'] / rows[FOLDED]['ms']:.2f}" if INT8 in rows and FOLDED in rows else ""
+    int8 = rows.get(INT8, {}).get("over_folded")
     cells = (
         run["network"], run["threads"], best["form"], spoken(best["over_cut"]),
-        spoken(again) if again else "", verdict(again) if again else "", int8,
+        spoken(again) if again else "", verdict(again) if again else "", spoken(int8) if int8 else "",
     )  # fmt: skip
     return f"| {' | '.join(map(str, cells))} |"
 
@@ -151,7 +154,8 @@ def section(run: Mapping[str, Any]) -> list[str]:
     lines = [
         f"## {run['network']}: {run['threads']} thread{'s' if run['threads'] > 1 else ''}", "",
         f"{small / 1e6:.1f} of {full / 1e6:.1f} million parameters, {left / 1e9:.2f} of {macs / 1e9:.2f} GMACs;"
-        f" {run['blocks']} blocks{'' if run['stable'] else ', warm-up not stable'}. {run['machine']}; {versions}.", "",
+        f" {run['blocks']} blocks.",
+        f"{run['machine']}; {versions}.", "",
         "| form | median, ms | over the cut | over the re-export | GMAC/s | runs |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]  # fmt: skip
@@ -162,13 +166,16 @@ def section(run: Mapping[str, Any]) -> list[str]:
         ]
         cells = (row["form"], f"{row['ms']:.2f}", *ratios, f"{row['gmacs']:.1f}", row["runs"])
         lines.append(f"| {' | '.join(map(str, cells))} |")
-    if run["left_out"]:
-        lines += ["", f"Left out: {'; '.join(f'{form} ({why})' for form, why in run['left_out'].items())}."]
+    reasons: dict[str, list[str]] = {}
+    for form, why in run["left_out"].items():
+        reasons.setdefault(why, []).append(form)
+    if reasons:
+        lines += ["", "Left out:", "", *(f"* {', '.join(names)}: {why}" for why, names in reasons.items())]
     return lines
 
 
 def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Time over the cut's, a panel for each network, a bar for each form and number of threads."""
+    """Time over the cut's, a panel for each network, a bar from 1 for each form and number of threads."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -194,7 +201,10 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
             ends = [(value - (low or value), (high or value) - value) for value, low, high in rows.values()]
             ends = [[max(0.0, end) for end in side] for side in zip(*ends, strict=True)]
             label = f"{run['threads']} thread{'s' if run['threads'] > 1 else ''}"
-            panel.barh(at, values, height, xerr=ends, label=label, color=f"C{run['threads'] - 1}", ecolor="black")
+            panel.barh(
+                at, [value - 1 for value in values], height, left=1, xerr=ends, label=label,
+                color=f"C{run['threads'] - 1}", error_kw={"linewidth": 0.8},
+            )  # fmt: skip
         panel.axvline(1, linewidth=0.8, color="grey")
         panel.set_yticks([i + height * (len(mine) - 1) / 2 for i in range(len(forms))], forms)
         panel.invert_yaxis()
@@ -203,7 +213,10 @@ def plot(runs: Sequence[Mapping[str, Any]], path: Path) -> None:
         panel.xaxis.set_minor_formatter(mpl.ticker.NullFormatter())
         panel.set_xticks([x for x in (0.25, 0.5, 1, 2, 4, 8, 16) if panel.get_xlim()[0] <= x <= panel.get_xlim()[1]])
         panel.grid(alpha=0.3, axis="x")
-        panel.legend(frameon=False, fontsize="small")
+    labels = {
+        label: bars for panel in figure.axes for bars, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(labels.values(), labels.keys(), loc="outside upper right", frameon=False, ncols=len(labels))
     figure.savefig(path, metadata={"Date": None})
     pyplot.close(figure)
 
