@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-import numpy as np
 from onnx import TensorProto
 
 from ...graph import Constant, Model, Node, Tensor, captured, volume
+from .packs import divided
 
 ROUNDS = 8  # of refinement; trees of any depth need one for each level at which they differ
-_LAYERS = ("Conv", "Gemm", "MatMul", "BatchNormalization")  # a head of one class has a bias of one value
-_WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+# Of these a single value is a weight too: the bias of a head of one class, the scale of a branch.
+_WEIGHTED = ("Conv", "Gemm", "MatMul", "BatchNormalization", "Add", "Div", "Mul", "PRelu", "Sub")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 class _Palette:
@@ -54,9 +55,15 @@ def _looks(model: Model, node: Node) -> Hashable:
     if node.has_graphs:
         return ("alone", node.outputs[0].name)
     attributes = tuple(sorted((name, _value(value)) for name, value in node.attrs.items()))
-    constants = tuple(_constant(tensor, layer=node.op in _LAYERS) for tensor in node.inputs)
-    made = tuple((model.shapes.get(t.name), model.types.get(t.name)) if t.name else None for t in node.outputs)
+    constants = tuple(_constant(tensor, weighted=node.op in _WEIGHTED) for tensor in node.inputs)
+    made = tuple((_sizes(model, t.name), model.types.get(t.name)) if t.name else None for t in node.outputs)
     return (node.op, node.domain, attributes, constants, made)
+
+
+def _sizes(model: Model, name: str) -> Hashable:
+    """The shape in numbers; where there is none, siblings have the same, by whatever name inference has given it."""
+    shape = model.shapes.get(name)
+    return None if shape is None else tuple(dim if isinstance(dim, int) else None for dim in shape)
 
 
 def _value(value: object) -> Hashable:
@@ -65,13 +72,13 @@ def _value(value: object) -> Hashable:
     return (type(value).__name__, tuple(value) if isinstance(value, list) else value)
 
 
-def _constant(tensor: Tensor, *, layer: bool) -> Hashable:
+def _constant(tensor: Tensor, *, weighted: bool) -> Hashable:
     """Of weights, in which branches may differ, the shape; of sizes, axes and scalars the value; None if computed."""
     if not isinstance(tensor, Constant):
         return None
-    if tensor.kind in _WEIGHTS and (layer or volume(tensor.shape) > 1):
+    if tensor.kind in _FLOATS and (weighted or volume(tensor.shape) > 1):
         return (tensor.kind, tensor.shape)
-    return (tensor.kind, tensor.shape, np.asarray(tensor.values).tobytes())
+    return (tensor.kind, tensor.shape, bytes(tensor.stored()))
 
 
 def _downwards(model: Model, own: Sequence[int], palette: _Palette) -> list[int]:
@@ -81,7 +88,8 @@ def _downwards(model: Model, own: Sequence[int], palette: _Palette) -> list[int]
     for at, node in enumerate(model.nodes):
         read = tuple(made.get(t.name) if not isinstance(t, Constant) else None for t in node.inputs)
         colours.append(palette.number(("down", own[at], read)))
-        made.update((t.name, (colours[-1], place)) for place, t in enumerate(node.outputs) if t.name)
+        equal = divided(model, node) is not None  # parts of one tensor are siblings, whichever they are
+        made.update((t.name, (colours[-1], equal or place)) for place, t in enumerate(node.outputs) if t.name)
     return colours
 
 
@@ -100,7 +108,7 @@ def _upwards(model: Model, colours: Sequence[int], palette: _Palette) -> list[in
         readers = []
         for tensor in model.nodes[at].outputs:
             uses = tuple(sorted((found[reader], place) for reader, place in places.get(tensor.name, ())))
-            readers.append((uses, tensor.name if tensor.name in outputs or tensor.name in held else ""))
+            readers.append((uses, tensor.name in outputs, tensor.name in held))
         found[at] = palette.number(("up", colours[at], tuple(readers)))
     return found
 
