@@ -103,7 +103,7 @@ def _constants(model: Model, row: Row, position: int, rank: int, width: int) -> 
         return each[0]
     if each[0].ndim > rank:
         return None
-    aligned = [values.reshape((1,) * (rank - values.ndim) + values.shape) for values in each]
+    aligned: list[Array] = [values.reshape((1,) * (rank - values.ndim) + values.shape) for values in each]
     if aligned[0].shape[0] != 1 or aligned[0].shape[1] not in (1, width):
         return None
     return np.concatenate([np.broadcast_to(v, (1, width, *v.shape[2:])) for v in aligned], axis=1)
@@ -112,9 +112,9 @@ def _constants(model: Model, row: Row, position: int, rank: int, width: int) -> 
 def expand(model: Model, row: Row, form: Form) -> Widened:
     """One channel repeated."""
     node, pack = model.nodes[row.nodes[0]], row.main
-    before, after = (model.shapes.get(name, ()) for name in (node.inputs[0].name, node.outputs[0].name))
     if pack is None or row.children > 1 or not row.slots[1].constant:
         return ()
+    before, after = model.shapes[node.inputs[0].name], model.shapes[node.outputs[0].name]
     if pack.width != 1 or (before[0], before[2:]) != (after[0], after[2:]):
         return ()
     indices = np.repeat(np.arange(len(pack.members)), after[1])  # type: ignore[arg-type]
@@ -124,11 +124,11 @@ def expand(model: Model, row: Row, form: Form) -> Widened:
 def reshape(model: Model, row: Row, form: Form) -> Widened:
     """``[N, C, ...]`` to ``[N, C', ...]`` of as many values, or a vector to ``[1, C, ...]``: branch after branch."""
     node, pack = model.nodes[row.nodes[0]], row.main
-    before, after = (model.shapes.get(name, ()) for name in (node.inputs[0].name, node.outputs[0].name))
     if pack is None or row.children > 1 or any(not slot.constant for slot in row.slots[1:]):
         return ()
+    before, after = model.shapes[node.inputs[0].name], model.shapes[node.outputs[0].name]
     if pack.axis == 0:
-        before = (1, *before)
+        before = (1, pack.width)
     if not all(isinstance(dim, int) for dim in (*before[1:], *after[1:])) or volume(before[1:]) != volume(after[1:]):
         return ()
     first = 1 if pack.axis == 0 else 0

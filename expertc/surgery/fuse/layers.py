@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...graph import Model, Node
+from ...graph import Model, Node, volume
 from .form import Form
 from .packs import Array, Row, Wide, Widened, has_only_channels
 
@@ -58,8 +58,7 @@ def gemm(model: Model, row: Row, form: Form) -> Widened:
     plain = not attrs.get("transA", 0) and attrs.get("alpha", 1.0) == attrs.get("beta", 1.0) == 1.0
     if not plain or any(not slot.constant for slot in row.slots[1:]):
         return ()
-    width = model.shapes[node.outputs[0].name][1]
-    bias = []
+    width, bias = volume(model.shapes[node.outputs[0].name][1:]), []
     if _has(node, 2):
         each = [np.asarray(model.value(model.nodes[at].inputs[2].name)) for at in row.nodes]
         if each[0].size not in (1, width):

@@ -8,7 +8,7 @@ from ...graph import Model, fresh_name
 from .form import Form
 from .packs import Pack, Row, Widened, divided, has_only_channels
 from .rows import rows
-from .rules import PRODUCTS, widen
+from .rules import HEADS, widen
 from .siblings import siblings
 
 
@@ -28,7 +28,7 @@ class Plan:
         for node in model.nodes:
             self._place(divided(model, node))
         for nodes in siblings(model):
-            entry = self._entry(nodes) if form.heads and model.nodes[nodes[0]].op in PRODUCTS else None
+            entry = self._entry(nodes) if form.heads and model.nodes[nodes[0]].op in HEADS else None
             made = self._widen(nodes, form)
             if entry is not None and made:
                 self.entries.append(entry)

@@ -10,8 +10,6 @@ from .form import Form
 from .layers import batch_norm, conv, gemm, matmul
 from .packs import Row, Widened
 
-PRODUCTS = ("Conv", "Gemm", "MatMul")
-
 _UNARY = (
     "Abs Cast Ceil Celu Clip Elu Erf Exp Floor Gelu HardSigmoid HardSwish Identity LeakyRelu Log Mish Neg Reciprocal "
     "Relu Round Selu Sigmoid Sign Softplus Softsign Sqrt Tanh ThresholdedRelu"
@@ -20,6 +18,9 @@ _BINARY = ("Add", "Div", "Max", "Min", "Mul", "PRelu", "Pow", "Sub", "Sum")
 _POOLS = ("MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool")
 _REDUCTIONS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceSum")
 _MOVES = ("Flatten", "Reshape", "Squeeze", "Unsqueeze")
+
+HEADS = ("Conv", "Gemm", "MatMul", *_MOVES)
+"""What a head begins with, behind the pooling."""
 
 _RULES: Mapping[str, Callable[[Model, Row, Form], Widened]] = {
     "Conv": conv,
