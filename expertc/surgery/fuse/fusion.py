@@ -25,14 +25,16 @@ class Fuse:
     ensures: str = "the form's layers of sibling branches are single nodes; scores agree within rounding"
 
     def run(self, model: Model) -> tuple[Model, bool]:
-        """Make the rows wide, join them where they meet again, and split them where somebody reads one branch."""
-        plan = Plan(model, self.form)
-        if not plan.wide:
-            return model, False
-        return refreshed(_Writer(model, plan).run()), True
+        """Fuse until nothing changes: wide nodes may be siblings in their turn. Once and a look, mostly."""
+        fused = model
+        while (plan := Plan(fused, self.form)).wide:
+            fused = refreshed(_Writer(fused, plan).run())
+        return fused, fused is not model
 
 
 class _Writer:
+    """Makes the rows wide, joins them where they meet again, and splits them where somebody reads one branch."""
+
     def __init__(self, model: Model, plan: Plan) -> None:
         self.model, self.plan = model, plan
         self.tensors: dict[str, Tensor] = {t.name: Variable(t.name, t.kind, t.shape) for t in model.graph.inputs}
@@ -97,19 +99,20 @@ class _Writer:
             return False
         made, names = node.outputs[0].name, [tensor.name for tensor in node.inputs]
         parts = list(_runs(names, self.plan.places))
-        loose = [name for name in parts if name in self.plan.places]
-        if loose and has_only_channels(self.model, made):
+        if any(name in self.plan.places for name in parts) and has_only_channels(self.model, made):
             parts, order = _gathered(self.model, names, self.plan.places)
             if len(parts) > 1:
                 whole = fresh_name(f"{made}.packs", self.plan.taken)
                 self._add("Concat", whole, {"axis": 1}, parts, whole)
                 parts = [whole]
             self._add("Gather", node.name, {"axis": 1}, [parts[0], self._constant(f"{made}.order", order)], made)
-        elif len(parts) == 1 and self.names.get(parts[0]) != made:
-            self._add("Identity", node.name, {}, parts, made)
-        elif 1 < len(parts) < len(names):
+        elif len(parts) == len(names):
+            return False
+        elif len(parts) > 1:
             self._add("Concat", node.name, node.attrs, parts, made, node)
-        return len(parts) < len(names)
+        elif self.names.get(parts[0]) != made:
+            self._add("Identity", node.name, {}, parts, made)
+        return True
 
     def _split(self) -> None:
         """Give back to whoever reads a single branch what it reads."""

@@ -37,10 +37,10 @@ def siblings(model: Model) -> list[tuple[int, ...]]:
     palette = _Palette()
     own: list[int] = [palette.number(_looks(model, node)) for node in model.nodes]
     colours, count = own, 0
-    depths = _depths(model)
+    depths, uses = _depths(model), _uses(model)
     for _ in range(ROUNDS):
         colours = _downwards(model, own, palette)
-        own = _upwards(model, colours, palette)
+        own = _upwards(model, colours, uses, palette)
         if len(set(own)) == count:
             break
         count = len(set(own))
@@ -93,23 +93,30 @@ def _downwards(model: Model, own: Sequence[int], palette: _Palette) -> list[int]
     return colours
 
 
-def _upwards(model: Model, colours: Sequence[int], palette: _Palette) -> list[int]:
+_Use = tuple[int, tuple[int, ...]]  # a node, and which of its inputs a tensor is
+
+
+def _uses(model: Model) -> list[list[tuple[list[_Use], bool, bool]]]:
+    """For each output of each node who reads it, whether it is the graph's, and whether a subgraph reads it."""
+    held = {name for node in model.nodes for name in captured(node)}
+    outputs = set(model.outputs)
+    uses = {name: [(at, _place(model.nodes[at], name)) for at in readers] for name, readers in model.consumers.items()}
+    return [[(uses.get(t.name, []), t.name in outputs, t.name in held) for t in node.outputs] for node in model.nodes]
+
+
+def _upwards(
+    model: Model, colours: Sequence[int], uses: Sequence[list[tuple[list[_Use], bool, bool]]], palette: _Palette
+) -> list[int]:
     """The colours together with those of what reads each node's outputs, and which of its inputs that is.
 
     In a concatenation the input does not matter: branches meet there, each at its own.
     """
-    outputs = set(model.outputs)
-    held = {name for node in model.nodes for name in captured(node)}
-    places = {
-        name: [(at, _place(model.nodes[at], name)) for at in readers] for name, readers in model.consumers.items()
-    }
     found = [0] * len(model.nodes)
     for at in range(len(model.nodes) - 1, -1, -1):
-        readers = []
-        for tensor in model.nodes[at].outputs:
-            uses = tuple(sorted((found[reader], place) for reader, place in places.get(tensor.name, ())))
-            readers.append((uses, tensor.name in outputs, tensor.name in held))
-        found[at] = palette.number(("up", colours[at], tuple(readers)))
+        readers = tuple(
+            [(tuple(sorted([(found[node], place) for node, place in read])), *faces) for read, *faces in uses[at]]
+        )
+        found[at] = palette.number(("up", colours[at], readers))
     return found
 
 
