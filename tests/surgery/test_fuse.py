@@ -396,3 +396,17 @@ def test_the_bytes_do_not_depend_on_the_hash_seed() -> None:
         assert done.returncode == 0, done.stderr
         found.add(done.stdout)
     assert len(found) == 1
+
+
+def test_grouped_layers_that_read_one_tensor() -> None:
+    """Groups of the trunk, or of what two branches share, cannot simply lie side by side."""
+    net = Net(17)
+    x = trunk(net)
+    outer = [net.conv(x, TRUNK, 4, kernel=3, group=2, name=f"trunk{i}") for i in range(2)]
+    parents = [net.node("Relu", net.conv(x, TRUNK, 4, name=f"p{i}")) for i in range(2)]
+    inner = [net.conv(parents[i // 2], 4, 4, kernel=3, group=4, name=f"c{i}") for i in range(4)]
+    data = scores(net, [net.head(y, 4, 1) for y in (*outer, *inner)]).bytes()
+    found = [node for node in onnx.load_from_string(fused(data, GROUPED)).graph.node if node.op_type == "Conv"]
+    groups = [next((a.i for a in node.attribute if a.name == "group"), 1) for node in found]
+    assert groups.count(2) >= 2
+    assert groups.count(4) >= 4
