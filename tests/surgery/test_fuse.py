@@ -410,3 +410,36 @@ def test_grouped_layers_that_read_one_tensor() -> None:
     groups = [next((a.i for a in node.attribute if a.name == "group"), 1) for node in found]
     assert groups.count(2) >= 2
     assert groups.count(4) >= 4
+
+
+@pytest.mark.parametrize("kind", ["over channels", "of channels", "across images", "alone", "rows", "scaled", "one"])
+def test_what_does_not_keep_the_channels_apart(kind: str) -> None:
+    """Steps that only look like those that work on the wide tensor."""
+    net = Net(17)
+    x = trunk(net, WIDTH)
+    parts = []
+    pool = net.node("Flatten", pooled(net, x))
+    for i in range(2):
+        y = net.conv(x, WIDTH, WIDTH, kernel=3, name=f"b{i}")
+        if kind == "over channels":
+            y = net.node("Sub", y, net.node("ReduceMean", y, axes=[1, 2], keepdims=1))
+        elif kind == "of channels":
+            y = net.node("Mul", y, x)
+        elif kind == "across images":
+            y = net.node("Tanh", net.node("Reshape", y, net.constant([-1, WIDTH, 4, 8])))
+            y = net.node("Reshape", y, net.constant([-1, WIDTH, 8, 8]))
+        elif kind == "alone":
+            y = net.node("Concat", y, axis=1)
+        elif kind == "rows":
+            top, bottom = net.node("Split", y, net.constant([4, 4]), axis=2, out=[f"t{i}", f"u{i}"])
+            y = net.node("Add", net.node("Relu", top), net.node("Relu", bottom))
+        if kind == "scaled":
+            flat = net.node("Flatten", pooled(net, net.node("Softmax", y, axis=1)))
+            parts.append(str(net.node("Gemm", flat, net.weight(WIDTH, 1), net.weight(1), alpha=0.5)))
+        elif kind == "one":
+            parts.append(str(net.node("Gemm", pool, net.weight(WIDTH, 1), net.weight(1))))
+        else:
+            parts.append(head_gemm(net, y))
+    data = scores(net, parts).bytes()
+    for form in (GROUPED, ONLY_HEADS):
+        fused(data, form)
