@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
-from ...graph import Constant, Model
+from ...graph import Constant, Model, volume
 from .packs import Pack, Row, Slot
 
 Places = Mapping[str, tuple[Pack, int]]
@@ -14,36 +15,37 @@ Places = Mapping[str, tuple[Pack, int]]
 
 def rows(model: Model, nodes: Sequence[int], places: Places) -> Iterator[Row]:
     """Divide siblings into rows, two or more each; those that read otherwise than the others are left out."""
-    found: dict[tuple[Slot, ...], list[tuple[tuple[int, ...], int]]] = defaultdict(list)
+    found: dict[tuple[Slot, ...], list[int]] = defaultdict(list)
     for at in nodes:
-        read: list[Slot] = []
-        indices = []
-        for tensor in model.nodes[at].inputs:
-            if isinstance(tensor, Constant) or not tensor.name:
-                read.append(Slot())
-            elif tensor.name in places:
-                pack, index = places[tensor.name]
-                read.append(Slot(pack=pack))
-                indices.append(index)
-            else:
-                read.append(Slot(shared=tensor.name))
-        found[tuple(read)].append((tuple(indices), at))
+        found[tuple(_slot(tensor.name, tensor, places) for tensor in model.nodes[at].inputs)].append(at)
     for slots, members in found.items():
-        row = _row(slots, members)
+        row = _row(model, slots, members, places) if len(members) > 1 else None
         if row is not None:
             yield row
 
 
-def _row(slots: tuple[Slot, ...], members: list[tuple[tuple[int, ...], int]]) -> Row | None:
-    """The members in the order of what they read, if they read every member of a pack equally often."""
-    members = sorted(members)
-    nodes = tuple(at for _, at in members)
-    packs = [slot.pack for slot in slots if slot.pack is not None]
-    if len(nodes) < 2:
-        return None
-    if not packs:
-        return Row(nodes, slots, 1)
-    times = Counter(indices[0] for indices, _ in members)
-    together = all(len(set(indices)) == 1 for indices, _ in members)  # both terms of a sum are of one branch
-    even = len(times) == len(packs[0].members) and len(set(times.values())) == 1
-    return Row(nodes, slots, times[0]) if together and even else None
+def _slot(name: str, tensor: object, places: Places) -> Slot:
+    if isinstance(tensor, Constant) or not name:
+        return Slot()
+    return Slot(pack=places[name][0]) if name in places else Slot(shared=name)
+
+
+def _row(model: Model, slots: tuple[Slot, ...], nodes: Sequence[int], places: Places) -> Row | None:
+    """The nodes in the order of what they read, if they read every member of each pack equally often."""
+    packed = [position for position, slot in enumerate(slots) if slot.pack is not None]
+    if not packed:
+        return Row(tuple(nodes), slots)
+    main = max(packed, key=lambda position: volume(model.shapes.get(model.nodes[nodes[0]].inputs[position].name, ())))
+    index = {position: {at: places[model.nodes[at].inputs[position].name][1] for at in nodes} for position in packed}
+    nodes = sorted(nodes, key=lambda at: (index[main][at], at))
+    straight = tuple(index[main][at] for at in nodes)
+    fitted = list(slots)
+    for position in packed:
+        pack, order = slots[position].pack, tuple(index[position][at] for at in nodes)
+        times = Counter(order)
+        assert pack is not None
+        if len(times) < len(pack.members) or len(set(times.values())) > 1 or len(times) != len(set(straight)):
+            return None
+        if order != straight:
+            fitted[position] = replace(slots[position], order=order)
+    return Row(tuple(nodes), tuple(fitted), slots[main].pack, len(nodes) // len(set(straight)))

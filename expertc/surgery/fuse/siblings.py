@@ -11,14 +11,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 
-import numpy as np
 from onnx import TensorProto
 
 from ...graph import Constant, Model, Node, Tensor, captured, volume
+from .packs import divided
 
 ROUNDS = 8  # of refinement; trees of any depth need one for each level at which they differ
-_LAYERS = ("Conv", "Gemm", "MatMul", "BatchNormalization")  # a head of one class has a bias of one value
-_WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+# Of these a single value is a weight too: the bias of a head of one class, the scale of a branch.
+_WEIGHTED = ("Conv", "Gemm", "MatMul", "BatchNormalization", "Add", "Div", "Mul", "PRelu", "Sub")
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
 class _Palette:
@@ -36,10 +37,10 @@ def siblings(model: Model) -> list[tuple[int, ...]]:
     palette = _Palette()
     own: list[int] = [palette.number(_looks(model, node)) for node in model.nodes]
     colours, count = own, 0
-    depths = _depths(model)
+    depths, uses = _depths(model), _uses(model)
     for _ in range(ROUNDS):
         colours = _downwards(model, own, palette)
-        own = _upwards(model, colours, palette)
+        own = _upwards(model, colours, uses, palette)
         if len(set(own)) == count:
             break
         count = len(set(own))
@@ -54,9 +55,15 @@ def _looks(model: Model, node: Node) -> Hashable:
     if node.has_graphs:
         return ("alone", node.outputs[0].name)
     attributes = tuple(sorted((name, _value(value)) for name, value in node.attrs.items()))
-    constants = tuple(_constant(tensor, layer=node.op in _LAYERS) for tensor in node.inputs)
-    made = tuple((model.shapes.get(t.name), model.types.get(t.name)) if t.name else None for t in node.outputs)
+    constants = tuple(_constant(tensor, weighted=node.op in _WEIGHTED) for tensor in node.inputs)
+    made = tuple((_sizes(model, t.name), model.types.get(t.name)) if t.name else None for t in node.outputs)
     return (node.op, node.domain, attributes, constants, made)
+
+
+def _sizes(model: Model, name: str) -> Hashable:
+    """The shape in numbers; where there is none, siblings have the same, by whatever name inference has given it."""
+    shape = model.shapes.get(name)
+    return None if shape is None else tuple(dim if isinstance(dim, int) else None for dim in shape)
 
 
 def _value(value: object) -> Hashable:
@@ -65,13 +72,13 @@ def _value(value: object) -> Hashable:
     return (type(value).__name__, tuple(value) if isinstance(value, list) else value)
 
 
-def _constant(tensor: Tensor, *, layer: bool) -> Hashable:
+def _constant(tensor: Tensor, *, weighted: bool) -> Hashable:
     """Of weights, in which branches may differ, the shape; of sizes, axes and scalars the value; None if computed."""
     if not isinstance(tensor, Constant):
         return None
-    if tensor.kind in _WEIGHTS and (layer or volume(tensor.shape) > 1):
+    if tensor.kind in _FLOATS and (weighted or volume(tensor.shape) > 1):
         return (tensor.kind, tensor.shape)
-    return (tensor.kind, tensor.shape, np.asarray(tensor.values).tobytes())
+    return (tensor.kind, tensor.shape, bytes(tensor.stored()))
 
 
 def _downwards(model: Model, own: Sequence[int], palette: _Palette) -> list[int]:
@@ -81,27 +88,35 @@ def _downwards(model: Model, own: Sequence[int], palette: _Palette) -> list[int]
     for at, node in enumerate(model.nodes):
         read = tuple(made.get(t.name) if not isinstance(t, Constant) else None for t in node.inputs)
         colours.append(palette.number(("down", own[at], read)))
-        made.update((t.name, (colours[-1], place)) for place, t in enumerate(node.outputs) if t.name)
+        equal = divided(model, node) is not None  # parts of one tensor are siblings, whichever they are
+        made.update((t.name, (colours[-1], equal or place)) for place, t in enumerate(node.outputs) if t.name)
     return colours
 
 
-def _upwards(model: Model, colours: Sequence[int], palette: _Palette) -> list[int]:
+_Use = tuple[int, tuple[int, ...]]  # a node, and which of its inputs a tensor is
+
+
+def _uses(model: Model) -> list[list[tuple[list[_Use], bool, bool]]]:
+    """For each output of each node who reads it, whether it is the graph's, and whether a subgraph reads it."""
+    held = {name for node in model.nodes for name in captured(node)}
+    outputs = set(model.outputs)
+    uses = {name: [(at, _place(model.nodes[at], name)) for at in readers] for name, readers in model.consumers.items()}
+    return [[(uses.get(t.name, []), t.name in outputs, t.name in held) for t in node.outputs] for node in model.nodes]
+
+
+def _upwards(
+    model: Model, colours: Sequence[int], uses: Sequence[list[tuple[list[_Use], bool, bool]]], palette: _Palette
+) -> list[int]:
     """The colours together with those of what reads each node's outputs, and which of its inputs that is.
 
     In a concatenation the input does not matter: branches meet there, each at its own.
     """
-    outputs = set(model.outputs)
-    held = {name for node in model.nodes for name in captured(node)}
-    places = {
-        name: [(at, _place(model.nodes[at], name)) for at in readers] for name, readers in model.consumers.items()
-    }
     found = [0] * len(model.nodes)
     for at in range(len(model.nodes) - 1, -1, -1):
-        readers = []
-        for tensor in model.nodes[at].outputs:
-            uses = tuple(sorted((found[reader], place) for reader, place in places.get(tensor.name, ())))
-            readers.append((uses, tensor.name if tensor.name in outputs or tensor.name in held else ""))
-        found[at] = palette.number(("up", colours[at], tuple(readers)))
+        readers = tuple(
+            [(tuple(sorted([(found[node], place) for node, place in read])), *faces) for read, *faces in uses[at]]
+        )
+        found[at] = palette.number(("up", colours[at], readers))
     return found
 
 
