@@ -135,14 +135,14 @@ def build(
             named as in ``classes``, and are among these. None leaves the controls inputs.
         bake: make the scaling of pixels a part of the graph: the expert takes RGB bytes ``[N, H, W, 3]``.
         fuse: the form of its branches: "off", "on", the name of one (``surgery.fuse.FORMS``), or "auto": the fastest
-            here, found by running them.
+            here, found by running them, "off" if ``measure_seconds`` is 0.
         precision: "fp32", "fp16", "int8" or "auto": the fastest here that keeps to its budget.
         calibration: gives the photos that a precision is calibrated and judged on; int8 needs them.
         max_drop: points of top-1 agreement that a lower precision may lose; by default that precision's budget.
         recipe: of an earlier conversion, which is repeated instead of chosen anew.
         force: replace an existing bundle.
         threads: CPU threads for measuring.
-        measure_seconds: length of the interleaved latency window; 0 leaves it out. By default half a second, or 0 if
+        measure_seconds: length of the interleaved latency window; 0 measures nothing. By default half a second, or 0 if
             the full model has more than a gigabyte.
         standing: a process of ``verify.standby`` that gets ready to verify; by default one is started when the model is
             read.
@@ -162,7 +162,9 @@ def build(
     with clock.stage("read"):
         source = model if isinstance(model, Source) else open_source(model, foreign)
         refuse_unfit(source)
-        form, precision = require_form(fuse), precise.require_precision(precision, device)
+        form, precision = require_form(fuse), precise.require_precision(precision, device, max_drop)
+        if form == "auto" and measure_seconds == 0:
+            form = OFF
         finish = Finish(batch, embed is not None, bake, OFF, device.max_opset)
         photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))

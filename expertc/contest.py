@@ -21,7 +21,7 @@ import numpy as np
 from .atomic import save
 from .backends import Session, cpu
 from .errors import FileSystemError
-from .graph import Model, pack, to_proto, volume
+from .graph import Model, is_large, pack, to_proto, volume
 from .graph.cost import cost
 from .measure import MIN_BLOCKS, Ratio, interleave
 from .surgery.fuse import siblings
@@ -59,7 +59,9 @@ class Contest:
 
 
 def is_worth(model: Model) -> bool:
-    """Whether an expert is large enough for a contest, and what it takes to run it is known beforehand."""
+    """Whether an expert is large enough for a contest, and what it takes to run it is known beforehand and bearable."""
+    if is_large(model):
+        return False
     loops = any(node.op in ("Loop", "Scan") for node in model.nodes)
     activations = 4 * sum(volume(model.shapes.get(t.name, ())) for node in model.nodes for t in node.outputs)
     return not loops and activations <= MOST_BYTES and cost(model).macs >= FEWEST_MACS

@@ -60,8 +60,11 @@ class Precise:
     gains: tuple[Gain, ...] = ()
 
 
-def require_precision(name: str, device: Target) -> str:
-    """``name``, if the device computes in it. Raises ``UsageError`` and ``UnsupportedError``."""
+def require_precision(name: str, device: Target, max_drop: float | None = None) -> str:
+    """``name``, if the device computes in it. Raises ``UsageError``, also for a drop that is none, and
+    ``UnsupportedError``."""
+    if max_drop is not None and not 0 <= max_drop < 100:
+        raise UsageError(f"A drop of {max_drop:g} points is no budget.", "Give --max-drop from 0 to below 100.")
     if name not in CHOICES:
         raise UsageError(f"There is no precision {shown(name)}.", f"Choose from {', '.join(CHOICES)}.")
     if name != "auto" and name not in device.precisions:

@@ -54,7 +54,7 @@ MAX_BATCH = 4096
 )
 @click.option(
     "--fuse", default="auto", show_default=True, metavar="auto|on|off",
-    help="Make sibling branches wide layers; auto measures which form is the fastest here.",
+    help="Make sibling branches wide layers; auto measures which form is the fastest here (not with --measure 0).",
 )  # fmt: skip
 @click.option(
     "--precision", default="fp32", show_default=True, metavar="fp32|fp16|int8|auto",
@@ -85,11 +85,16 @@ def command(
 
     Without MODEL the bundled one is used: 23 sea animals. Several class sets are read off one model in one go.
     """
+    from ..errors import UsageError
     from ..verify import standby
 
     images_per_call = _batch(batch)
     window = None if measure is None else options.check_seconds(measure, "--measure")
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
+    if precision == "fp32" and (calib is not None or max_drop is not None):
+        raise UsageError("--calib and --max-drop are for another precision.", "Add --precision int8, fp16 or auto.")
+    if earlier is not None and (fuse, precision, batch, bake, embed) != ("auto", "fp32", "1", False, False):
+        raise UsageError("--from says how the expert is made.", "Leave out what else says it.")
     repeated = None if earlier is None else _earlier(earlier, lists, sets)
     wanted = _wanted(lists, sets) if repeated is None else [(None, repeated.classes)]
     frozen = _frozen(gains, embed=embed)

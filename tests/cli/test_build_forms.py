@@ -61,9 +61,31 @@ def test_fused_branches_say_the_same(cli, tree, tmp_path):
 
 
 def test_a_small_expert_is_not_worth_a_contest(cli, tree, tmp_path):
-    code, text, _ = cli("build", tree, "--classes", "warm,cold", "-o", tmp_path / "a", *QUICK, "--json")
+    code, text, _ = cli("build", tree, "--classes", "warm,cold", "-o", tmp_path / "a", "--measure", "0.02", "--json")
     assert code == 0
     assert (json.loads(text)["fuse"], json.loads(text)["contest"]) == ("off", None)
+
+
+def test_a_contest_is_held_where_measuring_is_wanted(cli, tree, tmp_path, monkeypatch):
+    """And the form that won is written, verified and told."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("expertc.contest.FEWEST_MACS", 0)
+    monkeypatch.setattr("expertc.contest._wins", lambda ratio: ratio.value != 1)  # whatever is not the plain one
+    monkeypatch.setattr("expertc.contest._may_win", lambda ratio: True)
+    build = ("build", tree, "--classes", "warm,cold")
+    code, text, err = cli(*build, "-o", tmp_path / "a", "--measure", "0.02")
+    assert (code, err) == (0, "")
+    chosen = manifest(tmp_path / "a")["forms"]["fuse"]
+    assert chosen in ("dense", "heads", "grouped", "batched")
+    assert f"form          {chosen}, " in text
+    report = json.loads((tmp_path / "a" / "report.json").read_text())["contest"]
+    assert (report["chosen"], report["remembered"]) == (chosen, False)
+    assert set(report["time_over_unfused"]) >= {"off", chosen}
+    code, text, _ = cli(*build, "-o", tmp_path / "b", "--measure", "0.02", "--json")
+    assert json.loads(text)["contest"]["remembered"] is True
+    assert (tmp_path / "a" / "expert.onnx").read_bytes() == (tmp_path / "b" / "expert.onnx").read_bytes()
+    code, text, _ = cli(*build, "-o", tmp_path / "c", *QUICK, "--json")
+    assert json.loads(text)["contest"] is None  # measuring nothing
 
 
 @pytest.mark.parametrize(
@@ -95,6 +117,9 @@ def test_an_earlier_build_of_another_model_is_refused(cli, tree, bundle, tmp_pat
     code, _, err = cli("build", tree, "--from", bundle, "--classes", "reds", "-o", tmp_path / "a", *QUICK)
     assert code == 2
     assert "Leave out --classes" in err
+    code, _, err = cli("build", tree, "--from", bundle, "--fuse", "on", "-o", tmp_path / "a", *QUICK)
+    assert code == 2
+    assert "--from says how" in err
     assert not (tmp_path / "a").exists()
 
 
@@ -186,6 +211,10 @@ def test_a_target_that_reads_an_older_opset(cli, tree, tmp_path, monkeypatch):
         (("--fuse", "sideways"), 2, "Choose from auto, on, off"),
         (("--precision", "int4"), 2, "Choose from fp32, fp16, int8, auto"),
         (("--precision", "int8"), 2, "--calib"),
+        (("--calib", "photos"), 2, "Add --precision"),
+        (("--max-drop", "1"), 2, "Add --precision"),
+        (("--precision", "fp16", "--max-drop", "-1"), 2, "no budget"),
+        (("--precision", "fp16", "--max-drop", "nan"), 2, "no budget"),
         (("--precision", "int8", "--calib", "nowhere"), 10, "nowhere"),
     ],
 )
