@@ -11,31 +11,32 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import manifest, precise
+from . import manifest
 from .atomic import reported
 from .audit import LEVELS, refuse_nan, refuse_unfit, verifying
 from .backends import Session, cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
-from .contest import Contest, contest, has_siblings, is_worth
+from .card import Output
 from .controls import Setting, settle
 from .errors import UnsupportedError, UsageError
-from .finish import OFF, Finish, card_of, require_form
+from .finish import OFF, Finish, candidates, require_form
 from .graph import DATA_SUFFIX, File, Model, is_large, pack
 from .graph.cost import Cost, cost
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
-from .surgery.fuse import FORMS, Fuse
-from .surgery.lower import Lower
 from .surgery.prune import Cut, prune
-from .targets import load_target
+from .targets import Target, load_target
 from .text import shown
 from .verify import Certificate, Standby
-from .verify.inputs import prepare
+
+if TYPE_CHECKING:
+    from .contest import Contest
+    from .precise import Photos, Precise
 
 MEASURE_SECONDS = 0.5
 MEASURED_BYTES = 2**30  # of the full model: more is not loaded just to time it, unless somebody asks
@@ -111,7 +112,7 @@ def build(
     bake: bool = False,
     fuse: str = "auto",
     precision: str = "fp32",
-    calibration: Callable[[Source, Selection], precise.Photos] | None = None,
+    calibration: Callable[[Source, Selection], Photos] | None = None,
     max_drop: float | None = None,
     recipe: Mapping[str, Any] | None = None,
     force: bool = False,
@@ -154,6 +155,10 @@ def build(
         raise UsageError(f"There is no verification level {shown(verification)}.", f"Choose from {', '.join(LEVELS)}.")
     clock = _Clock(progress)
     device = load_target(target)
+    if precision != "fp32":
+        from .precise import require_precision
+
+        require_precision(precision, device, max_drop)
     if device.backend != "onnxruntime":
         raise UnsupportedError(
             f"This version cannot compile for '{device.name}' ({device.backend}).",
@@ -162,7 +167,7 @@ def build(
     with clock.stage("read"):
         source = model if isinstance(model, Source) else open_source(model, foreign)
         refuse_unfit(source)
-        form, precision = require_form(fuse), precise.require_precision(precision, device, max_drop)
+        form = require_form(fuse)
         if form == "auto" and measure_seconds == 0:
             form = OFF
         finish = Finish(batch, embed is not None, bake, OFF, device.max_opset)
@@ -189,20 +194,18 @@ def build(
             final, finish, passes, found = _finished(cut, finish, form, threads)
             scratch = _scratch(stack) if is_large(final) else None
             expert = pack(final, None if scratch is None else scratch / MODEL)
-        exact = precise.Precise(None)
-        if recipe is not None:
-            exact = precise.Precise(precise.repeat(final, recipe, max_drop, scratch))
-        elif precision != "fp32":
+        exact = None
+        if recipe is not None or precision != "fp32":
             with clock.stage("calibrate"):
-                exact = precise.choose(
-                    precision, final, expert, device, cut.card.outputs[0],
-                    photos=None if calibration is None else calibration(source, selection),
-                    fallback=lambda: photos if photos is not None else _noise(final), max_drop=max_drop,
-                    scratch=scratch, progress=lambda seen: progress(f"calibrate, {seen} images"),
+                exact = _precise(
+                    precision, recipe, final, expert, device, cut.card.outputs[0], max_drop=max_drop, scratch=scratch,
+                    photos=None if calibration is None else lambda: calibration(source, selection),
+                    fallback=photos, progress=lambda seen: progress(f"calibrate, {seen} images"),
                 )  # fmt: skip
+        lowered = None if exact is None else exact.lowered
         # Another process, which has limits, runs the models first; this one meanwhile only counts.
-        certified = start(cut, expert, exact.lowered)
-        expert = expert if exact.lowered is None else exact.lowered.file
+        certified = start(cut, expert, lowered)
+        expert = expert if lowered is None else lowered.file
         files = _files(expert)
         hashes = {
             name: hashing.submit(manifest.hashed, part) for name, part in files.items() if isinstance(part, bytes)
@@ -224,12 +227,12 @@ def build(
             about = manifest.describe(source, cut, final, device, costs, certificate, kept_tensors.result())
             finish = replace(finish, batch=manifest.images_per_call(final))  # a model may have its own
             about["forms"] = {"passes": list(passes), **finish.to_mapping()}
-            if exact.lowered is not None:
-                about |= {"precision": exact.lowered.precision, "conversion": dict(exact.lowered.recipe)}
-                about["max_drop"] = max_drop
+            if lowered is not None:
+                about |= {"precision": lowered.precision, "conversion": dict(lowered.recipe), "max_drop": max_drop}
             times = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
             times["contest"] = None if found is None else found.to_mapping()
-            times["precisions"] = [{"precision": each.precision, **asdict(each.ratio)} for each in exact.gains]
+            gains = () if exact is None else exact.gains
+            times["precisions"] = [{"precision": each.precision, **asdict(each.ratio)} for each in gains]
             known = {name: digest.result() for name, digest in hashes.items()}
             place.write({**files, **engine, **manifest.texts(final)}, about, times, known)
     return Built(
@@ -239,10 +242,10 @@ def build(
         small,
         certificate,
         timing,
-        (*_notes(selection, cut, unmeasured=measure_seconds is None and not window), *exact.notes),
+        (*_notes(selection, cut, unmeasured=measure_seconds is None and not window), *(exact.notes if exact else ())),
         clock.seconds,
         finish.fuse,
-        "fp32" if exact.lowered is None else exact.lowered.precision,
+        "fp32" if lowered is None else lowered.precision,
         found,
     )
 
@@ -254,17 +257,17 @@ def _finished(
     if form != "auto":
         finish = replace(finish, fuse=form)
         return (*_run(finish, cut), None)
+    from .contest import contest, has_siblings, is_worth
+
     plain, _, passes = _run(replace(finish, opset=None), cut)
-    made = {choice.name: Fuse(choice).run(plain) for choice in FORMS} if is_worth(plain) and has_siblings(plain) else {}
-    candidates = {OFF: plain} | {name: model for name, (model, changed) in made.items() if changed}
-    found = contest(OFF, candidates, threads=threads) if len(candidates) > 1 else None
+    made = candidates(plain) if is_worth(plain) and has_siblings(plain) else {}
+    found = contest(OFF, {OFF: plain, **made}, threads=threads) if made else None
     chosen = OFF if found is None else found.chosen
-    final, passes = candidates[chosen], (*passes, *(("fuse",) if chosen != OFF else ()))
-    if finish.opset is not None:
-        lower = Lower(finish.opset)
-        final, changed = lower.run(final)
-        passes = (*passes, *((lower.name,) if changed else ()))
-    return final, replace(finish, fuse=chosen), passes, found
+    # From here on as if it had been asked for.
+    finish = replace(finish, fuse=chosen)
+    if chosen == OFF and finish.opset is None:
+        return plain, finish, passes, found
+    return (*_run(finish, cut), found)
 
 
 def _run(finish: Finish, cut: Cut) -> tuple[Model, Finish, tuple[str, ...]]:
@@ -272,10 +275,20 @@ def _run(finish: Finish, cut: Cut) -> tuple[Model, Finish, tuple[str, ...]]:
     return final, finish, passes
 
 
-def _noise(final: Model) -> Array:
-    """What an expert is calibrated on without any photo."""
-    card = card_of(final)
-    return prepare(None, card.preprocess, final.inputs[card.input]).values
+def _precise(
+    precision: str, recipe: Mapping[str, Any] | None, final: Model, expert: File, device: Target, output: Output, *,
+    photos: Callable[[], Photos] | None, fallback: Array | None, max_drop: float | None, scratch: Path | None,
+    progress: Callable[[int], None],
+) -> Precise:  # fmt: skip
+    """The expert in the precision that is asked for, or in that of ``recipe``."""
+    from . import precise
+
+    if recipe is not None:
+        return precise.Precise(precise.repeat(final, recipe, max_drop, scratch))
+    return precise.choose(
+        precision, final, expert, device, output, photos=None if photos is None else photos(), fallback=fallback,
+        max_drop=max_drop, scratch=scratch, progress=progress,
+    )  # fmt: skip
 
 
 def set_controls(source: Source, selection: Selection, given: Mapping[str, Setting]) -> Source:

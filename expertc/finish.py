@@ -9,11 +9,8 @@ from typing import Any
 from .card import CARD_KEY, Card
 from .errors import BundleError, UsageError
 from .graph import Model, with_batch
-from .surgery.bake import Bake
 from .surgery.embed import Embed
 from .surgery.fold import Fold
-from .surgery.fuse import FORMS, Fuse
-from .surgery.lower import Lower
 from .surgery.passes import Pass, run_all
 from .surgery.prune import Cut
 from .text import shown
@@ -51,11 +48,12 @@ class Finish:
             found.append(Embed(card))
             card = replace(card, controls=())
         if self.bake:
-            found.append(Bake(card))
+            found.append(_bake(card))
         found.append(Fold())
-        found += [Fuse(form) for form in FORMS if form.name == self.fuse]
+        if self.fuse != OFF:
+            found.append(_fuse(self.fuse))
         if self.opset is not None:
-            found.append(Lower(self.opset))
+            found.append(_lower(self.opset))
         return tuple(found)
 
     def to_mapping(self) -> dict[str, Any]:
@@ -80,10 +78,18 @@ class Finish:
             forms.get("fuse", OFF), opset,
         )  # fmt: skip
         whole = [number is None or (type(number) is int and number > 0) for number in (found.batch, opset)]
-        known = found.fuse in (OFF, *(form.name for form in FORMS))
+        known = found.fuse == OFF or found.fuse in _forms()
         if not (all(whole) and known and type(found.embed) is bool and type(found.bake) is bool):
             raise BundleError("The manifest does not say how the expert was made.", "Build the bundle again.")
         return found
+
+
+def candidates(plain: Model) -> dict[str, Model]:
+    """The forms of a finished expert that differ from it, by name."""
+    from .surgery.fuse import FORMS, Fuse
+
+    made = {form.name: Fuse(form).run(plain) for form in FORMS}
+    return {name: model for name, (model, changed) in made.items() if changed}
 
 
 def card_of(model: Model) -> Card:
@@ -93,9 +99,35 @@ def card_of(model: Model) -> Card:
 
 def require_form(name: str) -> str:
     """The form that ``--fuse`` names: "on" is the whole fusion. Raises ``UsageError`` if there is none."""
-    names = [form.name for form in FORMS]
     if name == "on":
         return "grouped"
-    if name not in ("auto", OFF, *names):
-        raise UsageError(f"There is no form {shown(name)}.", f"Choose from auto, on, off, {', '.join(names)}.")
+    if name not in ("auto", OFF) and name not in _forms():
+        raise UsageError(f"There is no form {shown(name)}.", f"Choose from auto, on, off, {', '.join(_forms())}.")
     return name
+
+
+# -- passes that most builds do not run are imported by those that do -------------------------------------------------
+
+
+def _bake(card: Card) -> Pass:
+    from .surgery.bake import Bake
+
+    return Bake(card)
+
+
+def _forms() -> tuple[str, ...]:
+    from .surgery.fuse import FORMS
+
+    return tuple(form.name for form in FORMS)
+
+
+def _fuse(name: str) -> Pass:
+    from .surgery.fuse import FORMS, Fuse
+
+    return next(Fuse(form) for form in FORMS if form.name == name)
+
+
+def _lower(opset: int) -> Pass:
+    from .surgery.lower import Lower
+
+    return Lower(opset)

@@ -13,6 +13,7 @@ from .backends.processor import saturates
 from .card import Output
 from .contest import is_worth
 from .errors import UnsupportedError, UsageError, VerificationError
+from .finish import card_of
 from .gain import Gain, gain
 from .graph import File, Model, is_large, pack
 from .observe import Ranges, observe
@@ -22,6 +23,7 @@ from .surgery.precision import conversion, quantise_recipe
 from .surgery.quantise import FLAVOURS, Quantise
 from .targets import Target
 from .text import shown
+from .verify.inputs import prepare
 from .verify.lowered import Lowered
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -81,7 +83,7 @@ def choose(
     output: Output,
     *,
     photos: Photos | None,
-    fallback: Callable[[], Array],
+    fallback: Array | None,
     max_drop: float | None,
     scratch: Path | None = None,
     progress: Callable[[int], None] = lambda images: None,
@@ -92,7 +94,7 @@ def choose(
         wanted: "fp16", "int8", or "auto": the fastest of the device's that keeps to its budget, fp32 if none is faster.
         device: whose dialect of int8 it is, and whose precisions "auto" tries.
         output: the output that decides.
-        photos: to calibrate on. int8 needs them; fp16 otherwise takes what ``fallback`` gives.
+        photos: to calibrate on. int8 needs them; fp16 otherwise takes the images ``fallback``, or noise.
         max_drop: points of top-1 agreement that may be lost; None for the budget of the precision.
         scratch: a folder for models that are too large to be bytes.
         progress: is told how many images have been looked at.
@@ -107,7 +109,8 @@ def choose(
     if not is_worth(final) and wanted == "auto":
         return Precise(None, ("The expert is too small for another precision to matter: it stays fp32.",))
     tried = [p for p in device.precisions if p != "fp32"] if wanted == "auto" else [wanted]
-    seen = observe(final, [fallback() if photos is None else photos.observed], scratch=scratch, progress=progress)
+    images = photos.observed if photos is not None else _noise(final) if fallback is None else fallback
+    seen = observe(final, [images], scratch=scratch, progress=progress)
     best: tuple[Lowered, Gain, tuple[str, ...]] | None = None
     said, gains = list(photos.notes if photos is not None else ()), []
     for precision in tried:
@@ -154,6 +157,12 @@ def repeat(final: Model, recipe: Mapping[str, Any], max_drop: float | None, scra
     made, _ = conversion(recipe).run(final)
     place = None if scratch is None or not is_large(made) else scratch / "lowered.onnx"
     return Lowered(pack(made, place), recipe, max_drop)
+
+
+def _noise(final: Model) -> Array:
+    """What an expert is calibrated on without any photo."""
+    card = card_of(final)
+    return prepare(None, card.preprocess, final.inputs[card.input]).values
 
 
 def _image(final: Model) -> Array:
