@@ -59,6 +59,8 @@ def calibration(
     Raises ``DataError`` if there are not two photos that can be read.
     """
     path = Path(path)
+    if not path.exists():
+        raise DataError(f"There is no {shown(path)}.", "Give a folder with photos of the expert's classes.")
     parts = [split for split in SPLITS if (path / f"{split}.npz").is_file() or (path / split).is_dir()]
     if len(parts) < 2:
         sources, notes = _sources(path, parts[0] if parts else None, labels, taxonomy, most)
