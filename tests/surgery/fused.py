@@ -147,3 +147,23 @@ def conditional(net: Net, tensor: str, other: str, name: str) -> str:
         inner = helper.make_node("Identity", [held], [f"{held}.held"])
         branches.append(helper.make_graph([inner], held, [], [value]))
     return str(net.node("If", positive, out=name, then_branch=branches[0], else_branch=branches[1]))
+
+
+def separate(
+    branches: int = 3, opset: int = 17, *, head: str = "gemm", norm: bool = True, classes: int = 1, **options: object
+) -> Net:
+    net = Net(opset, **options)  # type: ignore[arg-type]
+    x = trunk(net)
+    parts = [HEADS[head](net, chain(net, x, f"b{i}", norm=norm), classes) for i in range(branches)]
+    return scores(net, parts, classes)
+
+
+def tree(children: list[int], order: list[int] | None = None, **options: object) -> Net:
+    """A block per parent, a block and a class per child."""
+    net = Net(17, **options)  # type: ignore[arg-type]
+    x = trunk(net)
+    parts = []
+    for i, count in enumerate(children):
+        y = chain(net, x, f"p{i}", norm=False)
+        parts += [head_gemm(net, chain(net, y, f"p{i}.{k}", cin=WIDTH, norm=False)) for k in range(count)]
+    return scores(net, parts, order=order)
