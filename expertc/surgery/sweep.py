@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..errors import ModelError
 from ..graph import Model, captured
-from ..text import shown
 from .demand import Demand, join
+from .passes import MALFORMED, malformed
 from .rules import rule_of
 from .rules.elementwise import first_only
 from .site import Answer, Flow, Rule, Site, Wanted, everyone
@@ -53,11 +52,8 @@ def _asked(site: Site, rule: Rule, wanted: Wanted) -> Answer:
         return Answer(tuple(whole if tensor.name else None for tensor in site.node.inputs), (whole,) * len(wanted))
     try:
         answer = rule.ask(site, wanted)
-    except (IndexError, KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError) as error:
-        raise ModelError(
-            f"The {site.op} {shown(site.node.name)} is malformed: its attributes or inputs do not fit each other.",
-            "Export the model again.",
-        ) from error
+    except MALFORMED as error:
+        raise malformed(site.node) from error
     missing = len(site.node.inputs) - len(answer.asks)
     return replace(answer, asks=(*answer.asks, *(None,) * missing)) if missing > 0 else answer
 
