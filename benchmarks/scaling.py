@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument("--smallest", type=float, default=0.0, help="likewise; rows of other sizes stay as they were")
     parser.add_argument("--folder", type=Path, help="where the models are written (default: a temporary folder)")
     parser.add_argument("--only", help="comma-separated names of tools")
+    parser.add_argument("--without-growth", action="store_true", help="leave the rows by nodes as they were")
     given = parser.parse_args()
     only = None if given.only is None else set(given.only.split(","))
     sizes = [(k, int(gigabytes * 1e9)) for k, gigabytes in GRID if given.smallest <= gigabytes <= given.largest]
@@ -103,7 +104,10 @@ def main() -> None:
                 print(f"left out: {branches} branches of {size / 1e9:g} GB, for want of disk or memory")
                 continue
             rows += measure(Path(name), branches, size, given.runs, only)
-        growth = [measure(Path(name), k, 100_000, given.runs, {"expertc"}, growth=True)[0] for k in NODES]
+        if given.without_growth:
+            growth = json.loads((RESULTS / "scaling.json").read_text())["nodes"]
+        else:
+            growth = [measure(Path(name), k, 100_000, given.runs, {"expertc"}, growth=True)[0] for k in NODES]
     found = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "runs": given.runs,
