@@ -28,7 +28,10 @@ CASES = {
     "NHL on ConvNeXtV2-Tiny, 1000 classes": ("nhl_convnextv2_tiny", "1000", "fused", 180),
 }
 _PEER = """
-import sys, timm, torch, expertc.zoo
+import sys
+from expertc.zoo import import_timm
+timm = import_timm()
+import torch
 arch, classes, form, path = sys.argv[1:]
 arguments = {"form": form} if arch.startswith("hlfp") else {}
 network = timm.create_model(arch, num_classes=int(classes), **arguments).eval()
@@ -71,7 +74,7 @@ def measured(command: list[str], limit: int) -> dict[str, Any]:
     found = spawn(command, limit)
     if isinstance(found, str):
         return {"error": found}
-    return {"seconds": round(found[0], 1), "megabytes": round(found[1])}
+    return {"seconds": round(found[0], 1), "megabytes": round(found[1] * 1.024)}  # ru_maxrss counts KiB
 
 
 def table(machine: str, rows: list[dict[str, Any]]) -> str:
@@ -83,7 +86,7 @@ def table(machine: str, rows: list[dict[str, Any]]) -> str:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in rows:
-        ours, peer, megabytes = row["expertc"], row["torch"], row["bytes"] / 2**20
+        ours, peer, megabytes = row["expertc"], row["torch"], row["bytes"] / 1e6
         theirs = peer.get("error") or f"{peer['seconds']:.0f} s"
         lines.append(
             f"| {row['network']} | {megabytes:,.0f} MB | {ours['seconds']:.0f} s | {row['budget_seconds']} s "

@@ -50,10 +50,13 @@ def command(
     NETWORK is the folder that `expertc train` left, or the name of a network of the zoo, which then gets random
     weights: for timing and for trying things out.
     """
+    import gc
+
     from ..errors import UsageError
     from ..evaluate.sampling import photos
     from ..export import export_random, export_trained
 
+    gc.set_threshold(2000, 10, 10)  # Python's own: torch's exporter leaves loops of references around every weight
     named = num_classes is not None or taxonomy is not None
     if named == Path(network).is_dir():
         raise UsageError(
