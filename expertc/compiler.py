@@ -18,7 +18,7 @@ import numpy as np
 from . import manifest
 from .atomic import reported
 from .audit import LEVELS, refuse_nan, refuse_unfit, verifying
-from .backends import Session, cpu
+from .backends import cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
 from .card import Output
 from .controls import Setting, settle
@@ -336,17 +336,10 @@ def _measure(source: Source, expert: File, seconds: float, threads: int | None) 
         closing(cpu.open_session(expert, threads=threads)) as small,
     ):
         batch = small.input_shape[0] or 1
-        calls = {"full": _call(full, batch), "expert": _call(small, batch)}
+        calls = {"full": cpu.on_noise(full, batch), "expert": cpu.on_noise(small, batch)}
         samples = interleave(calls, seconds=seconds, warmup=seconds / 4)
     medians = [statistics.median(samples.durations(name)) for name in ("full", "expert")]
     return Timing(medians[0], medians[1], samples.ratio("full", "expert"))
-
-
-def _call(session: Session, batch: int) -> Callable[[], object]:
-    """Runs a model on noise: as many images as the expert takes."""
-    shape = (batch, *(axis or cpu.FREE_AXIS for axis in session.input_shape[1:]))
-    x = np.random.default_rng(0).standard_normal(shape, np.float32)
-    return lambda: session.run(x)
 
 
 def _notes(selection: Selection, cut: Cut, *, unmeasured: bool) -> Iterator[str]:

@@ -16,8 +16,6 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .atomic import save
 from .backends import Session, cpu
 from .errors import FileSystemError
@@ -99,19 +97,13 @@ def contest(plain: str, candidates: Mapping[str, Model], *, threads: int | None 
 
 
 def _round(sessions: Mapping[str, Session], plain: str) -> dict[str, Ratio]:
-    calls = {name: _call(session) for name, session in sessions.items()}
+    calls = {name: cpu.on_noise(session) for name, session in sessions.items()}
     for call in calls.values():
         call()
     once = sum(map(_seconds, calls.values()))
     seconds = min(max(SHORTEST, 2 * MIN_BLOCKS * once), LONGEST)
     samples = interleave(calls, seconds=seconds, warmup=seconds / 4)
     return {name: samples.ratio(name, plain) for name in calls}
-
-
-def _call(session: Session) -> Any:
-    shape = [session.input_shape[0] or 1, *(axis or cpu.FREE_AXIS for axis in session.input_shape[1:])]
-    x = np.random.default_rng(0).random(shape, np.float32)
-    return lambda: session.run(x)
 
 
 def _seconds(call: Any) -> float:

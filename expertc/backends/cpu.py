@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +148,13 @@ class CpuSession:
     def close(self) -> None:
         """Free the model's memory."""
         self._session = None
+
+
+def on_noise(session: Session, batch: int | None = None) -> Callable[[], object]:
+    """What runs ``session`` on noise: ``batch`` images at a time, by default as many as it takes (1 if any)."""
+    sizes = (axis or FREE_AXIS for axis in session.input_shape[1:])
+    x = np.random.default_rng(0).standard_normal((batch or session.input_shape[0] or 1, *sizes), np.float32)
+    return lambda: session.run(x)
 
 
 def compile_expert(model: bytes | Path, target: Target) -> dict[str, bytes]:
