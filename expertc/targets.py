@@ -196,5 +196,5 @@ def _fact(value: Any, key: str, file: Path) -> Fact:
 
 def _malformed(file: Path, why: str) -> InvalidArtifactError:
     return InvalidArtifactError(
-        f"The target profile {shown(file)} is malformed: {clean_text(why)}.", "See expertc.targets."
+        f"The target profile '{clean_text(str(file))}' is malformed: {clean_text(why)}.", "See expertc.targets."
     )
