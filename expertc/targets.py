@@ -124,10 +124,11 @@ def list_targets() -> tuple[Target, ...]:
 
 
 def release(text: str) -> Release:
-    """A release as numbers, to be compared: ``"10.3.0"`` is (10, 3, 0). Raises ``ValueError`` if it is none."""
+    """A release as two numbers or more, to be compared: ``"10"`` is (10, 0). Raises ``ValueError`` if it is none."""
     if not re.fullmatch(r"\d{1,4}(\.\d{1,4}){0,3}", text):
         raise ValueError(f"{shown(text)} is not a release")
-    return tuple(map(int, text.split(".")))
+    first, *more = map(int, text.split("."))
+    return (first, *(more or [0]))
 
 
 def _folder() -> Path:
@@ -190,7 +191,7 @@ def _fact(value: Any, key: str, file: Path) -> Fact:
         return str(value)
     values = value if isinstance(value, list) else [value]
     if all(isinstance(item, str) or (isinstance(item, int | float) and math.isfinite(item)) for item in values):
-        return tuple(value) if isinstance(value, list) else value  # type: ignore[no-any-return]
+        return tuple(value) if isinstance(value, list) else value
     raise _malformed(file, f"{key} is neither text nor a number nor a list of them")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +14,17 @@ from networks import Net, card
 from onnx import TensorProto, helper
 
 import expertc.lint
+from expertc.backends.cpu import open_session
+from expertc.card import Card
 from expertc.errors import ExitCode, UnsupportedError
 from expertc.graph import Model, read_model
 from expertc.lint import NOTE, REFUSAL, WARNING, ceiling, footprint, lint, refuse
-from expertc.targets import Target, load_target
+from expertc.observe import observe
+from expertc.source import BUNDLED, open_source
+from expertc.surgery.half import Half
+from expertc.surgery.lower import Lower
+from expertc.surgery.quantise import ONNXRUNTIME, TENSORRT, Quantise
+from expertc.targets import Target, list_targets, load_target
 from expertc.taxonomy import Taxonomy
 
 OLD, NEW, UNKNOWN = (8, 6), (10, 1), (10, 13)
@@ -43,13 +51,17 @@ def one(
         if isinstance(value, str):
             inputs.append(value)
         elif value is None:
-            inputs.append(net.node("Shape", net.constant([[1.0]])))
+            net.inputs.append(helper.make_tensor_value_info("computed", TensorProto.INT64, [1]))
+            inputs.append("computed")
         else:
             inputs.append(net.constant(value))
     made = net.node(op, *inputs, out=[net.fresh("made") for _ in range(outputs)], **attributes)
-    for name in made:
-        net.outputs.append(helper.make_tensor_value_info(name, TensorProto.UNDEFINED, None))
-    return read_model(net.model(check=False).SerializeToString())
+    proto = net.model(check=False)
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in made)
+    proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    for value in proto.graph.output:
+        value.type.tensor_type.shape.SetInParent()  # there has to be one, and of some it cannot be told
+    return read_model(proto.SerializeToString())
 
 
 # The model, words of the finding, and its level with TensorRT 8.6, 10.1 and 10.13 ("" for none).
@@ -62,6 +74,9 @@ RULES: dict[str, tuple[Callable[[], Model], str, str, str, str]] = {
     ),
     "mean over axes that are an attribute": (lambda: one("ReduceMean", axes=[2, 3]), "axes", "", "", ""),
     "mean over everything": (lambda: one("ReduceMean", opset=18), "axes", "", "", ""),
+    "mean over nothing": (
+        lambda: one("ReduceMean", opset=18, noop_with_empty_axes=1), "it does nothing", REFUSAL, "", "",
+    ),
     "sum over axes that are an input": (lambda: one("ReduceSum", [2, 3]), "axes", "", "", ""),
     "computed axes": (lambda: one("ReduceSum", None), "axes are computed", "", REFUSAL, WARNING),
     "computed axes of a slice": (
@@ -104,7 +119,7 @@ RULES: dict[str, tuple[Callable[[], Model], str, str, str, str]] = {
     "diagonal": (lambda: one("Einsum", equation="bcii->bci"), "diagonal", REFUSAL, REFUSAL, WARNING),
     "unsorted": (lambda: one("TopK", [1], outputs=2, sorted=0), "not sorted", "", REFUSAL, WARNING),
     "64 bits out": (lambda: one("ArgMax", axis=1), "has 64 bits here", NOTE, "", ""),
-    "64 bits in": (lambda: one("Reshape", [2, 2**40]), "more than 32 bits", WARNING, "", ""),
+    "64 bits in": (lambda: one("Pow", [2**40]), "more than 32 bits", WARNING, "", ""),
     "to the end": (lambda: one("Slice", [0], [2**63 - 1], [1]), "more than 32 bits", "", "", ""),
     "double": (lambda: one("Cast", to=TensorProto.DOUBLE), "double precision", WARNING, WARNING, WARNING),
     "type": (lambda: one("Cast", to=TensorProto.UINT16), "give uint16", WARNING, WARNING, WARNING),
@@ -240,14 +255,45 @@ def test_memory() -> None:
         assert about.level == level, about
     # A tensor that is read late stays.
     net.result(net.node("Add", first, "scores", out="late"), 4, 256, 256)
-    assert footprint(model_of(net)).activation_bytes == 3 * 2**20 + 2**20
+    assert footprint(model_of(net)).activation_bytes == 3 * 2**20
+
+
+def faults(model: Model, target: Target, owner: Card | None = None) -> list[str]:
+    return [str(each) for each in lint(model, target, owner) if each.level != NOTE]
+
+
+@pytest.mark.skipif(not BUNDLED.is_file(), reason="the trained model is not in this checkout")
+def test_what_expertc_makes_has_no_fault() -> None:
+    """The trained model on every device that comes along, as it is and in half precision."""
+    source = open_source(None)
+    lowered: dict[int | None, tuple[Model, ...]] = {}
+    for target in list_targets():
+        if target.max_opset not in lowered and target.max_opset is not None:
+            single = Lower(target.max_opset).run(source.model)[0]
+            lowered[target.max_opset] = single, Half().run(single)[0]
+        for model in lowered.get(target.max_opset, ()):
+            assert not faults(model, target, source.card), target.name
+    assert len(lowered) > 2
+
+
+def test_our_int8_has_no_fault_and_the_other_dialect_has() -> None:
+    net = Net(17, batch=1)
+    hidden = net.node("Relu", net.conv(net.image(3, 8, 8), 3, 8, kernel=3))
+    net.result(net.head(net.conv(hidden, 8, 8, group=2), 8, 4, name="scores"), 4)
+    model, images = model_of(net), np.random.default_rng(0).standard_normal((4, 3, 8, 8), np.float32)
+    ranges = observe(model, [images], open_session=partial(open_session, threads=1))
+    for name in ("xavier-nx", "orin-nano-8gb", "rtx-4090", "thor-t5000"):
+        target = load_target(name)
+        assert not faults(Quantise(ranges, TENSORRT).run(model)[0], target)
+        other = faults(Quantise(ranges, ONNXRUNTIME).run(model)[0], target)
+        assert any("its zero point is" in each for each in other), other
 
 
 def test_the_table_is_of_real_operators() -> None:
-    """Held against ONNX's own schemas; the ten that ONNX never had or has dropped are told."""
+    """Held against ONNX's own schemas; three are of experiments that ONNX has dropped since."""
     data = json.loads((Path(expertc.lint.__file__).parent / "operators.json").read_text())
     schemas = {schema.name for schema in onnx.defs.get_all_schemas_with_history() if schema.domain == ""}
-    assert data["operators"].keys() <= schemas | {"Scatter", "Upsample"}
+    assert data["operators"].keys() <= schemas | {"ImageScaler", "ParametricSoftplus", "ScaledTanh"}
     assert len(data["operators"]) == 196
     words = {word for entry in data["operators"].values() for types in entry.values() for word in types.split()}
     assert words == set("FP32 FP16 BF16 FP8 INT4 INT8 INT32 INT64 UINT8 BOOL".split())

@@ -11,7 +11,7 @@ import pytest
 
 from expertc import targets
 from expertc.errors import ExitCode, InvalidArtifactError, UsageError
-from expertc.targets import Target, list_targets, load_target, read_target
+from expertc.targets import Target, list_targets, load_target, read_target, release
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -216,3 +216,10 @@ def test_a_name_from_a_stranger(tmp_path: Path) -> None:
         with pytest.raises(InvalidArtifactError, match="other characters") as caught:
             read_target(tmp_path / f"{name}.toml")
         assert "\x1b" not in str(caught.value)
+
+
+def test_a_release() -> None:
+    assert release("8.6.2") < release("10") == (10, 0) < release("10.3.0") < release("10.13")
+    for text in ("", "10.x", "v10", "10.", "1" * 5, "-1", "10.3.0.26.1"):
+        with pytest.raises(ValueError, match="not a release"):
+            release(text)

@@ -12,7 +12,10 @@ from . import options, show
 @options.as_json
 @options.everywhere
 def command(name: str | None, as_json: bool) -> None:
-    """List the device profiles, or show one with the source of every number."""
+    """List the device profiles, or show one with the source of every number.
+
+    Your own go to ~/.config/expertc/targets/NAME.toml, or are named by their path (./board.toml).
+    """
     from ..targets import WORKSPACE_SHARE, list_targets, load_target
 
     if name is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 
@@ -99,14 +99,14 @@ def _memory(model: Model, target: Target, batch: int) -> Iterator[Finding]:
 def _nodes(model: Model, target: Target, release: Release) -> Iterator[tuple[int, Node, str, str]]:
     """What is to be said of the nodes: which, in whose place at the top, level and sentence. Subgraphs are entered."""
     refused = set()
-    stack = [(model, range(len(model.nodes)))]
+    stack: list[tuple[Model, Sequence[int]]] = [(model, range(len(model.nodes)))]
     while stack:
-        graph, places = stack.pop()
-        for at, node in zip(places, graph.nodes, strict=True):
+        graph, at_top = stack.pop()
+        for at, node in zip(at_top, graph.nodes, strict=True):
             try:
                 for level, why in check_node(Place(graph, node, release)):
-                    if level == REFUSAL:
-                        refused.add(id(node))
+                    if graph is model and level == REFUSAL:
+                        refused.add(at)
                     yield at, node, level, why
                 kinds = {_LOWER.get(graph.types.get(tensor.name, 0)) for tensor in node.outputs} - {None}
                 for kind in sorted(map(str, kinds - set(target.precisions))):
@@ -115,10 +115,10 @@ def _nodes(model: Model, target: Target, release: Release) -> Iterator[tuple[int
             except MALFORMED as error:
                 raise malformed(node) from error
             stack += [(found := branch_model(graph, each), [at] * len(found.nodes)) for each in inner]
-    place = {id(node): at for at, node in enumerate(model.nodes)}
+    places = {id(node): at for at, node in enumerate(model.nodes)}
     for node, why in broken_rules(model):
-        if id(node) not in refused:  # what the table says of it says more
-            yield place[id(node)], node, REFUSAL if release < TEN else WARNING, f"it {why}"
+        if places[id(node)] not in refused:  # what has been said of it says more
+            yield places[id(node)], node, REFUSAL if release < TEN else WARNING, f"it {why}"
 
 
 class _Branches:

@@ -142,8 +142,12 @@ def node_constants(node: Node) -> Iterator[Constant]:
 
 
 def _axes_input(place: Place) -> Said:
-    if place.given(1) is not None and place.release < TEN:
+    if place.release >= TEN:
+        return
+    if place.given(1) is not None:
         yield REFUSAL, "its axes are an input, which TensorRT before 10.0 ignores: it would reduce over all of them"
+    elif place.node.attrs.get("noop_with_empty_axes", 0):
+        yield REFUSAL, "it does nothing, and TensorRT before 10.0 would reduce over all axes"
 
 
 def _reduction(place: Place) -> Said:
