@@ -41,6 +41,7 @@ ORDER = [
     ("bundle",),
     ("atomic", "instructions"),
     ("measure",),
+    ("lint",),
     ("finish",),
     ("surgery",),
     ("graph",),

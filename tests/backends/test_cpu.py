@@ -238,8 +238,8 @@ def test_an_expert_that_only_fails_when_it_runs_is_not_compiled(make_classifier:
 
 
 def test_what_the_target_cannot_run(make_classifier: MakeClassifier, make_one_node: Callable[..., bytes]) -> None:
-    with pytest.raises(UnsupportedError, match=r"jetson-orin-nano.*tensorrt"):
-        compile_expert(make_classifier().data, load_target("jetson-orin-nano"))
+    with pytest.raises(UnsupportedError, match=r"orin-nano-8gb.*tensorrt"):
+        compile_expert(make_classifier().data, load_target("orin-nano-8gb"))
     with pytest.raises(UnsupportedError, match="Opset 99"):
         compile_expert(make_one_node("Relu", ["batch", 3], opset=99), load_target("cpu"))
 

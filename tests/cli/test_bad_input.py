@@ -251,7 +251,7 @@ def test_photos_that_cannot_be_read(cli, full, tmp_path):
 
 def test_a_target_that_needs_tensorrt(refused, full):
     hint = refused(
-        4, "cannot compile for 'jetson-orin-nano' (tensorrt)", full, "--classes", "reds", "--target", "jetson-orin-nano"
+        4, "cannot compile for 'orin-nano-8gb' (tensorrt)", full, "--classes", "reds", "--target", "orin-nano-8gb"
     )
     assert "--target cpu" in hint
 
@@ -396,7 +396,7 @@ def test_a_bug_is_said_to_be_one(cli, full, monkeypatch):
 
 def test_an_error_with_debug_shows_where(cli):
     with pytest.raises(UnsupportedError):
-        cli("build", "--classes", "sharks", "--target", "jetson-orin-nano", "--debug")
+        cli("build", "--classes", "sharks", "--target", "orin-nano-8gb", "--debug")
 
 
 def test_a_missing_extra_is_named(cli, monkeypatch):

@@ -213,15 +213,15 @@ def test_targets(cli):
     code, out, _ = cli("targets")
     assert code == 0
     assert fits(out)
-    assert {"cpu", "jetson-orin-nano"} <= {line.split()[0] for line in out.splitlines() if line}
-    assert {"cpu", "jetson-orin-nano"} <= {target["name"] for target in json.loads(cli("targets", "--json").out)}
+    assert {"cpu", "orin-nano-8gb"} <= {line.split()[0] for line in out.splitlines() if line}
+    assert {"cpu", "orin-nano-8gb"} <= {target["name"] for target in json.loads(cli("targets", "--json").out)}
 
 
 def test_a_target_gives_its_sources(cli):
-    code, out, _ = cli("targets", "jetson-orin-nano")
+    code, out, _ = cli("targets", "orin-nano-8gb")
     assert code == 0
     assert fits(out)
-    found = json.loads(cli("targets", "jetson-orin-nano", "--json").out)
+    found = json.loads(cli("targets", "orin-nano-8gb", "--json").out)
     for key, source in found["sources"].items():
         assert key in out
         assert " ".join(source.split()) in " ".join(out.split())

@@ -5,11 +5,12 @@
 """
 
 from .flavours import FLAVOURS, ONNXRUNTIME, TENSORRT, Flavour
-from .parser import require_parser_rules
+from .parser import broken_rules, require_parser_rules
 from .quantise import Quantise
 from .ranges import Range, Ranges
 from .region import layers
 
 __all__ = [
-    "FLAVOURS", "ONNXRUNTIME", "TENSORRT", "Flavour", "Quantise", "Range", "Ranges", "layers", "require_parser_rules",
+    "FLAVOURS", "ONNXRUNTIME", "TENSORRT", "Flavour", "Quantise", "Range", "Ranges", "broken_rules", "layers",
+    "require_parser_rules",
 ]  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from onnx import TensorProto
 
 from ...errors import UnsupportedError
@@ -23,33 +25,43 @@ def require_parser_rules(model: Model) -> None:
     * A convolution that reads a DequantizeLinear says its ``kernel_shape``, which the parser cannot take from weights
       that are computed.
     """
+    for node, why in broken_rules(model):
+        name = shown(node.name or node.outputs[0].name)
+        raise UnsupportedError(
+            f"TensorRT's parser rejects the node {name} ({shown(node.op)}): it {why}.",
+            "Quantise for TensorRT: symmetric int8, with Q/DQ pairs.",
+        )
+
+
+def broken_rules(model: Model) -> Iterator[tuple[Node, str]]:
+    """The nodes that break a rule of ``require_parser_rules``, and how: the end of a sentence that "it" begins."""
     for node in model.nodes:
         if node.op in _PAIR:
-            _require_pair(model, node)
+            yield from _broken_pair(model, node)
         elif node.op == "DynamicQuantizeLinear" or node.op.startswith("QLinear") or node.op.endswith("Integer"):
-            raise _refusal(node, "is an integer operator")
+            yield node, "is an integer operator"
         elif node.op in _WEIGHTED and any(_made_by(model, tensor, _PAIR[1]) for tensor in node.inputs):
             if not node.attrs.get("kernel_shape"):
-                raise _refusal(node, "has no kernel_shape")
+                yield node, "has no kernel_shape"
             weights = _made_by(model, node.inputs[1], _PAIR[1])
             if weights is not None and weights.attrs.get("axis", 1) != _WEIGHTED[node.op] and _scales(weights) > 1:
-                raise _refusal(weights, "has scales along another axis than the output channels")
+                yield weights, "has scales along another axis than the output channels"
 
 
-def _require_pair(model: Model, node: Node) -> None:
+def _broken_pair(model: Model, node: Node) -> Iterator[tuple[Node, str]]:
     scale, zero = node.inputs[1], node.inputs[2] if len(node.inputs) > 2 else Tensor()
     if node.domain:
-        raise _refusal(node, f"is of the domain {shown(node.domain)}")
+        yield node, f"is of the domain {shown(node.domain)}"
     if not isinstance(scale, Constant) or not bool((scale.values > 0).all()):
-        raise _refusal(node, "has a scale that is no positive constant")
+        yield node, "has a scale that is no positive constant"
     if zero.name and not (isinstance(zero, Constant) and zero.kind == TensorProto.INT8 and not zero.values.any()):
-        raise _refusal(node, "has a zero point that is not an int8 of 0")
+        yield node, "has a zero point that is not an int8 of 0"
     if _scales(node) > 1 and node.op == _PAIR[0] and not isinstance(node.inputs[0], Constant):
-        raise _refusal(node, "has a scale per channel of what is no weight")
+        yield node, "has a scale per channel of what is no weight"
     if node.op == _PAIR[1]:
         before = _made_by(model, node.inputs[0], _PAIR[0])
         if before is None or _scales(before) != _scales(node):
-            raise _refusal(node, "reads what no QuantizeLinear like it makes")
+            yield node, "reads what no QuantizeLinear like it makes"
 
 
 def _made_by(model: Model, tensor: Tensor, op: str) -> Node | None:
@@ -60,11 +72,3 @@ def _made_by(model: Model, tensor: Tensor, op: str) -> Node | None:
 def _scales(node: Node) -> int:
     scale = node.inputs[1]
     return int(scale.values.size) if isinstance(scale, Constant) else 0
-
-
-def _refusal(node: Node, why: str) -> UnsupportedError:
-    name = shown(node.name or node.outputs[0].name)
-    return UnsupportedError(
-        f"TensorRT's parser rejects the node {name} ({shown(node.op)}): it {why}.",
-        "Quantise for TensorRT: symmetric int8, with Q/DQ pairs.",
-    )
