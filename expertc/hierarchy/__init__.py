@@ -1,4 +1,4 @@
-"""Making a taxonomy: from what a classifier confuses, from WordNet, from a language model's proposal; and looking at it.
+"""Making a taxonomy: from what a classifier confuses, from WordNet, from a language model's proposal.
 
 Works on numbers and names only; running a model over photos is ``expertc.evaluate``'s work.
 """

@@ -15,8 +15,8 @@ TOLERANCE = 1e-3  # of a row's sum: float16 probabilities, eps 2**-10, each corr
 def confusion_probabilities(truth: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> np.ndarray:
     """Mean probabilities per true class, float64 ``[C, C]``: row = true class, column = what it is taken for.
 
-    ``truth`` is int ``[N]``, ``probabilities`` ``[N, C]`` with rows that sum to one, ``labels`` name the C classes. This
-    is the confusion probability matrix of HierNet (paper 002). Raises ``DataError`` if a class has no image or the
+    ``truth`` is int ``[N]``, ``probabilities`` ``[N, C]`` with rows that sum to one, ``labels`` name the C classes.
+    This is the confusion probability matrix of HierNet (paper 002). Raises ``DataError`` if a class has no image or the
     numbers are not probabilities.
     """
     classes = len(labels)

@@ -1,4 +1,4 @@
-"""The grouping against the algorithm written down as it is told: recomputed from the matrix, pair by pair, each time."""
+"""The grouping against the algorithm written down as it is told: recomputed from the matrix, pair by pair."""
 
 from __future__ import annotations
 

@@ -47,9 +47,10 @@ def test_groups_are_divided_again_by_themselves() -> None:
         ("cat-and-2-more", ["cat", ("dog-and-1-more", ["dog", "wolf"])]),
     ]
     assert tree.levels == ("group-1", "group-2", "class")
-    assert names(from_confusion(SEEN, PETS, [Level(0.05, 50), Level(0.05, 50)], "pets").roots)[1:] == names(
-        from_confusion(SEEN, PETS, [Level(0.05, 50)], "pets").roots
-    )[1:]  # nothing to divide: no category with one child
+    assert (
+        names(from_confusion(SEEN, PETS, [Level(0.05, 50), Level(0.05, 50)], "pets").roots)[1:]
+        == names(from_confusion(SEEN, PETS, [Level(0.05, 50)], "pets").roots)[1:]
+    )  # nothing to divide: no category with one child
 
 
 @settings(max_examples=50, deadline=None)
