@@ -69,6 +69,8 @@ def command(
     with open_judge(path, foreign=foreign, threads=threads) as judge:
         if judge.preprocess is None:
             raise CardError("The model does not say how images become its input.", "Give --preprocess.")
+        if picture is not None:
+            grouped.check_size(len(judge.labels))  # before any work
         match = photos.match(images, judge, ignore_unknown)
         with options.bar("evaluating", quiet) as progress:
             found = evaluate(
@@ -79,7 +81,7 @@ def command(
     known = (judge.taxonomy or Taxonomy.flat(judge.labels)).by_name
     source = Path(BUNDLED if path is None else path).name
     tree = from_confusion(matrix, [known[label] for label in judge.labels], levels, Path(output).stem)
-    steps = ", ".join(f"p_min {level.p_min:.6g} g_max {level.g_max}" for level in levels)
+    steps = ", ".join(f"p_min {level.p_min!r} g_max {level.g_max}" for level in levels)
     origin = f"Made by expertc taxonomy from-confusion: {source} on {Path(data).name} ({found.images} photos), {steps}."
     drawn = None if picture is None else png(grouped.draw(matrix, tree, tree.name))
     save(Path(output), to_yaml(tree, clean_text(origin)).encode(), force=force)

@@ -37,6 +37,12 @@ def confusion(found: Evaluation) -> np.ndarray:
     return confusion_probabilities(found.truth, probabilities(found.scores, found.kind), found.labels)
 
 
+def check_size(count: int) -> None:
+    """Raise ``UsageError`` for more than ``MOST`` classes, which make too large a picture."""
+    if count > MOST:
+        raise UsageError(f"A picture of {count} classes would be too large.", "Leave out --picture.")
+
+
 def draw(matrix: np.ndarray, tree: Taxonomy, name: str) -> Image.Image:
     """The matrix, rows and columns in the order of the tree's classes, a frame around each group at the top.
 
@@ -44,8 +50,7 @@ def draw(matrix: np.ndarray, tree: Taxonomy, name: str) -> Image.Image:
     """
     leaves = [node for node in tree.nodes() if node.is_class]
     count = len(leaves)
-    if count > MOST:
-        raise UsageError(f"A picture of {count} classes would be too large.", "Leave out --picture.")
+    check_size(count)
     cell = min(LARGEST, max(LEAST, SIDE // count))
     named = cell >= SMALL + 2
     left, top = MARGIN + (NAMES + GAP if named else 0), MARGIN + TITLE + GAP

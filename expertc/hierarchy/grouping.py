@@ -52,7 +52,7 @@ class Merges:
         return tuple(groups.values())
 
     def p_min(self, groups: int) -> float:
-        """A smallest proximity that leaves so many groups, half-way between the two merges it lies between.
+        """A smallest proximity that leaves so many groups: a short number between the two merges that it parts.
 
         Raises ``UsageError``, naming the nearest number that can be had, if there is none: merges at one proximity
         cannot be told apart, and ``g_max`` and classes that are never confused leave a rest.
@@ -66,7 +66,9 @@ class Merges:
                 f"Ask for {nearest}, or change --g-max.",
             )
         above, below = edges[possible[groups]], edges[possible[groups] + 1]
-        return float((above + below) / 2 if np.isfinite(above) else 2 * below)
+        middle = (above + below) / 2 if np.isfinite(above) else 2 * below
+        short = (float(f"{middle:.{digits}g}") for digits in range(1, 18))
+        return next((number for number in short if below <= number < above), float(below))
 
 
 def agglomerate(matrix: np.ndarray, g_max: int) -> Merges:

@@ -59,7 +59,7 @@ def from_wordnet(database: WordNet, leaves: Sequence[Node], sizes: Sequence[int]
         elif branch.offset is not None and len(branch.classes) <= sizes[level]:  # it is such a category itself
             yield from below(branch, level + 1)
         else:
-            yield from branch.cut(sizes[level])
+            yield from branch.cut(min(sizes[level], len(branch.classes) - 1))  # never the branch itself
 
     def node(part: Part, level: int) -> Node:
         if isinstance(part, int):

@@ -48,7 +48,6 @@ class WordNet:
         self._folder = Path(folder)
         self._data = self._read(DATA)
         self._known: dict[int, Synset] = {}
-        self._ways: dict[int, tuple[int, ...]] = {}
 
     def synset(self, offset: int) -> Synset:
         """The synset at a byte of ``data.noun``. Raises ``TaxonomyError`` if none begins there."""
@@ -66,22 +65,15 @@ class WordNet:
         return self._known[offset]
 
     def way(self, offset: int) -> tuple[int, ...]:
-        """Offsets from the top down to a synset: by the hypernym nearest to the top, of equally near ones the first.
-
-        Raises ``TaxonomyError`` if there is no top.
+        """Offsets from the top down to a synset; of several hypernyms the first counts, which WordNet lists for what a
+        thing is (dog: canine) before what it serves as (domestic animal). Raises ``TaxonomyError`` if there is no top.
         """
-        open_ = [offset]
-        while open_:
-            above = self.synset(open_[-1]).above
-            missing = [one for one in above if one not in self._ways]
-            if missing and len(open_) <= MAX_CHAIN:
-                open_.append(missing[0])
-                continue
-            if missing:
+        way = [offset]
+        while above := self.synset(way[0]).above:
+            if len(way) > MAX_CHAIN:
                 raise TaxonomyError(f"The hypernyms of n{offset:08} have no top.", "Give WordNet's own files.")
-            last = open_.pop()
-            self._ways[last] = (*min((self._ways[one] for one in above), key=len, default=()), last)
-        return self._ways[offset]
+            way.insert(0, above[0])
+        return tuple(way)
 
     def find(self, leaves: Sequence[Node]) -> list[int]:
         """The synset of each class: its ``synset``, else the only sense of its name or label.

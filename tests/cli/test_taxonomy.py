@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 
+import click
 import numpy as np
 import onnxruntime as ort
 import pytest
 from PIL import Image
-from rainbow import CLASSES, COLOURS, SIDE, TAXONOMY, photos, rainbow
+from rainbow import CLASSES, COLOURS, SIDE, TAXONOMY, photos, picture, rainbow
 
+from expertc.cli.main import group
+from expertc.cli.taxonomy import COMMANDS
 from expertc.evaluate.grouped import draw
 from expertc.taxonomy import Node, Taxonomy
 
@@ -139,3 +144,46 @@ def test_check_says_what_differs(cli, full, tmp_path):
     assert cli("taxonomy", "check", "sea-animals", "--labels", labels).code == 3
     assert cli("taxonomy", "check", path, "--labels", labels, "--against", full).code == 2
     assert cli("taxonomy", "check", tmp_path / "no.yaml").code == 3
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_examples_that_parse(cli, name):
+    code, out, err = cli("taxonomy", name, "--help")
+    assert (code, err) == (0, "")
+    assert max(map(len, out.splitlines())) <= 80
+    parent = click.Context(group, **group.context_settings)
+    command = group.get_command(parent, "taxonomy").get_command(parent, name)
+    examples = command.epilog.splitlines()[2:]
+    assert examples
+    for example in examples:
+        words = shlex.split(example)
+        assert words[:3] == ["expertc", "taxonomy", name]
+        with command.make_context(name, words[3:], parent=parent):
+            pass
+
+
+def test_a_mistyped_command_is_guessed(cli):
+    assert "Did you mean 'check'?" in cli("taxonomy", "chek").err
+
+
+def test_a_class_that_is_never_decided_for(cli, full, tmp_path):
+    """Yellows that look like reds: they go where their photos go, and it is said."""
+    folder, output = photos(tmp_path / "photos", each=1), tmp_path / "t.yaml"
+    picture(folder / "yellows" / "0.png", "reds")
+    code, out, _ = cli("taxonomy", "from-confusion", full, "--data", folder, "--groups", 3, "-o", output)
+    assert code == 0
+    assert "what their own photos are taken for: 1 (yellows)" in " ".join(out.split())
+    assert [root.leaves for root in Taxonomy.load(output).roots if not root.is_class] == [(0, 3)]
+
+
+def test_the_found_p_min_gives_the_same_groups(cli, full, tmp_path):
+    """What the file says of itself is enough to make it again."""
+    folder = photos(tmp_path / "photos")
+    arguments = ("taxonomy", "from-confusion", full, "--data", folder, "-q", "-o")
+    for groups in (1, 2, 3):
+        first, second = tmp_path / f"{groups}.yaml", tmp_path / f"again-{groups}.yaml"
+        assert cli(*arguments, first, "--groups", groups).code == 0
+        p_min = re.search(r"p_min (\S+) g_max", first.read_text())[1]
+        assert len(p_min) < 8
+        assert cli(*arguments, second, "--p-min", p_min).code == 0
+        assert Taxonomy.load(second).roots == Taxonomy.load(first).roots
