@@ -10,13 +10,13 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from importlib import import_module
 from types import FrameType
 
 import click
 
 from .. import __version__
 from ..errors import ExitCode, ExpertcError, FileSystemError, UsageError
+from .lazy import Lazy
 from .options import example
 
 # name -> (module, one line for --help); kept here so that listing the commands imports none of them
@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Measure accuracy on labelled photos."),
     "calibrate": ("calibrate", "Let an expert say 'none of these'."),
     "bench": ("bench", "Measure latency, several models in one interleaved run."),
+    "taxonomy": ("taxonomy", "Make a class tree, or look at one."),
     "targets": ("targets", "List device profiles."),
     "doctor": ("doctor", "Check this machine."),
     "train": ("train", "Train a full model from a recipe."),
@@ -39,33 +40,9 @@ COMMANDS = {
 TRAINING = ("torch", "torchvision", "timm", "safetensors", "onnxscript")
 
 
-class _Lazy(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in COMMANDS:
-            return None
-        command: click.Command = import_module(f".{COMMANDS[cmd_name][0]}", __package__).command
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            from difflib import get_close_matches
-
-            near = get_close_matches(args[0], COMMANDS, 1)
-            ctx.fail(f"No such command '{args[0]}'." + (f" Did you mean '{near[0]}'?" if near else ""))
-        return super().resolve_command(ctx, args)
-
-
 @click.group(
-    cls=_Lazy,
+    cls=Lazy,
+    table=COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=example("expertc build --classes sharks,rays", "expertc build --help"),
 )
