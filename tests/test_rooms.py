@@ -45,6 +45,7 @@ ORDER = [
     ("finish",),
     ("surgery",),
     ("graph",),
+    ("jetson",),
     ("targets",),
     ("sets",),
     ("card",),
