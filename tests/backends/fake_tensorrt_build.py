@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ class Layer:
     def __init__(self, name: str, op: str, outputs: list[Tensor]) -> None:
         self.name, self.op, self._outputs = name, op, outputs
         self.num_outputs = len(outputs)
+        self.type = SimpleNamespace(name={"QuantizeLinear": "QUANTIZE"}.get(op, op.upper()))
 
     def get_output(self, index: int) -> Tensor:
         return self._outputs[index]

@@ -17,11 +17,13 @@ import expertc
 from expertc.backends.tensorrt.library import has, version
 
 SOURCES = sorted((Path(expertc.__file__).parent / "backends" / "tensorrt").glob("*.py"))
-OURS = "expertc/backends/tensorrt"
 
-# Attributes that only some releases have, on whatever object: to be used where the release was asked for them.
-CORE = {name for found in CONTRACT["core"].values() for name in found}
-GATED = {name for found in CONTRACT["gated"].values() for name in found} - CORE - {*dir(dict), *dir(set)}
+# Attributes that only some releases have, on whatever object: to be used where the release was asked for them. Names
+# that Python's containers or our own classes have too cannot be told apart.
+OWN = {each.name for path in SOURCES for each in ast.walk(ast.parse(path.read_text("utf-8")))
+       if isinstance(each, ast.FunctionDef)}  # fmt: skip
+CORE = {name for found in CONTRACT["core"].values() for name in found} | {*dir(dict), *dir(set)} | OWN
+GATED = {name for found in CONTRACT["gated"].values() for name in found} - CORE
 
 
 def strays(source: str) -> Iterator[str]:

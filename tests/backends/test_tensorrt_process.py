@@ -136,7 +136,10 @@ def test_out_of_memory_is_tried_again_with_half_the_workspace(play: Play, onnx: 
     assert any("out of memory, once more with a workspace of 500 MB" in each.phase for each in heard)
 
 
-def test_the_number_of_tries_is_limited_and_the_diagnosis_is_said(play: Play, onnx: Path) -> None:
+def test_the_number_of_tries_is_limited_and_the_diagnosis_is_said(
+    play: Play, onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "TRIES", 2)
     play("scene.memory = 1")
     error = failing(CompilationError, onnx)
     least = FREE // 4 // 2**20 // 2 ** (process.TRIES - 1)  # a quarter of what is free at first

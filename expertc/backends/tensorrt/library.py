@@ -24,8 +24,8 @@ TEGRA = Path("/etc/nv_tegra_release")
 
 _L4T = re.compile(r"# R(\d+) \(release\), REVISION: (\d+)\.(\d+)")
 
-# The first L4T of a JetPack, the JetPack, its TensorRT ("" where sources differ) and its Python. Sources: NVIDIA's pages
-# on JetPack, and l4t_version.py and tensorrt/config.py of jetson-containers.
+# The first L4T of a JetPack, the JetPack, its TensorRT ("" where sources differ) and its Python. Sources: NVIDIA's
+# pages on JetPack, and l4t_version.py and tensorrt/config.py of jetson-containers.
 _JETPACKS: Mapping[tuple[int, int, int], tuple[str, str, str]] = {
     (35, 2, 1): ("5.1", "8.5.2", "3.8"),
     (36, 2, 0): ("6.0", "8.6.2", "3.10"),

@@ -39,13 +39,11 @@ class Parsed:
 
     @property
     def types(self) -> set[str]:
-        """The names of the data types of its tensors."""
-        return {tensor.dtype.name for tensor in (*self.inputs, *self._made()) if tensor is not None}
-
-    def _made(self) -> Iterator[Any]:
-        for at in range(self.network.num_layers):
-            layer = self.network.get_layer(at)
-            yield from (layer.get_output(place) for place in range(layer.num_outputs))
+        """The names of the data types that it computes in: of its tensors, and INT8 wherever it quantises."""
+        layers = [self.network.get_layer(at) for at in range(self.network.num_layers)]
+        made = [layer.get_output(place) for layer in layers for place in range(layer.num_outputs)]
+        quantises = any(layer.type.name == "QUANTIZE" for layer in layers)  # TensorRT 8 may call the result FLOAT
+        return {tensor.dtype.name for tensor in (*self.inputs, *made)} | ({"INT8"} if quantises else set())
 
 
 def parse(trt: ModuleType, builder: Any, listener: Any, log: Log, onnx: Path, options: Options) -> Parsed:

@@ -108,19 +108,21 @@ class _Attempt:
         with selectors.DefaultSelector() as selector:
             selector.register(events, selectors.EVENT_READ)
             while True:
-                if selector.select(TICK):
-                    data = os.read(events, 2**16)
-                    if not data:
-                        return
-                    *lines, rest = (rest + data).split(b"\n")
-                    for line in lines:
-                        self._hear(json.loads(line))
-                self._told(Progress(time.monotonic() - self._began, self._phase, self._expected))
+                if not selector.select(TICK):
+                    self._hear({})
+                    continue
+                data = os.read(events, 2**16)
+                if not data:
+                    return
+                *lines, rest = (rest + data).split(b"\n")
+                for line in lines:
+                    self._hear(json.loads(line))
 
     def _hear(self, event: dict[str, Any]) -> None:
         self._phase = event.get("phase", self._phase)
         self._expected = event.get("expected", self._expected)
         self.workspace_mb = event.get("workspace_mb", self.workspace_mb)
+        self._told(Progress(time.monotonic() - self._began, self._phase, self._expected))
 
     def _outcome(self, folder: Path, status: int) -> Plan:
         if status != 0:
