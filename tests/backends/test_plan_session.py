@@ -378,6 +378,7 @@ def test_the_dla_core_is_chosen_before_the_plan_is_read(trt: Any, scene: Scene, 
     with pytest.raises(UnsupportedError, match="no DLA core 1"):
         open_plan(plan, dla_core=1)
     scene.dla_cores = 2
+    scene.calls.clear()
     with closing(open_plan(plan, dla_core=1)):
         names = [name for name, _ in scene.calls]
     assert scene.called("Runtime.DLA_core=") == [(1,)]
