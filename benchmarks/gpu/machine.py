@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import subprocess
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,33 +16,52 @@ from expertc.backends.tensorrt.builder import Plan, build_plan
 from expertc.backends.tensorrt.driver import open_driver
 from expertc.backends.tensorrt.identity import Identity, identity
 from expertc.backends.tensorrt.options import Options
+from expertc.backends.tensorrt.process import Progress, compile_plan
 from expertc.backends.tensorrt.session import PlanSession, open_plan
 
 CLOCKS = "name,driver_version,clocks.sm,clocks.max.sm,temperature.gpu,power.draw,clocks_throttle_reasons.active"
 PATIENCE = 30.0  # seconds
 
 
+class OutOfTimeError(Exception):
+    """A build did not end in time."""
+
+
 @dataclass(frozen=True)
 class Machine:
-    """TensorRT and the GPU. ``simulated``: neither is real, so that nothing measured on it means anything."""
+    """TensorRT and the GPU.
+
+    ``child``: engines are built in a process of their own, as the package does. ``simulated``: neither is real, so that
+    nothing measured on it means anything.
+    """
 
     trt: ModuleType
     who: Identity
     level: int | None = None
     libraries: bool = True
+    child: bool = True
     simulated: bool = False
 
     @classmethod
-    def here(cls, *, level: int | None = None, libraries: bool = True, simulated: bool = False) -> Machine:
+    def here(
+        cls, *, level: int | None = None, libraries: bool = True, child: bool = True, simulated: bool = False
+    ) -> Machine:
         """This machine. Raises ``UnsupportedError`` without a driver (looked for first), a GPU or TensorRT."""
         driver = open_driver()
         trt = library.load()
-        return cls(trt, identity(trt, driver), level, libraries, simulated)
+        return cls(trt, identity(trt, driver), level, libraries, child, simulated)
 
-    def compile(self, onnx: Path, precision: str, cache: Path) -> Plan:
-        """Compile a graph in this process; TF32 is off, so that fp32 is fp32."""
+    def compile(self, onnx: Path, precision: str, end: float) -> Plan:
+        """Compile a graph; TF32 is off, so that fp32 is fp32. Raises ``OutOfTimeError`` at ``end`` (monotonic)."""
         options = Options(precision=precision, level=self.level, libraries=self.libraries)
-        return build_plan(self.trt, onnx, options, cache=cache, told=lambda said: None)
+        if not self.child:
+            return build_plan(self.trt, onnx, options)
+
+        def told(progress: Progress) -> None:
+            if time.monotonic() > end:
+                raise OutOfTimeError(f"stopped after {progress.elapsed:.0f} s, {progress.phase}")
+
+        return compile_plan(onnx, options, told=told)
 
     def open(self, plan: bytes, *, cuda_graph: bool) -> PlanSession:
         """A session over a plan that ``compile`` made."""

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from expertc.backends.tensorrt.session import COMPUTE, D2H, ENQUEUE, H2D, LATENCY
 
+from expertc.backends.tensorrt.session import COMPUTE, D2H, ENQUEUE, H2D, LATENCY
 from expertc.errors import ExpertcError
 from expertc.measure import TURN, Ratio, Samples, Warmup, percentile, take_turns, warm_up
 
-from .machine import Machine, clocks
+from .machine import Machine, OutOfTimeError, clocks
 from .seeds import Draw, images, restore
 
 METRICS = (ENQUEUE, H2D, COMPUTE, D2H, LATENCY)
@@ -44,11 +44,11 @@ Timed = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Step:
-    """``do`` gives what belongs into the file ``name``.json; steps of one ``kind`` take about as long."""
+    """``do`` is told when to stop (monotonic) and gives what belongs into ``name``.json; a ``kind`` takes about as long."""
 
     name: str
     kind: str
-    do: Callable[[], dict[str, Any]]
+    do: Callable[[float], dict[str, Any]]
 
 
 def run(
@@ -76,7 +76,11 @@ def run(
             return False
         did += 1
         start = time.monotonic()
-        found = attempted(step, results / f"{step.name}.attempts")
+        try:
+            found = attempted(step, results / f"{step.name}.attempts", begun + limit)
+        except OutOfTimeError as stopped:
+            print(f"{step.name}: {stopped}", file=sys.stderr, flush=True)
+            return False
         found |= {"took": time.monotonic() - start, "simulated": machine.simulated}
         longest[step.kind] = max(longest.get(step.kind, 0.0), found["took"])
         file.write_text(json.dumps(found, indent=1) + "\n")
@@ -84,14 +88,17 @@ def run(
     return True
 
 
-def attempted(step: Step, count: Path) -> dict[str, Any]:
-    """What a step found, or the error that it ended in; it is counted before it is begun."""
+def attempted(step: Step, count: Path, end: float) -> dict[str, Any]:
+    """What a step found, or the error that it ended in; it is counted before it is begun.
+
+    Raises ``OutOfTimeError`` at ``end``; it stays counted then.
+    """
     before = int(count.read_text()) if count.exists() else 0
     if before >= ATTEMPTS:
         return {"error": f"begun {before} times and never ended"}
     count.write_text(str(before + 1))
     try:
-        found = step.do()
+        found = step.do(end)
     except ExpertcError as error:
         found = {"error": f"{error.message} {error.hint}".strip()}
     count.unlink()
@@ -110,18 +117,19 @@ def steps(
         for name in contest["engines"]:
             if name not in asked:
                 asked.add(name)
-                yield Step(f"engine-{name}", "engine", lambda e=engines[name]: engine(e, plan, folder, work, machine))
+                about = engines[name]
+                yield Step(f"engine-{name}", "engine", lambda end, e=about: engine(e, plan, folder, work, machine, end))
         yield Step(
             f"contest-{contest['id']}", "contest",
-            lambda c=contest: timed(c, engines, plan, folder, work, machine, seconds),
+            lambda end, c=contest: timed(c, engines, plan, folder, work, machine, seconds),
         )  # fmt: skip
 
 
 def engine(
-    about: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, work: Path, machine: Machine
+    about: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, work: Path, machine: Machine, end: float
 ) -> dict[str, Any]:
     """Compile one engine and hold its scores against ONNX Runtime's."""
-    built = machine.compile(graph(about, folder, work), about["precision"], work / "timing.cache")
+    built = machine.compile(graph(about, folder, work), about["precision"], end)
     (work / f"{about['id']}.plan").write_bytes(built.data)
     x = images(plan["images"][about["images"]], folder)
     reference = np.load(folder / about["reference"], allow_pickle=False)

@@ -113,3 +113,16 @@ def test_images(tmp_path: Path) -> None:
     from expertc.runtime.preprocess import scaled
 
     assert np.array_equal(found, scaled(np.moveaxis(pixels, 1, -1), Preprocess((5, 4), 5, mean=mean, std=std)))
+
+
+def test_the_machine_with_the_gpu_needs_little() -> None:
+    """What runs there imports numpy and this package, none of its other requirements, and TensorRT only when it runs.
+
+    Python 3.10 also needs tomli, which newer ones have inside.
+    """
+    absent = ("onnx", "onnxruntime", "PIL", "yaml", "rich", "click", "google", "torch", "tensorrt", "cuda", "pycuda")
+    code = (
+        f"import sys; sys.modules |= dict.fromkeys({absent})\n"
+        "sys.path.insert(0, sys.argv[1]); import benchmarks.gpu.run, benchmarks.gpu.table, benchmarks.gpu.__main__"
+    )
+    subprocess.run([sys.executable, "-c", code, str(ROOT)], check=True)

@@ -70,11 +70,11 @@ def scene(request: pytest.FixtureRequest, library: FakeCuda, monkeypatch: pytest
 
 
 def here(**options: Any) -> Machine:
-    return Machine.here(simulated=True, **options)
+    return Machine.here(**{"simulated": True, "child": False, **options})
 
 
-def go_on(carried: Path, place: Path, limit: float = 600.0) -> bool:
-    return run(carried, place / "work", place / "found", here(), limit, 0.2)
+def go_on(carried: Path, place: Path, limit: float = 600.0, only: str = "", **options: Any) -> bool:
+    return run(carried, place / "work", place / "found", here(**options), limit, 0.2, only)
 
 
 def read(place: Path, name: str) -> dict[str, Any]:
@@ -146,6 +146,35 @@ def test_step_by_step_and_after_being_cut_off(carried: Path, scene: Scene, tmp_p
     assert read(tmp_path, "contest-trees")["error"] == "begun 2 times and never ended"
     assert all(file.stat().st_mtime_ns == time for file, time in before.items() if file != lost)
     assert "begun 2 times" in write(tmp_path / "found", tmp_path / "results")
+
+
+CHILD = """
+import sys
+from expertc.backends.tensorrt import driver
+from fake_cuda import FakeCuda
+from fake_tensorrt import Scene, fake
+driver.LIBRARY = {library!r}
+library = FakeCuda(driver.LIBRARY)
+sys.modules["tensorrt"] = fake("8.6", Scene(launched=library.launched, during=lambda: {during}))
+"""
+
+
+def test_builds_in_processes_of_their_own(
+    carried: Path, scene: Scene, library: FakeCuda, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    stub = tmp_path / "tensorrt.py"
+    stub.write_text(CHILD.format(library=str(library.path), during="__import__('time').sleep(60)"))
+    for _ in range(ATTEMPTS):  # too long for a call; after the second, it is given up
+        assert not go_on(carried, tmp_path, limit=2, only="trees", child=True)
+    stub.write_text(CHILD.format(library=str(library.path), during="None"))
+    assert not go_on(carried, tmp_path, limit=1, only="trees", child=True)
+    assert read(tmp_path, "engine-tree-full-model-fp32")["error"] == "begun 2 times and never ended"
+    assert not go_on(carried, tmp_path, limit=60, only="trees", child=True)
+    step = read(tmp_path, "engine-tree-cut-fp32")
+    assert step["outputs"]["scores"]["error"] <= 1e-6
+    assert list((tmp_path / "cache" / "expertc" / "timing").glob("*.cache"))
 
 
 def test_what_fails_is_said(carried: Path, scene: Scene, tmp_path: Path) -> None:
