@@ -44,7 +44,7 @@ Timed = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Step:
-    """``do`` is told when to stop (monotonic) and gives what belongs into ``name``.json; a ``kind`` takes about as long."""
+    """``do`` is told when to stop (monotonic) and gives what belongs into ``name``.json. One ``kind`` takes as long."""
 
     name: str
     kind: str
