@@ -2,9 +2,9 @@
 
 ``trt_api_contract.json`` was dumped from the bindings of eight releases: ``core`` is in all of them, ``gated`` in the
 ones it names. A fake has exactly the names of its release, so whatever a release lacks raises ``AttributeError``, as it
-would there. The contract has no numbers of enums; those of a fake follow from its names, so that they differ from release
-to release, as the real ones do, and a stored one is found out. What a parser error, a layer and a tensor of a network
-have is not in the contract either: the fakes give them the few names that all releases document.
+would there. The contract has no numbers of enums; those of a fake follow from its names, so that they differ from
+release to release, as the real ones do, and a stored one is found out. What a parser's error, a layer and a tensor of a
+network have is not in it either: the fakes give them the few names that the API reference of every release has.
 
 **Everything here is simulated.** A fake proves which names are used, in which order and with which arguments, and what
 becomes of TensorRT's refusals, whose words are quoted from real logs. It proves nothing about TensorRT itself: no
@@ -94,7 +94,9 @@ def fake(release: str, scene: Scene | None = None) -> Any:
 
 
 def _is_enum(kind: str) -> bool:
-    return not {"__init__"} & {*CONTRACT["core"].get(kind, ()), *CONTRACT["gated"].get(kind, ())} and kind not in _PLAYED
+    return (
+        not {"__init__"} & {*CONTRACT["core"].get(kind, ()), *CONTRACT["gated"].get(kind, ())} and kind not in _PLAYED
+    )
 
 
 class _Enum:

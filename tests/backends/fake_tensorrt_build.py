@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,7 @@ STRONG_FP16 = (
     "optimizer/api/builder.cpp::createNetworkBuildConfig::485, condition: !config.getFlag(BuilderFlag::kFP16) )"
 )
 UNREAD_8 = (
-    "In node {at} (importFallbackPluginImporter): UNSUPPORTED_NODE: Assertion failed: creator && \"Plugin not found, "
+    'In node {at} (importFallbackPluginImporter): UNSUPPORTED_NODE: Assertion failed: creator && "Plugin not found, '
     'are the plugin name, version, and namespace correct?"'
 )
 UNREAD = (
@@ -61,6 +62,7 @@ class Layer:
     def __init__(self, name: str, op: str, outputs: list[Tensor]) -> None:
         self.name, self.op, self._outputs = name, op, outputs
         self.num_outputs = len(outputs)
+        self.type = SimpleNamespace(name={"QuantizeLinear": "QUANTIZE"}.get(op, op.upper()))
 
     def get_output(self, index: int) -> Tensor:
         return self._outputs[index]
@@ -194,7 +196,9 @@ class IBuilderConfig:
         return tactic_sources >> len(self._trt.TacticSource.__members__) == 0
 
     def add_optimization_profile(self, profile: Any) -> int:
-        if not all(low <= best <= high for shapes in profile._shapes.values() for low, best, high in zip(*shapes, strict=True)):
+        if not all(
+            low <= best <= high for shapes in profile._shapes.values() for low, best, high in zip(*shapes, strict=True)
+        ):
             return -1
         self._profiles.append(profile)
         return len(self._profiles) - 1
@@ -408,7 +412,7 @@ class Builder:
 
     def _steps(self, config: Any, count: int) -> bool:
         """Half of the steps, what the scene does in the middle, and the rest; False if the monitor stops it."""
-        monitor = config.progress_monitor
+        monitor = getattr(config, "progress_monitor", None)
         if monitor is None:
             self._trt.scene.during()
             return True
@@ -424,7 +428,7 @@ class Builder:
     def _plan(self, network: Any, config: Any) -> bytes:
         trt = self._trt
         on_dla = config.default_device_type == trt.DeviceType.DLA
-        shapes = [{name: each for name, each in profile._shapes.items()} for profile in config._profiles]
+        shapes = [dict(profile._shapes) for profile in config._profiles]
         header = {
             "release": trt.__version__,
             "profiles": shapes or [{tensor.name: [tensor.shape] * 3 for tensor in network._inputs}],

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from fake_tensorrt_build import MAGIC, NUMPY
 
 WRONG_RELEASE = (
@@ -223,6 +222,8 @@ class IExecutionContext:
         if self._trt.scene.compute is not None:
             return self._trt.scene.compute(feeds)
         if self._session is None:
+            import onnxruntime  # only here: a child that builds starts twice as fast
+
             options = onnxruntime.SessionOptions()
             options.log_severity_level, options.intra_op_num_threads = 4, 1
             self._session = onnxruntime.InferenceSession(

@@ -17,12 +17,15 @@ from ...text import clean_text, read_text
 OLDEST: Release = (8, 5)
 """The first release with tensor names all through its runtime (``num_io_tensors``, ``execute_async_v3``)."""
 
+PYTHON: Release = (3, 10)
+"""The oldest Python that this package runs on."""
+
 TEGRA = Path("/etc/nv_tegra_release")
 
 _L4T = re.compile(r"# R(\d+) \(release\), REVISION: (\d+)\.(\d+)")
 
-# First L4T release, the JetPack it belongs to, and that one's TensorRT and Python. Sources: NVIDIA's JetPack pages, and
-# jetson-containers' l4t_version.py and tensorrt/config.py. Of JetPack 7.2 TensorRT's own release notes name the release.
+# The first L4T of a JetPack, the JetPack, its TensorRT ("" where sources differ) and its Python. Sources: NVIDIA's
+# pages on JetPack, and l4t_version.py and tensorrt/config.py of jetson-containers.
 _JETPACKS: Mapping[tuple[int, int, int], tuple[str, str, str]] = {
     (35, 2, 1): ("5.1", "8.5.2", "3.8"),
     (36, 2, 0): ("6.0", "8.6.2", "3.10"),
@@ -41,7 +44,7 @@ def load() -> ModuleType:
     but cannot be loaded; and if it is older than 8.5.
     """
     try:
-        import tensorrt
+        import tensorrt  # type: ignore[import-not-found, unused-ignore]
     except ModuleNotFoundError as error:
         if error.name != "tensorrt":
             raise _broken(error) from error
@@ -87,16 +90,15 @@ def _package() -> str:
             return "Install it with: pip install 'expertc[tensorrt]'."
         return "Install it from NVIDIA's repository for this system (python3-libnvinfer), or use NVIDIA's container."
     here = tuple(map(int, found.groups()))
-    jetpack, tensorrt, python = max((first, each) for first, each in _JETPACKS.items() if first <= here)[1] if (
-        here >= min(_JETPACKS)
-    ) else ("", "", "")
-    if not jetpack:
+    known = [each for first, each in _JETPACKS.items() if first <= here]  # in the order of time
+    if not known:
         return "This Jetson's JetPack is older than 5.1: update it."
-    if python < "3.10" and len(python) == 3:
+    jetpack, tensorrt, python = known[-1]
+    if release(python) < PYTHON:
         return f"JetPack {jetpack} has it for Python {python} only: compile with trtexec, as the bundle's README says."
-    known = f"JetPack {jetpack}{f': TensorRT {tensorrt}' if tensorrt else ''} for Python {python}"
-    other = "" if python == f"{sys.version_info[0]}.{sys.version_info[1]}" else f", and run expertc with Python {python}"
+    what = f"JetPack {jetpack}{f': TensorRT {tensorrt}' if tensorrt else ''} for Python {python}"
+    other = "" if release(python) == sys.version_info[:2] else f", and run expertc with Python {python}"
     return (
-        f"Install it with: sudo apt install python3-libnvinfer ({known}){other}; a virtual environment needs "
+        f"Install it with: sudo apt install python3-libnvinfer ({what}){other}; a virtual environment needs "
         "--system-site-packages to see it."
     )

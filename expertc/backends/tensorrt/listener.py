@@ -60,17 +60,23 @@ def monitor(trt: ModuleType, told: Callable[[str], None]) -> Any:
         def __init__(self) -> None:
             trt.IProgressMonitor.__init__(self)
             self.steps: dict[str, int] = {}
+            self.last = ""
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             if parent_phase is None:
                 self.steps[phase_name] = num_steps
-                told(_name(phase_name))
+                self.tell(_name(phase_name))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             total = self.steps.get(phase_name, 0)
             if total > 0:
-                told(f"{_name(phase_name)}, {min(100, 100 * (step + 1) // total)} %")
-            return True
+                self.tell(f"{_name(phase_name)}, {min(100, 100 * (step + 1) // total)} %")
+            return True  # False would end the build
+
+        def tell(self, phase: str) -> None:
+            if phase != self.last:
+                self.last = phase
+                told(phase)
 
         def phase_finish(self, phase_name: str) -> None:
             self.steps.pop(phase_name, None)

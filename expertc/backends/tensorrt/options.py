@@ -14,7 +14,7 @@ Batch = tuple[int, int, int]
 """Images per call: the least, what it is tuned for, the most."""
 
 LEVELS = range(6)
-"""``builder_optimization_level`` of TensorRT's API reference: 0 builds fastest, 5 searches longest, 3 is its default."""
+"""``builder_optimization_level`` of TensorRT's API reference: 0 builds fastest, 5 searches longest; 3 is usual."""
 
 
 @dataclass(frozen=True)
