@@ -47,6 +47,7 @@ ORDER = [
     ("finish",),
     ("surgery",),
     ("graph",),
+    ("jetson",),
     ("targets",),
     ("sets",),
     ("card",),

@@ -12,9 +12,11 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from fake_cuda import DEVICE, EXEC, MAPPED, OUT_OF_MEMORY, PINNED, UNKNOWN, FakeCuda
@@ -25,9 +27,10 @@ from rainbow import rainbow
 from expertc.backends import Session
 from expertc.backends.cpu import open_session
 from expertc.backends.tensorrt import driver, library
+from expertc.backends.tensorrt.builder import build_plan
 from expertc.backends.tensorrt.driver import CudaError, NoDeviceError, NoDriverError, open_driver
 from expertc.backends.tensorrt.identity import identity
-from expertc.backends.tensorrt.listener import Log, logger
+from expertc.backends.tensorrt.options import Options
 from expertc.backends.tensorrt.session import open_plan
 from expertc.bench.phases import DEVICE as PHASES
 from expertc.bench.predictions import Timed
@@ -48,23 +51,12 @@ RNG = np.random.default_rng(0)
 
 
 def compiled(trt: Any, model: bytes, sizes: tuple[int, int, int] = SIZES) -> bytes:
-    """A plan, the shortest way."""
-    said = logger(trt, Log())
-    builder = trt.Builder(said)
-    flags = trt.NetworkDefinitionCreationFlag
-    network = builder.create_network(1 << int(flags.EXPLICIT_BATCH) if hasattr(flags, "EXPLICIT_BATCH") else 0)
-    assert trt.OnnxParser(network, said).parse(model)
-    config = builder.create_builder_config()
-    image = network.get_input(0)
-    if -1 in image.shape:
-        profile = builder.create_optimization_profile()
-        profile.set_shape(image.name, *((size, *image.shape[1:]) for size in sizes))
-        config.add_optimization_profile(profile)
-    if any(network.get_input(at).dtype == trt.DataType.HALF for at in range(network.num_inputs)) and hasattr(
-        trt.BuilderFlag, "FP16"
-    ):
-        config.set_flag(trt.BuilderFlag.FP16)
-    return bytes(builder.build_serialized_network(network, config))
+    """A plan."""
+    is_open = not onnx.load_from_string(model).graph.input[0].type.tensor_type.shape.dim[0].dim_value
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "model.onnx")
+        file.write_bytes(model)
+        return build_plan(trt, file, Options(batch=sizes if is_open else None)).data
 
 
 @pytest.fixture
@@ -386,6 +378,7 @@ def test_the_dla_core_is_chosen_before_the_plan_is_read(trt: Any, scene: Scene, 
     with pytest.raises(UnsupportedError, match="no DLA core 1"):
         open_plan(plan, dla_core=1)
     scene.dla_cores = 2
+    scene.calls.clear()
     with closing(open_plan(plan, dla_core=1)):
         names = [name for name, _ in scene.calls]
     assert scene.called("Runtime.DLA_core=") == [(1,)]

@@ -31,14 +31,13 @@ _NAME = 256  # bytes of a device's name, with its NUL
 FULL = "Close what else uses the GPU, or take fewer images at a time."
 _INSTALL = "Install NVIDIA's driver (JetPack brings it), and start a container with '--runtime nvidia' or '--gpus all'."
 
+_IN, _OUT = 1, 2  # ctypes' flags of parameters
 _int, _uint, _size, _pointer = ctypes.c_int, ctypes.c_uint, ctypes.c_size_t, ctypes.c_void_p
 _address, _flags = ctypes.c_uint64, ctypes.c_ulonglong  # CUdeviceptr is 64 bits wide on every system TensorRT runs on
 
 SIGNATURES: dict[str, tuple[str, tuple[Any, ...]]] = {
     "cuDriverGetVersion": ("", (ctypes.POINTER(_int),)),
     "cuInit": ("", (_uint,)),
-    "cuGetErrorName": ("", (_int, ctypes.POINTER(ctypes.c_char_p))),
-    "cuGetErrorString": ("", (_int, ctypes.POINTER(ctypes.c_char_p))),
     "cuDeviceGetCount": ("", (ctypes.POINTER(_int),)),
     "cuDeviceGet": ("", (ctypes.POINTER(_int), _int)),
     "cuDeviceGetName": ("", (ctypes.c_char_p, _int, _int)),
@@ -118,7 +117,7 @@ class Driver:
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
-        self._functions: dict[str, Callable[..., tuple[int, list[Any]]]] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
         version = self.call("cuDriverGetVersion")
         self.cuda: tuple[int, int] = (version // 1000, version % 1000 // 10)
         if self.cuda < OLDEST:
@@ -157,40 +156,36 @@ class Driver:
     def call(self, function: str, *arguments: Any) -> Any:
         """Call ``function`` of cuda.h, named without its version; what it gives through pointers is the result.
 
-        None where that is nothing, a tuple where it is several. Raises what ``failure`` makes of another CUresult than
+        0 where that is nothing, a tuple where it is several. Raises what ``failure`` makes of another CUresult than
         CUDA_SUCCESS, ``OldDriverError`` if the driver has no such function.
         """
-        code, values = self._bound(function)(*arguments)
-        if code:
-            raise failure(code, f"{function}: {self._said(code)}")
-        return tuple(values) if len(values) > 1 else values[0] if values else None
+        result = (self._functions.get(function) or self._bind(function))(*arguments)
+        return 0 if result is None else result  # a null pointer
 
-    def _bound(self, function: str) -> Callable[..., tuple[int, list[Any]]]:
-        """The function as Python calls it: arguments in, CUresult and results out."""
-        if function in self._functions:
-            return self._functions[function]
+    def _bind(self, function: str) -> Callable[..., Any]:
         version, kinds = SIGNATURES[function]
+        directions = tuple((_OUT if _is_result(kind) else _IN,) for kind in kinds)
         try:
-            found = getattr(self._library, function + version)
+            found: Any = ctypes.CFUNCTYPE(_int, *kinds)((function + version, self._library), directions)
         except AttributeError as error:
             raise failure(NEWER, f"it has no {function}{version}") from error
-        found.argtypes, found.restype = kinds, ctypes.c_int
-        places = [(place, kind._type_) for place, kind in enumerate(kinds) if hasattr(kind, "contents")]  # POINTER(...)
 
-        def call(*arguments: Any) -> tuple[int, list[Any]]:
-            given, results = list(arguments), [kind() for _, kind in places]
-            for (place, _), result in zip(places, results, strict=True):
-                given.insert(place, ctypes.byref(result))
-            code = found(*given)
-            return code, [0 if result.value is None else result.value for result in results]  # None: a null pointer
+        def check(code: int, _: Any, arguments: Any) -> Any:
+            if code:
+                raise failure(code, f"{function}: {self._said(code)}")
+            return arguments  # which has ctypes return the results among them
 
-        self._functions[function] = call
-        return call
+        found.errcheck = check
+        self._functions[function] = found
+        return self._functions[function]
 
     def _said(self, code: int) -> str:
         """The driver's own words for a CUresult."""
-        told = [self._bound(function)(code) for function in ("cuGetErrorName", "cuGetErrorString")]
-        words = [clean_text(said.decode("utf-8", "replace")) for known, [said] in told if known == 0]
+        words = []
+        for function in ("cuGetErrorName", "cuGetErrorString"):
+            said = ctypes.c_char_p()
+            if getattr(self._library, function)(_int(code), ctypes.byref(said)) == 0 and said.value:
+                words.append(clean_text(said.value.decode("utf-8", "replace")))
         return ", ".join(words) or f"CUresult {code}"
 
     def _device(self, index: int) -> Device:
@@ -238,6 +233,10 @@ def failure(code: int, said: str) -> UnsupportedError:
     if code in (NEWER, MISMATCH, NOT_FOR_DEVICE):
         return OldDriverError(f"The CUDA driver is too old ({said}).", "Update NVIDIA's driver, and start again.")
     return CudaError(f"The GPU failed ({said}).", "'dmesg' may say why; start again.", code)
+
+
+def _is_result(kind: Any) -> bool:
+    return hasattr(kind, "contents")  # a POINTER to a type
 
 
 def _kernel_module() -> str:

@@ -15,6 +15,7 @@ from .driver import FULL
 from .identity import again
 from .library import has
 from .listener import Log, logger
+from .readings import LONGEST, BuildMemoryError, read
 
 _TYPES = {
     "FLOAT": np.float32,
@@ -35,10 +36,6 @@ _READINGS = (
     (re.compile(r"magic tag|corrupt|checksum|truncated|size mismatch", re.IGNORECASE), "it is damaged, or no plan"),
 )  # fmt: skip
 """What TensorRT's words for a plan that it does not take come down to."""
-
-_MEMORY = re.compile(r"out of memory|outofmemory|could not be allocated|cudaErrorMemoryAllocation", re.IGNORECASE)
-
-_MAX_WORDS = 300  # characters of TensorRT's text that an error repeats
 
 Shape = tuple[int, ...]
 
@@ -159,12 +156,13 @@ class Engine:
         )
 
     def _failure(self, what: str) -> UnsupportedError:
-        if any(map(_MEMORY.search, self._log.errors)):
+        reading = read(self._log.errors)
+        if reading is not None and reading.kind is BuildMemoryError:
             return OutOfMemoryError(f"{what}: the GPU has no memory left{self._quoted()}.", FULL)
         return UnsupportedError(f"{what}{self._quoted()}.", "Compile the expert again on this machine.")
 
     def _quoted(self) -> str:
         """TensorRT's last own words; they are of this failure only."""
-        said = f" ('{self._log.errors[-1][:_MAX_WORDS]}')" if self._log.errors else ""
+        said = f" ('{self._log.errors[-1][:LONGEST]}')" if self._log.errors else ""
         self._log.errors.clear()
         return said

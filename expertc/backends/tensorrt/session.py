@@ -48,8 +48,8 @@ def open_plan(
         cuda_graph: launch the whole network at once from the second run of a shape on; ``notes`` says if that fails.
         dla_core: the deep-learning accelerator that it was compiled for.
         binding: what reaches the GPU, see ``buffers.open_buffers``.
-        types: element types of the ONNX model's outputs. TensorRT 8 narrows INT64 to INT32, which is undone without
-            being told; what else differs (DOUBLE becomes FLOAT everywhere) is turned back only for a known type.
+        types: element types of the ONNX model's outputs. Without them INT32 of TensorRT 8 becomes int64, as it is an
+            index that ONNX Runtime gives in 64 bits, and what DOUBLE was stays the FLOAT that TensorRT makes of it.
         made_by: ``Identity.to_mapping()`` of where it was compiled, compared before TensorRT sees the plan.
         rebuild: the command that compiles it again, which errors name.
 
@@ -126,6 +126,8 @@ class PlanSession:
         for control in self.controls:
             control.check(inputs[control.name].shape, None)
         self._image = inputs[self.input]
+        if not self._image.shape:
+            raise ModelError(f"{name} takes a single number, no images.", "Compile it from an image classifier.")
         self.input_shape: tuple[int | None, ...] = tuple(None if size < 0 else size for size in self._image.shape)
         self.outputs: tuple[str, ...] = tuple(tensor.name for tensor in engine.outputs)
         self.notes: tuple[str, ...] = ()
@@ -137,7 +139,7 @@ class PlanSession:
         self._inputs = [self._placed(tensor) for tensor in engine.inputs]
         self._outputs = [self._placed(tensor) for tensor in engine.outputs]
         self._slots = {slot.tensor.name: slot for slot in (*self._inputs, *self._outputs)}
-        self._shape: Shape = ()
+        self._shape: Shape | None = None
         self._graph: Handle | None = None
         self._warm = False
         self._enqueued = 0.0
@@ -216,6 +218,8 @@ class PlanSession:
 
     def _portions(self, x: NDArray[Any]) -> list[tuple[int, int, int]]:
         """For each call of the engine the first image, how many there are, and how many it takes."""
+        if x.shape == self._shape:
+            return [(0, len(x), len(x))]
         (least, *lows), (most, *highs) = self._image.least, self._image.most
         fits = x.ndim == len(self._image.most) and len(x) > 0 and (self._image.shape[0] < 0 or len(x) == most)
         if not fits or not all(low <= size <= high for low, size, high in zip(lows, x.shape[1:], highs, strict=True)):
@@ -265,7 +269,7 @@ class PlanSession:
         """Prepare for images of a shape; a graph is of one shape only."""
         if shape == self._shape:
             return
-        self._shape, self._warm = (), False
+        self._shape, self._warm = None, False
         if self._graph is not None:
             graph, self._graph = self._graph, None
             self._buffers.free(graph)
