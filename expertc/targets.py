@@ -71,6 +71,12 @@ class Target:
         """Whether its experts run on the processor that builds them, so that what is measured there counts."""
         return self.backend == "onnxruntime"
 
+    @property
+    def has_python(self) -> bool:
+        """Whether expertc runs there: it needs Python 3.10, and JetPack before 6 has 3.8."""
+        newest = self.facts.get("jetpack_max")
+        return not isinstance(newest, str) or release(newest) >= (6, 0)
+
     def to_mapping(self) -> dict[str, Any]:
         """What its file says, as JSON types: what ``parse_target`` reads."""
         tables = []

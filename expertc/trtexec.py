@@ -78,7 +78,7 @@ def _lines(target: Target, precision: str, image: str, shape: Sequence[int | str
         yield "  Build it for the device: expertc build --target NAME (expertc targets lists them)"
         return
     yield f"With TensorRT, on the device: {clean_text(target.description)}"
-    yield "  expertc compile DIRECTORY"
+    yield "  expertc compile DIRECTORY" if target.has_python else "  as below: expertc needs Python 3.10"
     yield ""
     yield "With TensorRT alone, on the device"
     for generation in GENERATIONS:

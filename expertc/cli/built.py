@@ -81,8 +81,10 @@ def _one(built: Built) -> None:
     place = shlex.quote(str(built.path))
     if built.target.is_host:
         click.echo(f"next:   expertc predict {place} photo.jpg")
-    else:
+    elif built.target.has_python:
         click.echo(f"next, on the device: expertc compile {place}")
+    else:
+        click.echo(f"next, on the device: trtexec, as {place}/README.txt says")
 
 
 def _chosen(built: Built) -> dict[str, str]:

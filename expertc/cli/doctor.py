@@ -60,8 +60,14 @@ def _device() -> dict[str, str]:
     from ..backends.tensorrt import library
     from ..backends.tensorrt.driver import open_driver
     from ..errors import UnsupportedError
+    from ..jetson import detect
 
     found = {}
+    jetson = detect()
+    if jetson is not None:
+        told = (jetson.model, jetson.jetpack and f"JetPack {jetson.jetpack}", jetson.linux and f"L4T {jetson.linux}")
+        found["Jetson"] = ", ".join(filter(None, told))
+        found["target"] = jetson.target or "no profile fits it: --target gpu"
     try:
         driver = open_driver()
         found["NVIDIA driver"] = driver.name

@@ -137,7 +137,7 @@ def test_the_readme_has_the_line_of_each_tensorrt(
     options = ("--target", target, "--precision", "fp16", "--batch", "dynamic")
     assert cli("build", full, "--classes", "warm", *options, "-o", tmp_path / "a").code == 0
     text = (tmp_path / "a" / "README.txt").read_text()
-    assert "expertc compile DIRECTORY" in text
+    assert ("expertc compile DIRECTORY" in text) is (target != "xavier-nx")  # whose JetPack has Python 3.8
     assert max(map(len, text.partition("With TensorRT, on")[2].splitlines())) <= 80
     found = {}
     for part in text.split("  TensorRT ")[1:]:
