@@ -20,20 +20,21 @@ Known = Mapping[bytes, Draw]
 
 
 def redraw(proto: onnx.ModelProto) -> dict[bytes, Draw]:
-    """Give every large float32 initializer other values, of the same mean and variance, that can be drawn again.
+    """Give every large float32 initializer other values, which can be drawn again.
 
-    Weights that are all zero get some: residual branches start so (timm), and would compute nothing. The draws are
-    returned under the digests of their values, also of those rounded to float16.
+    Weights become as large as He et al. start them (2015, section 2.2), so that no network explodes; what has one axis
+    keeps its mean and variance, and stays positive if it was. The draws are returned under the digests of their values,
+    also of those rounded to float16.
     """
     known: dict[bytes, Draw] = {}
     for seed, tensor in enumerate(proto.graph.initializer):
         if tensor.data_type != TensorProto.FLOAT or _count(tensor) < LEAST:
             continue
         old = numpy_helper.to_array(tensor)
-        spread = _spread(old)
-        if spread == 0:
+        mean, spread = _range(old)
+        if spread == 0:  # all the same, such as a batch norm's that was never trained
             continue
-        draw = Draw(tensor.name, seed, old.size, float(np.float32(old.mean())), float(np.float32(spread)))
+        draw = Draw(tensor.name, seed, old.size, mean, spread)
         tensor.CopyFrom(numpy_helper.from_array(draw.values().reshape(old.shape), tensor.name))
         for dtype in KINDS:
             typed = replace(draw, dtype=dtype)
@@ -41,12 +42,13 @@ def redraw(proto: onnx.ModelProto) -> dict[bytes, Draw]:
     return known
 
 
-def _spread(old: Array) -> float:
-    """Half the range of an even spread like that of ``old``; 0 for what stays as it is."""
-    if not old.any() and old.ndim > 1:
-        return float(1 / np.sqrt(np.prod(old.shape[1:]) if old.ndim == 4 else old.shape[-2]))
-    spread = float(old.std()) * 3**0.5
-    return min(spread, 0.9 * float(old.mean())) if old.min() > 0 else spread  # a variance has to stay positive
+def _range(old: Array) -> tuple[float, float]:
+    """Mean and half the range of what takes the place of ``old``."""
+    if old.ndim > 1:
+        reads = np.prod(old.shape[1:]) if old.ndim > 3 else old.shape[-2]  # a convolution's, or a product's
+        return 0.0, float(np.float32((6 / reads) ** 0.5))
+    mean, spread = float(old.mean()), float(old.std()) * 3**0.5
+    return mean, min(spread, 0.9 * mean) if old.min() > 0 else spread
 
 
 def hollow(proto: onnx.ModelProto, known: Known) -> tuple[bytes, bytes, tuple[Draw, ...]]:

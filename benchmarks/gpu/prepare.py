@@ -31,6 +31,7 @@ from expertc.graph.cost import cost
 from expertc.observe import observe
 from expertc.sensitivity import within_budget
 from expertc.source import Source
+from expertc.surgery.fold import Fold
 from expertc.surgery.fuse import FORMS, Fuse
 from expertc.surgery.half import Half
 from expertc.surgery.lower import Lower
@@ -215,9 +216,9 @@ def prepare(folder: Path, scratch: Path, data: Path | None, only: str, opset: in
 
 
 def shaped(expert: Expert, form: str) -> Model:
-    """The graph of a form, for one image at a time; the cut one is folded, as every form that a build makes is."""
+    """The graph of a form, for one image at a time; folded, as a build's are, and as TensorRT would fold them."""
     if form == FULL:
-        return with_batch(expert.source.model, 1)
+        return Fold().run(with_batch(expert.source.model, 1))[0]
     if form == CUT:
         return expert.folded
     model, changed = Fuse(next(each for each in FORMS if FUSED + each.name == form)).run(expert.folded)
