@@ -49,7 +49,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patched.setitem(contests.ALL, "tree", forms.Network("tree", 4, "separate", "warm"))
         patched.setitem(contests.ALL, contests.SEA, forms.Network(None, 0, "", "warm"))
         patched.setattr(forms, "open_source", lambda path=full: open_source(path))
-        prepare.prepare(folder, scratch, data, "", 17)
+        prepare.prepare(folder, scratch, data, "", (8, 6))
     return folder
 
 
