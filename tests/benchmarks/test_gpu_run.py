@@ -7,6 +7,7 @@ of failures, and that the scores of the graphs that are put together again are O
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -146,6 +147,12 @@ def test_step_by_step_and_after_being_cut_off(carried: Path, scene: Scene, tmp_p
     assert read(tmp_path, "contest-trees")["error"] == "begun 2 times and never ended"
     assert all(file.stat().st_mtime_ns == time for file, time in before.items() if file != lost)
     assert "begun 2 times" in write(tmp_path / "found", tmp_path / "results")
+    # Weights and plans are lost: what is still needed is made again, and nothing else.
+    lost.unlink()
+    shutil.rmtree(tmp_path / "work")
+    assert go_on(carried, tmp_path)
+    assert "rows" in read(tmp_path, "contest-trees")
+    assert len(list((tmp_path / "work").glob("*.plan"))) == 4
 
 
 CHILD = """
