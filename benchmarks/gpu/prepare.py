@@ -189,7 +189,7 @@ class Preparation:
             return None
         return {
             "id": asked.id, "name": asked.name, "engines": [name for name in made.values() if name is not None],
-            "base": made[asked.base],
+            "base": made[asked.base], "budget": asked.budget,
         }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from fake_tensorrt import Scene, fake
 
 TREE = tuple(Entry("tree", form) for form in (forms.FULL, forms.CUT, contests.GROUPED))
 CONTESTS = (
-    Contest("trees", "trees", (*TREE, Entry("tree", forms.CUT, "fp16")), TREE[1]),
+    Contest("trees", "trees", (*TREE, Entry("tree", forms.CUT, "fp16")), TREE[1], 1.25),
     contests.expert("trained", contests.SEA, forms=()),
 )
 
@@ -125,6 +125,7 @@ def test_to_the_end(carried: Path, scene: Scene, tmp_path: Path) -> None:
     assert text.count(SIMULATED) == 1
     assert not (tmp_path / "results").exists()
     assert all(engine["form"] in text for engine in plan["engines"])
+    assert "Budget: tree-fused-grouped-fp32 takes 1.00 times the base, at most 1.25 times is wanted: kept." in text
     assert "It says nothing about a Jetson's latency" in " ".join(text.split())
 
 
