@@ -43,6 +43,7 @@ ORDER = [
     ("measure",),
     ("lint",),
     ("finish",),
+    ("limits",),
     ("surgery",),
     ("graph",),
     ("targets",),
@@ -56,6 +57,7 @@ ORDER = [
     ("strict_yaml",),
     ("text",),
     ("intervals",),
+    ("stages",),
     ("errors",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
