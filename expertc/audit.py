@@ -7,22 +7,26 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from . import manifest
 from .bundle import MODEL, WEIGHTS, Bundle
 from .errors import BundleError, ModelError, UnsupportedError, UsageError, VerificationError
-from .finish import Finish
+from .finish import Finish, card_of
 from .graph import File, Model, pack
 from .preprocessing import Preprocess
 from .source import Source
 from .surgery.prune import Cut, prune
+from .targets import Target
 from .text import shown
 from .verify import Certificate, Standby
 from .verify.lowered import Lowered
 from .verify.process import verifier
+
+if TYPE_CHECKING:
+    from .lint import Finding
 
 LEVELS = ("fast", "full", "off")
 
@@ -134,6 +138,17 @@ def refuse_unfit(source: Source) -> None:
     """Raise ``UnsupportedError`` for what the device or the runtime cannot take."""
     if source.card.outputs[0].axis != 1:
         raise UnsupportedError("The scores do not have one row per image.", "Export the model with classes on axis 1.")
+
+
+def fitting(model: Model, target: Target) -> tuple[Finding, ...]:
+    """What is to be known about a finished expert on ``target``; ``UnsupportedError`` if it cannot run there."""
+    if target.is_host:  # where the runtime says itself what it cannot run
+        return ()
+    from .lint import lint, refuse
+
+    found = lint(model, target, card_of(model))
+    refuse(found, target)
+    return found
 
 
 def refuse_nan(model: Model) -> None:

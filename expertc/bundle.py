@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import stat
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, Any
 
 from . import atomic
@@ -25,7 +27,7 @@ from .controls import Control, read_controls
 from .errors import BundleError, CardError, FileSystemError
 from .labels import read_labels
 from .preprocessing import Preprocess
-from .text import MAX_BYTES, parse_json, shown
+from .text import MAX_BYTES, parse_json, read_text, shown
 
 BUNDLE_SCHEMA = 1
 
@@ -39,6 +41,9 @@ CONTROLS, EMBEDDED = "controls", "embedded"
 
 REJECT = "reject"
 """Key of the manifest for the threshold below which a photo shows none of the classes (``runtime.reject``)."""
+
+DEVICE, COMPILED = "device", "engine"
+"""Keys of the manifest for the profile of the target, and for where the plan in the bundle comes from."""
 
 MAX_FILES = 64
 MAX_NAME = 80  # of what default_name makes, without the suffix
@@ -130,6 +135,27 @@ class Output:
                     listed[name] = {"bytes": size, "sha256": hashes.get(name, digest)}
             atomic.put(folder / MANIFEST, _encode({**manifest, "schema": BUNDLE_SCHEMA, "files": listed}))
         return self.path
+
+    def again(
+        self, bundle: Bundle, files: Mapping[str, bytes], manifest: Mapping[str, Any], report: Mapping[str, Any]
+    ) -> Path:
+        """Write ``bundle`` once more, with these ``files`` and entries of the manifest and the report beside its own.
+
+        Every other file keeps its bytes; what the manifest does not list is not taken along. Raises ``FileSystemError``
+        as ``write_bundle`` does, ``BundleError`` if its report is no text.
+        """
+        listed = bundle.manifest["files"]
+        with atomic.reported(self.path), TemporaryDirectory(prefix="expertc-") as scratch:
+            kept: dict[str, bytes | Path] = {  # a bundle is written from files that may be moved into it
+                name: Path(shutil.copyfile(bundle.file(name), Path(scratch) / name, follow_symlinks=False))
+                for name in listed.keys() - {REPORT} - files.keys()
+            }
+            # Those that were checked when the bundle was opened: a file that changed since is found in the new one too.
+            hashes = {name: listed[name]["sha256"] for name in kept}
+            place, before = bundle.file(REPORT), {}
+            if place.is_file() and not place.is_symlink():  # a bundle may come without
+                before = parse_json(read_text(place, "The file", BundleError), f"'{place}'", BundleError)
+            return self.write({**kept, **files}, {**bundle.manifest, **manifest}, {**before, **report}, hashes)
 
 
 @contextmanager

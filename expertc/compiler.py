@@ -17,14 +17,15 @@ import numpy as np
 
 from . import manifest
 from .atomic import reported
-from .audit import LEVELS, refuse_nan, refuse_unfit, verifying
+from .audit import LEVELS, fitting, refuse_nan, refuse_unfit, verifying
 from .backends import cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
 from .card import Output
 from .controls import Setting, settle
-from .errors import UnsupportedError, UsageError
-from .finish import OFF, Finish, candidates, require_form
-from .graph import DATA_SUFFIX, File, Model, is_large, pack
+from .errors import UsageError
+from .finish import OFF, Finish, require_form
+from .forms import formed
+from .graph import DATA_SUFFIX, File, Model, is_large, pack, read_model
 from .graph.cost import Cost, cost
 from .limits import memory_for
 from .measure import Ratio, interleave
@@ -38,6 +39,7 @@ from .verify import Certificate, Standby
 
 if TYPE_CHECKING:
     from .contest import Contest
+    from .lint import Finding
     from .precise import Photos, Precise
 
 MEASURE_SECONDS = 0.5
@@ -69,10 +71,12 @@ class Timing:
 class Built:
     """A finished build: where the bundle is and what there is to say about it.
 
-    ``fuse`` is the form of its branches, ``contest`` how that was found, None if there was nothing to choose.
+    ``fuse`` is the form of its branches, ``contest`` how that was found, None if nothing was measured. ``findings`` are
+    what the lint has to say about the expert on its ``target``.
     """
 
     path: Path
+    target: Target
     selection: Selection
     full: Side
     expert: Side
@@ -83,6 +87,7 @@ class Built:
     fuse: str = OFF
     precision: str = "fp32"
     contest: Contest | None = None
+    findings: tuple[Finding, ...] = ()
 
 
 @dataclass
@@ -138,7 +143,7 @@ def build(
             named as in ``classes``, and are among these. None leaves the controls inputs.
         bake: make the scaling of pixels a part of the graph: the expert takes RGB bytes ``[N, H, W, 3]``.
         fuse: the form of its branches: "off", "on", the name of one (``surgery.fuse.FORMS``), or "auto": the fastest
-            here, found by running them, "off" if ``measure_seconds`` is 0.
+            here, found by running them, "off" if ``measure_seconds`` is 0; by rule if it is for another device.
         precision: "fp32", "fp16", "int8" or "auto": the fastest here that keeps to its budget.
         calibration: gives the photos that a precision is calibrated and judged on; int8 needs them.
         max_drop: points of top-1 agreement that a lower precision may lose; by default that precision's budget.
@@ -146,7 +151,7 @@ def build(
         force: replace an existing bundle.
         threads: CPU threads for measuring.
         measure_seconds: length of the interleaved latency window; 0 measures nothing. By default half a second, or 0 if
-            the full model has more than a gigabyte.
+            the full model has more than a gigabyte. What is for another device is not measured here.
         standing: a process of ``verify.standby`` that gets ready to verify; by default one is started when the model is
             read.
         progress: is told the name of each stage as it begins, and how far it is where that is counted.
@@ -161,16 +166,11 @@ def build(
         from .precise import require_precision
 
         require_precision(precision, device, max_drop)
-    if device.backend != "onnxruntime":
-        raise UnsupportedError(
-            f"This version cannot compile for '{device.name}' ({device.backend}).",
-            "Build with --target cpu; the bundle's expert.onnx also runs elsewhere.",
-        )
     with clock.stage("read"):
         source = model if isinstance(model, Source) else open_source(model, foreign)
         refuse_unfit(source)
         form = require_form(fuse)
-        if form == "auto" and measure_seconds == 0:
+        if form == "auto" and measure_seconds == 0 and device.is_host:
             form = OFF
         finish = Finish(batch, embed is not None, bake, OFF, device.max_opset, strength=device.backend == "onnxruntime")
         photos = images(source) if callable(images) else images
@@ -193,7 +193,9 @@ def build(
         hashing = stack.enter_context(ThreadPoolExecutor(1))
         kept_tensors = hashing.submit(manifest.digests, cut.model)
         with clock.stage("finish"):
-            final, finish, passes, found = _finished(cut, finish, form, threads)
+            made = formed(cut, finish, form, device, threads)
+            final, finish = made.model, made.finish
+            findings = fitting(final, device)
             scratch = _scratch(stack) if is_large(final) else None
             expert = pack(final, None if scratch is None else scratch / MODEL)
         exact = None
@@ -205,6 +207,8 @@ def build(
                     fallback=photos, progress=progress,
                 )  # fmt: skip
         lowered = None if exact is None else exact.lowered
+        if lowered is not None and not device.is_host:
+            findings = fitting(read_model(lowered.file), device)
         # Another process, which has limits, runs the models first; this one meanwhile only counts.
         certified = start(cut, expert, lowered)
         expert = expert if lowered is None else lowered.file
@@ -218,9 +222,11 @@ def build(
         small = Side(len(cut.indices), len(kept), cost(cut.model), size)
         with clock.stage("verify"):
             certificate = certified()
-        with clock.stage("compile"):
-            engine = cpu.compile_expert(expert, device)
-        timing, window = None, _window(source, measure_seconds)
+        engine: Mapping[str, bytes] = {}
+        if device.is_host:  # else TensorRT compiles it, on the device
+            with clock.stage("compile"):
+                engine = cpu.compile_expert(expert, device)
+        timing, window = None, _window(source, measure_seconds) if device.is_host else 0.0
         if window > 0:
             with clock.stage("measure"):
                 timing = _measure(source, expert, window, threads)
@@ -228,53 +234,36 @@ def build(
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, kept_tensors.result())
             finish = replace(finish, batch=manifest.images_per_call(final))  # a model may have its own
-            about["forms"] = {"passes": list(passes), **finish.to_mapping()}
+            about["forms"] = {"passes": list(made.passes), **finish.to_mapping()}
             if lowered is not None:
                 about |= {"precision": lowered.precision, "conversion": dict(lowered.recipe), "max_drop": max_drop}
             times = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
-            times["contest"] = None if found is None else found.to_mapping()
+            times["contest"] = None if made.contest is None else made.contest.to_mapping()
+            times["lint"] = [asdict(finding) for finding in findings]
             gains = () if exact is None else exact.gains
             times["precisions"] = [{"precision": each.precision, **asdict(each.ratio)} for each in gains]
             known = {name: digest.result() for name, digest in hashes.items()}
-            place.write({**files, **engine, **manifest.texts(final)}, about, times, known)
+            texts = manifest.texts(final, device, about["precision"])
+            place.write({**files, **engine, **texts}, about, times, known)
     return Built(
         path,
+        device,
         selection,
         full,
         small,
         certificate,
         timing,
-        (*_notes(selection, cut, unmeasured=measure_seconds is None and not window), *(exact.notes if exact else ())),
+        (
+            *_notes(selection, cut, unmeasured=device.is_host and measure_seconds is None and not window),
+            *made.notes,
+            *(exact.notes if exact else ()),
+        ),
         clock.seconds,
         finish.fuse,
         "fp32" if lowered is None else lowered.precision,
-        found,
+        made.contest,
+        findings,
     )
-
-
-def _finished(
-    cut: Cut, finish: Finish, form: str, threads: int | None
-) -> tuple[Model, Finish, tuple[str, ...], Contest | None]:
-    """The finished expert in the form asked for, or in the fastest; what was done, and how that was found."""
-    if form != "auto":
-        finish = replace(finish, fuse=form)
-        return (*_run(finish, cut), None)
-    from .contest import contest, has_siblings, is_worth
-
-    plain, _, passes = _run(replace(finish, opset=None), cut)
-    made = candidates(plain) if is_worth(plain) and has_siblings(plain) else {}
-    found = contest(OFF, {OFF: plain, **made}, threads=threads) if made else None
-    chosen = OFF if found is None else found.chosen
-    # From here on as if it had been asked for.
-    finish = replace(finish, fuse=chosen)
-    if chosen == OFF and finish.opset is None:
-        return plain, finish, passes, found
-    return (*_run(finish, cut), found)
-
-
-def _run(finish: Finish, cut: Cut) -> tuple[Model, Finish, tuple[str, ...]]:
-    final, passes = finish.run(cut)
-    return final, finish, passes
 
 
 def _precise(

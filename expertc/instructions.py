@@ -11,10 +11,11 @@ _NONE = "\nA photo shows none of these classes\n"
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
-def instructions(card: Card, batch: int | None = 1, *, controls: bool = False) -> str:
+def instructions(card: Card, batch: int | None = 1, *, controls: bool = False, engine: str = "") -> str:
     """The text, with the numbers of this expert filled in; ``batch`` is how many images it takes, None for any.
 
-    ``controls`` says that it has inputs beside the image, whose values are in the manifest.
+    ``controls`` says that it has inputs beside the image, whose values are in the manifest; ``engine`` is the part on
+    how it is compiled (``trtexec``).
     """
     inputs = [card.input, *(control.name for control in card.controls if controls)]
     named = ", ".join(f"'{clean_text(name)}'" for name in inputs)
@@ -38,9 +39,7 @@ With expertc
 
 With ONNX Runtime alone
 {_snippet(card, card.preprocess, batch or 1, controls=controls)}
-With TensorRT, on the device
-  trtexec --onnx=expert.onnx --saveEngine=expert.plan
-"""
+{engine}"""
 
 
 def rejecting(text: str, score: str, threshold: float) -> str:

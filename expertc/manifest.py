@@ -19,7 +19,7 @@ import onnx
 
 from . import __version__
 from .backends import cpu
-from .bundle import CONTROLS, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, Bundle
+from .bundle import CONTROLS, DEVICE, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, Bundle
 from .card import KINDS
 from .errors import BundleError
 from .finish import card_of
@@ -29,6 +29,7 @@ from .source import Source
 from .surgery.prune import Cut
 from .targets import Target
 from .text import shown
+from .trtexec import section
 from .verify import Certificate
 
 
@@ -75,6 +76,7 @@ def describe(
             "of": len(source.card.classes),
         },
         "target": target.name,
+        DEVICE: target.to_mapping(),  # which may be the builder's own, and nowhere on the device
         "precision": "fp32",
         "input": {"name": card.input, "shape": list(final.inputs[card.input])},
         "output": asdict(cut.card.outputs[0]),
@@ -115,13 +117,14 @@ def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, An
     }
 
 
-def texts(final: Model) -> dict[str, bytes]:
+def texts(final: Model, target: Target, precision: str) -> dict[str, bytes]:
     """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
     card = card_of(final)
     batch = images_per_call(final)
+    engine = section(target, precision, card.input, final.inputs[card.input])
     files = {
         LABELS: "".join(f"{label}\n" for label in card.classes),
-        README: instructions(card, batch, controls=len(final.inputs) > 1),
+        README: instructions(card, batch, controls=len(final.inputs) > 1, engine=engine),
     }
     if card.preprocess is not None:
         files[PREPROCESS] = json.dumps(card.preprocess.to_mapping(), indent=2) + "\n"

@@ -119,7 +119,7 @@ def choose(
     seen = observe(
         final, [images], scratch=scratch, progress=lambda done: progress("observe photos", done, len(images))
     )
-    best: tuple[Lowered, Gain, tuple[str, ...]] | None = None
+    best: tuple[Lowered, float, tuple[str, ...]] | None = None
     said, gains = list(photos.notes if photos is not None else ()), []
     for precision in tried:
         if precision == "int8" and photos is None:
@@ -132,11 +132,16 @@ def choose(
                 raise
             said.append(f"{precision} was left out: {error.message}")
             continue
+        if not device.is_host:  # nothing that is measured here counts there; the last one has the fewest bits
+            best = (lowered, 0.0, told)
+            continue
         won = gain(expert, lowered.file, _image(final), precision=precision, seconds=SECONDS)
         gains.append(won)
         said.append(won.note)
-        if wanted != "auto" or (won.pays and (best is None or won.ratio.value < best[1].ratio.value)):
-            best = (lowered, won, told)
+        if wanted != "auto" or (won.pays and (best is None or won.ratio.value < best[1])):
+            best = (lowered, won.ratio.value, told)
+    if best is not None and wanted == "auto" and not device.is_host:
+        said.append(f"{best[0].precision} was chosen by rule, the fewest bits within its budget: not measured.")
     if best is None:
         return Precise(None, tuple(said), tuple(gains))
     return Precise(best[0], (*best[2], *said), tuple(gains))

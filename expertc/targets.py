@@ -67,6 +67,27 @@ class Target:
     sources: Mapping[str, str]
 
     @property
+    def is_host(self) -> bool:
+        """Whether its experts run on the processor that builds them, so that what is measured there counts."""
+        return self.backend == "onnxruntime"
+
+    @property
+    def has_python(self) -> bool:
+        """Whether expertc runs there: it needs Python 3.10, and JetPack before 6 has 3.8."""
+        newest = self.facts.get("jetpack_max")
+        return not isinstance(newest, str) or release(newest) >= (6, 0)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """What its file says, as JSON types: what ``parse_target`` reads."""
+        tables = []
+        for source in dict.fromkeys(self.sources.values()):
+            named = {key: fact for key, fact in self.facts.items() if self.sources[key] == source}
+            lists = {key: list(fact) if isinstance(fact, tuple) else fact for key, fact in named.items()}
+            tables.append({"source": source, **lists})
+        about = {"description": self.description, "backend": self.backend, "precisions": list(self.precisions)}
+        return about | {"facts": tables}
+
+    @property
     def memory_mb(self) -> int | None:
         """Memory that the network can use, in MiB; on a Jetson the processor uses the same."""
         return self._limit("memory_mb")
@@ -143,19 +164,25 @@ def _files() -> Mapping[str, Path]:
     if not ours:
         raise InvalidArtifactError(f"There are no target profiles in '{_folder()}'.", "Install expertc again.")
     config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    theirs = sorted(Path(config, "expertc", "targets").glob("*.toml"))
+    folder = Path(config, "expertc", "targets")
+    theirs = sorted(folder.glob("*.toml")) if os.access(folder, os.R_OK | os.X_OK) else []
     return {file.stem: file for file in (*ours, *theirs)}
 
 
 def read_target(file: Path) -> Target:
     """Read one profile; raises ``InvalidArtifactError`` if it is malformed or gives a value without a source."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", file.stem):
-        raise _malformed(file, "its name has other characters than letters, digits, '.', '_' and '-'")
     text = read_text(file, "The target profile", InvalidArtifactError, LONGEST)
     try:
         data = tomllib.loads(text)
     except (ValueError, RecursionError) as error:
         raise _malformed(file, str(error)) from error
+    return parse_target(file.stem, data, file)
+
+
+def parse_target(name: str, data: Mapping[str, Any], file: Path) -> Target:
+    """The profile that ``data``, parsed out of ``file``, describes; raises ``InvalidArtifactError`` likewise."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+        raise _malformed(file, "its name has other characters than letters, digits, '.', '_' and '-'")
     odd = sorted(data.keys() - {"description", "backend", "precisions", "facts"})
     if odd:
         raise _malformed(file, f"{', '.join(odd)} must stand in a [[facts]] table with its source")
@@ -170,14 +197,16 @@ def read_target(file: Path) -> Target:
     sources: dict[str, str] = {}
     tables = data.get("facts", [])
     for table in tables if isinstance(tables, list) else [tables]:
-        source = table.pop("source", None) if isinstance(table, dict) else None
+        source = table.get("source") if isinstance(table, dict) else None
         if not isinstance(source, str) or not source.strip():
             raise _malformed(file, "a [[facts]] table has no source")
         for key, value in table.items():
+            if key == "source":
+                continue
             if key in facts:
                 raise _malformed(file, f"{key} stands twice")
             facts[key], sources[key] = _fact(value, key, file), source
-    return Target(file.stem, backend, description, tuple(precisions), facts, sources)
+    return Target(name, backend, description, tuple(precisions), facts, sources)
 
 
 def _fact(value: Any, key: str, file: Path) -> Fact:

@@ -13,6 +13,9 @@ from typing import Any, NoReturn
 from .errors import ExpertcError
 
 MAX_BYTES = 16 * 2**20
+MAX_SYSTEM = (
+    2**16
+)  # bytes of a file of /proc or /sys; the longest that is read here, /proc/stat of 256 cores, has 40 kB
 MAX_SHOWN = 80  # characters of a stranger's text that an error repeats
 
 
@@ -61,6 +64,15 @@ def read_text(path: str | Path, what: str, error: type[ExpertcError], limit: int
     if "\0" in text:
         raise error(f"{what} {file_name} holds NUL bytes, so it is not UTF-8 text.", "Save it as UTF-8.")
     return text
+
+
+def system_text(path: Path) -> str | None:
+    """Return what stands in a small file of the system; None where there is none, or the driver cannot answer now."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_SYSTEM).decode("utf-8", "replace").strip()
+    except OSError:
+        return None
 
 
 def parse_json(text: str, what: str, error: type[ExpertcError]) -> dict[str, Any]:

@@ -83,6 +83,14 @@ def bundle(built: Any) -> Path:
     return found
 
 
+@pytest.fixture
+def jetson(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """A simulated device with TensorRT in place of this machine; see ``on_device``."""
+    from on_device import installed
+
+    return installed(monkeypatch, tmp_path)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     skipped = len(terminalreporter.stats.get("skipped", ()))
     terminalreporter.write_line(f"photos: {_find_data() or 'not found'}; tests skipped: {skipped}")

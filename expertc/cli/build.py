@@ -25,6 +25,7 @@ MAX_BATCH = 4096
         "expertc build full.onnx --classes 'fishes,-sharks' -o fishes.expert",
         "expertc build full.onnx --sets beaches.toml -o experts/",
         "expertc build --classes sharks,rays --precision int8 --calib photos/",
+        "expertc build --classes sharks,rays --target orin-nano-8gb --precision fp16",
     )
 )
 @click.argument("model", required=False)
@@ -54,11 +55,11 @@ MAX_BATCH = 4096
 )
 @click.option(
     "--fuse", default="auto", show_default=True, metavar="auto|on|off",
-    help="Make sibling branches wide layers; auto measures which form is the fastest here (not with --measure 0).",
+    help="Make sibling branches wide layers; auto: the fastest form here (not with --measure 0), by rule for a device.",
 )  # fmt: skip
 @click.option(
     "--precision", default="fp32", show_default=True, metavar="fp32|fp16|int8|auto",
-    help="What the expert computes in; auto takes the fastest here that keeps to its budget.",
+    help="What the expert computes in; auto: the fastest here within its budget, by rule for a device.",
 )  # fmt: skip
 @click.option("--calib", metavar="DIR", help="Photos of the expert's classes to calibrate a precision on.")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Top-1 agreement a precision may lose (int8: 1).")

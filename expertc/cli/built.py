@@ -46,6 +46,10 @@ def _many(done: Sequence[Built]) -> None:
     show.table(("bundle", "classes", "parameters", "MACs", "file", "faster"), rows)
     show.line()
     show.facts({built.path.name: summary(built.certificate) for built in done})
+    for built in done:
+        for finding in built.findings:
+            if finding.level != "note":
+                show.line(f"{built.path.name}: {finding.level}: {finding}")
 
 
 def _one(built: Built) -> None:
@@ -68,10 +72,19 @@ def _one(built: Built) -> None:
     told = {} if built.timing is None else {"latency": _interval(built.timing)}
     told |= _chosen(built)
     told["verification"] = summary(built.certificate)
+    if not built.target.is_host:
+        told["target"] = f"{built.target.name}: {built.target.description}"
+        told["lint"] = "\n".join(f"{finding.level}: {finding}" for finding in built.findings)
     show.facts(told | ({"note": "\n".join(built.notes)} if built.notes else {}))
     show.line()
     click.echo(f"bundle: {built.path}")
-    click.echo(f"next:   expertc predict {shlex.quote(str(built.path))} photo.jpg")
+    place = shlex.quote(str(built.path))
+    if built.target.is_host:
+        click.echo(f"next:   expertc predict {place} photo.jpg")
+    elif built.target.has_python:
+        click.echo(f"next, on the device: expertc compile {place}")
+    else:
+        click.echo(f"next, on the device: trtexec, as {place}/README.txt says")
 
 
 def _chosen(built: Built) -> dict[str, str]:
@@ -128,6 +141,8 @@ def _mapping(built: Built) -> dict[str, Any]:
         "fuse": built.fuse,
         "contest": None if built.contest is None else built.contest.to_mapping(),
         "precision": built.precision,
+        "target": built.target.name,
+        "findings": [asdict(finding) for finding in built.findings],
         "notes": list(built.notes),
         "seconds": dict(built.seconds),
     }

@@ -46,12 +46,40 @@ def command(as_json: bool) -> int:
     for extra, names in EXTRAS.items():
         found = [f"{name} {version}" for name in names if (version := _version(name))]
         facts[f"extra {extra}"] = ", ".join(found) or f"not installed (pip install 'expertc[{extra}]')"
+    facts |= _device()
     facts["self-test"], code = _self_test()
     if as_json:
         show.json_out(facts)
     else:
         show.facts({key: str(value) for key, value in facts.items()})
     return code
+
+
+def _device() -> dict[str, str]:
+    """What of a GPU and TensorRT is here; what is not, with what to install. None of it is needed for the processor."""
+    from ..backends.tensorrt import library
+    from ..backends.tensorrt.driver import open_driver
+    from ..errors import UnsupportedError
+    from ..jetson import detect
+
+    found = {}
+    jetson = detect()
+    if jetson is not None:
+        told = (jetson.model, jetson.jetpack and f"JetPack {jetson.jetpack}", jetson.linux and f"L4T {jetson.linux}")
+        found["Jetson"] = ", ".join(filter(None, told))
+        found["target"] = jetson.target or "no profile fits it: --target gpu"
+    try:
+        driver = open_driver()
+        found["NVIDIA driver"] = driver.name
+        gpus = [f"{each.name} (SM {each.sm[0]}.{each.sm[1]}, {show.size(each.total)})" for each in driver.devices]
+        found["GPU"] = ", ".join(gpus)
+    except UnsupportedError as error:
+        found["NVIDIA driver"] = f"{error.message} {error.hint}"
+    try:
+        found["TensorRT"] = ".".join(map(str, library.version(library.load())))
+    except UnsupportedError as error:
+        found["TensorRT"] = f"{error.message} {error.hint}"
+    return found
 
 
 def _version(name: str) -> str | None:

@@ -25,6 +25,7 @@ COMMANDS = {
     "classes": ("classes", "Show the taxonomy as a tree, with what each branch costs."),
     "inspect": ("inspect", "Show what is in a model or a bundle."),
     "diff": ("diff", "Show how two bundles differ."),
+    "compile": ("compile", "Compile a bundle with TensorRT, on its device."),
     "verify": ("verify", "Check a bundle against its full model."),
     "predict": ("predict", "Classify images with a bundle."),
     "evaluate": ("evaluate", "Measure accuracy on labelled photos."),

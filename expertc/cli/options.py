@@ -186,6 +186,18 @@ def stages(quiet: bool) -> Iterator[Stages]:
 
 
 @contextmanager
+def compiling(quiet: bool) -> Iterator[Callable[[Any], None]]:
+    """``stages`` for TensorRT's builder: told its ``Progress``, it shows phase, time and estimate."""
+    with stages(quiet) as say:
+
+        def told(progress: Any) -> None:
+            expected = "" if progress.expected is None else f" of about {progress.expected:.0f} s"
+            say(f"compile: {progress.phase}, {progress.elapsed:.0f} s{expected}")
+
+        yield told
+
+
+@contextmanager
 def live_line(quiet: bool) -> Iterator[Callable[[str], None]]:
     """A line on stderr that is written over, cleaned and cut to the width; nothing without a terminal.
 

@@ -19,19 +19,22 @@ BAR_FROM = 20  # images
         "expertc predict sharks-rays.expert photo.jpg",
         "expertc predict sharks-rays.expert holiday-photos/ --json",
         "expertc predict sharks-rays.expert photo.jpg --gain sharks=1.8",
+        "expertc predict sharks-rays.expert photo.jpg --strict",
     )
 )
 @click.argument("bundle")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), metavar="N", help="Labels per image.")
+@click.option("--strict", is_flag=True, help="Refuse to run anywhere but on the device the bundle is for.")
+@click.option("--trust-plan", is_flag=True, help="Open the bundle's own engine.plan: native code of its maker.")
 @options.gain
 @options.threads
 @options.as_json
 @options.quietly
 @options.everywhere
 def command(
-    bundle: str, images: tuple[str, ...], top: int, gains: tuple[str, ...], threads: int | None, as_json: bool,
-    quiet: bool,
+    bundle: str, images: tuple[str, ...], top: int, strict: bool, trust_plan: bool, gains: tuple[str, ...],
+    threads: int | None, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Classify images, or all images in folders, with the expert in BUNDLE.
 
@@ -44,8 +47,12 @@ def command(
     files = expand_images(images)
     failed = False
     collected = []
+    with options.compiling(quiet) as told:  # a bundle for TensorRT, the first time on its device
+        opened = Expert.open(bundle, threads=threads, strict=strict, trust_plan=trust_plan, told=told)
+    for notice in opened.notices:
+        show.line(notice, error=True)
     with (
-        Expert.open(bundle, threads=threads) as expert,
+        opened as expert,
         options.bar("classifying", quiet or len(files) < BAR_FROM) as bar,
     ):
         for done, prediction in enumerate(expert.iter_predict(files, top, controls=controls), 1):

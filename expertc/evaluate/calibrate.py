@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from ..atomic import reported
-from ..bundle import README, REJECT, REPORT, Bundle, Output
+from ..bundle import README, REJECT, Bundle, Output
 from ..errors import BundleError, UsageError
 from ..instructions import rejecting
 from ..runtime import Reject
 from ..runtime.scores import scope_score
-from ..text import parse_json, read_text
+from ..text import read_text
 from .others import share
 from .scope import Separation, separations, threshold
 
@@ -75,22 +71,8 @@ def release(bundle: Bundle, place: Output, calibration: Calibration) -> Path:
     ``write_bundle`` does, ``BundleError`` if the report or the README is no text.
     """
     reject = calibration.reject
-    listed: Mapping[str, Any] = bundle.manifest["files"]
-    with reported(place.path), TemporaryDirectory(prefix="expertc-") as scratch:
-        files: dict[str, bytes | Path] = {}
-        for name in listed.keys() - {REPORT}:  # a bundle is written from files that may be moved into it
-            files[name] = Path(shutil.copyfile(bundle.file(name), Path(scratch) / name, follow_symlinks=False))
-        if README in files:
-            text = read_text(Path(scratch) / README, "The file", BundleError)
-            files[README] = rejecting(text, reject.score, reject.threshold).encode()
-        # Those that were checked when the bundle was opened: a file that changed since is found in the new one too.
-        hashes = {name: facts["sha256"] for name, facts in listed.items() if name in files and name != README}
-        report, before = bundle.file(REPORT), {}
-        if report.is_file() and not report.is_symlink():  # a bundle may come without
-            before = parse_json(read_text(report, "The file", BundleError), f"'{report}'", BundleError)
-        return place.write(
-            files,
-            {**bundle.manifest, REJECT: reject.to_mapping()},
-            {**before, "calibration": calibration.to_mapping()},
-            hashes,
-        )
+    files: dict[str, bytes] = {}
+    if README in bundle.manifest["files"]:
+        text = read_text(bundle.file(README), "The file", BundleError)
+        files[README] = rejecting(text, reject.score, reject.threshold).encode()
+    return place.again(bundle, files, {REJECT: reject.to_mapping()}, {"calibration": calibration.to_mapping()})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,8 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..backends import Session
-from ..backends.cpu import open_session
-from ..bundle import MODEL, Bundle, open_bundle
+from ..bundle import DEVICE, MODEL, Bundle, open_bundle
 from ..card import KINDS, Preprocess
 from ..controls import Control, Setting, settle
 from ..errors import BundleError, DataError, UsageError
@@ -62,6 +61,7 @@ class Expert:
     tensors (``scores`` works, ``predict`` does not). ``controls`` are the model's inputs beside the image, with their
     defaults; what a call says of them, ``{"gain": {"sharks": 1.8}}``, holds for that call. ``kind`` is that of the
     output (``card.KINDS``); ``reject`` is when a photo is none of the classes, found with the controls' defaults.
+    ``notices`` say what a person should know about where it runs, in sentences.
     """
 
     def __init__(
@@ -73,20 +73,38 @@ class Expert:
         kind: str,
         controls: tuple[Control, ...] = (),
         reject: Reject | None = None,
+        notices: tuple[str, ...] = (),
     ) -> None:
+        self.notices = notices
         self.labels, self.preprocess, self.controls = labels, preprocess, controls
         self.kind, self.reject = kind, reject
         self._session, self._output = session, output
         self._batch = session.input_shape[0]  # None: any number of images at once
 
     @classmethod
-    def open(cls, path: str | Path | Bundle, *, threads: int | None = None) -> Expert:
+    def open(
+        cls,
+        path: str | Path | Bundle,
+        *,
+        threads: int | None = None,
+        strict: bool = False,
+        trust_plan: bool = False,
+        told: Callable[[Any], None] = lambda progress: None,
+    ) -> Expert:
         """Open a bundle, its directory or one opened already.
 
-        ``threads`` bounds the CPU threads of one call (default: the backend's choice).
+        One for TensorRT runs the plan that this machine compiled, and is compiled first if there is none, which takes
+        minutes, once; where that cannot be it runs on the processor, and ``notices`` say why.
+
+        Args:
+            path: the bundle.
+            threads: bounds the CPU threads of one call (default: the backend's choice).
+            strict: refuse to run anywhere but where it was built for.
+            trust_plan: open the plan in the bundle, which is native code of whoever compiled it.
+            told: hears how far compiling is (``backends.tensorrt.process.Progress``).
 
         Raises ``BundleError`` if the bundle is damaged or contradicts itself, ``ModelError`` or ``UnsupportedError`` if
-        its model does not run here.
+        its model does not run here, ``DeviceMismatchError`` if ``strict`` or a trusted plan is for another machine.
         """
         bundle = path if isinstance(path, Bundle) else open_bundle(Path(path))
         shown = clean_text(str(bundle.path))
@@ -94,12 +112,22 @@ class Expert:
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
         reject = read_reject(bundle, output["kind"])
-        session = open_session(bundle.file(MODEL), threads=threads)
+        device = bundle.manifest.get(DEVICE)
+        notices: tuple[str, ...] = ()
+        if isinstance(device, dict) and device.get("backend") == "tensorrt":
+            from ..engines import open_anywhere
+
+            session, notices = open_anywhere(bundle, threads=threads, strict=strict, trust_plan=trust_plan, told=told)
+        else:
+            from ..backends.cpu import open_session
+
+            session = open_session(bundle.file(MODEL), threads=threads)
         problem = _contradiction(session, bundle, output.get("name"))
         if problem:
             session.close()
             raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
-        return cls(session, bundle.labels, bundle.preprocess, output["name"], output["kind"], bundle.controls, reject)
+        labels, name, kind = bundle.labels, output["name"], output["kind"]
+        return cls(session, labels, bundle.preprocess, name, kind, bundle.controls, reject, notices)
 
     def __enter__(self) -> Expert:
         return self

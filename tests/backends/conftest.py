@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from fake_cuda import FakeCuda, compiled
 from onnx import TensorProto, helper, numpy_helper
+
+from expertc.backends.tensorrt import driver
 
 
 @dataclass(frozen=True)
@@ -69,3 +73,18 @@ def one_node(operator: str, shape: list[Any], *, opset: int = 17, ir: int = 9, *
 @pytest.fixture(scope="session")
 def make_one_node() -> Callable[..., bytes]:
     return one_node
+
+
+@pytest.fixture(scope="session")
+def cuda_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return compiled(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture
+def cuda(cuda_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    """A simulated CUDA driver in the place of this machine's; at the end nothing of it may be left."""
+    fake = FakeCuda(cuda_library)
+    monkeypatch.setattr(driver, "LIBRARY", str(cuda_library))
+    monkeypatch.setattr(driver, "KERNEL_MODULE", Path("nowhere"))
+    yield fake
+    fake.check()

@@ -172,3 +172,33 @@ def test_what_is_asked() -> None:
     fields = "index,clocks.sm,clocks.mem,temperature.gpu,power.draw,memory.used,clocks_event_reasons.active"
     assert query == f"--query-gpu={fields}"
     assert rest == ["--format=csv,noheader,nounits", "-lms", "200"]
+
+
+# AGX Thor with JetPack 7.0 (no load and no clock of the GPU), and with 7.2: means and peaks stand behind the values.
+THOR = (
+    "07-31-2026 14:45:55 RAM 86905/125772MB (lfb 368x4MB) CPU [12%@972,10%@972,off,33%@1890] cpu@39.812C tj@39.906C"
+    " soc012@38.812C gpu@39.906C soc345@38.625C VDD_GPU -392mW/-392mW VDD_CPU_SOC_MSS 7910mW/7910mW"
+    " VIN_SYS_5V0 7620mW/7620mW VIN 26686mW/26686mW"
+)
+THOR_LOADED = (
+    "08-08-2026 21:00:39 RAM 8353/125749MB (lfb 31x4MB) CPU [90%@2601,75%@2601,off,7%@2601] EMC_FREQ 34%@4266"
+    " GR3D_FREQ 87%@[1574,1574,1574] NVENC0_FREQ @1691 VIC off cpu@58.25C/61.75C tj@66.625C/66.625C"
+    " gpu@56.937C/66.625C VDD_GPU 37939mW/8660mW/37939mW VIN 124486mW/36487mW/124486mW"
+)
+THOR_IDLE = (
+    "08-08-2026 20:58:23 RAM 3429/125749MB (lfb 120x4MB) CPU [0%,5%,off]@2601 EMC_FREQ @4266"
+    " GR3D_FREQ @[1574,1574,1574] cpu@49.75C/49.75C tj@51.218C/51.218C VIN 28906mW/14453mW/28906mW"
+)
+
+
+def test_a_thor() -> None:
+    found = numbers(THOR)
+    assert (found["cpu clock MHz"], found["power VIN W"], found["power VDD_GPU W"]) == (1890, 26.686, -0.392)
+    assert not {"gpu load %", "gpu clock MHz"} & found.keys()
+    loaded = numbers(THOR_LOADED)
+    assert (loaded["gpu load %"], loaded["gpu clock MHz"], loaded["memory clock MHz"]) == (87, 1574, 4266)
+    assert (loaded["temperature tj °C"], loaded["temperature cpu °C"]) == (66.625, 58.25)
+    assert (loaded["power VDD_GPU W"], loaded["power VIN W"]) == (37.939, 124.486)
+    idle = numbers(THOR_IDLE)
+    assert "gpu load %" not in idle
+    assert (idle["cpu clock MHz"], idle["gpu clock MHz"], idle["memory clock MHz"]) == (2601, 1574, 4266)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .sample import Channel, Sample, folders, name_of, number, text
+from ...text import system_text
+from .sample import Channel, Sample, folders, name_of, number
 
 CPU = Channel("cpu clock", "MHz")
 GPU = Channel("gpu clock", "MHz")
@@ -72,7 +73,7 @@ class ThrottleCounts:
 
 def governors(root: Path) -> str | None:
     """The frequency governors in use, or None where none are to be seen, as in most virtual machines."""
-    found = {name_of(name) for policy in _policies(root) if (name := text(policy / "scaling_governor"))}
+    found = {name_of(name) for policy in _policies(root) if (name := system_text(policy / "scaling_governor"))}
     return ", ".join(sorted(found)) or None
 
 

@@ -10,7 +10,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from .sample import Channel, Sample, folders, name_of, number, text
+from ...text import system_text
+from .sample import Channel, Sample, folders, name_of, number
 
 RAILS = (1, 2, 3)
 
@@ -33,9 +34,9 @@ class Rails:
         rails = tuple(
             (name_of(label), device / f"in{i}_input", device / f"curr{i}_input")
             for device in folders(root, "sys/class/hwmon/hwmon[0-9]*")
-            if text(device / "name") == "ina3221"
+            if system_text(device / "name") == "ina3221"
             for i in RAILS
-            if (label := text(device / f"in{i}_label")) and label != "NC"  # not connected
+            if (label := system_text(device / f"in{i}_label")) and label != "NC"  # not connected
             if number(device / f"in{i}_input") is not None and number(device / f"curr{i}_input") is not None
         )
         return cls(rails) if rails else None

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from .sample import text
+from ...text import system_text
 
 # Ticks (of 10 ms) of the cores below which shares are not given: one tick of rounding would be more than 1 %.
 MIN_TICKS = 100
@@ -39,7 +39,7 @@ class Load:
 def times(root: Path, pids: Iterable[int], cores: Iterable[int] | None = None) -> Times | None:
     """Read the counters below ``root``; ``pids`` are the processes that count as this one's. None without /proc."""
     wanted = {f"cpu{core}" for core in (usable() if cores is None else cores)}
-    rows = [words for line in (text(root / "proc/stat") or "").splitlines() if (words := line.split())[:1]]
+    rows = [words for line in (system_text(root / "proc/stat") or "").splitlines() if (words := line.split())[:1]]
     ticks = [[int(word) for word in words[1 : COUNTED + 1]] for words in rows if words[0] in wanted]
     if not ticks or any(len(row) < COUNTED for row in ticks):
         return None
@@ -64,5 +64,5 @@ def usable() -> set[int]:
 
 def _own(file: Path) -> int:
     """0 for a process that is gone. Its name may hold spaces and brackets, so what follows the last one counts."""
-    words = (text(file) or "").rpartition(")")[2].split()
+    words = (system_text(file) or "").rpartition(")")[2].split()
     return sum(int(word) for word in words[OWN])

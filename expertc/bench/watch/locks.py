@@ -16,9 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import FileSystemError, UnsupportedError, UsageError
-from ...text import clean_text
+from ...text import clean_text, system_text
 from .clocks import governor_files
-from .sample import text
 
 PERFORMANCE = "performance"
 PATIENCE = 60.0  # seconds: jetson_clocks visits many files
@@ -57,7 +56,7 @@ def _jetson(undo: ExitStack) -> list[str]:
 def _governors(undo: ExitStack, root: Path) -> list[str]:
     found = set()
     for file in governor_files(root):
-        if governor := text(file):
+        if governor := system_text(file):
             undo.callback(_write, file, governor)
             _write(file, PERFORMANCE)
             found.add(governor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from .sample import text
+from ...text import system_text
 
 PEAK = re.compile(r"^VmHWM:\s*(\d+) kB$", re.MULTILINE)
 AVAILABLE = re.compile(r"^MemAvailable:\s*(\d+) kB$", re.MULTILINE)
@@ -32,9 +32,9 @@ def peak(root: Path = Path("/")) -> int | None:
 
 def available(root: Path = Path("/")) -> int | None:
     """Bytes that this process may still take: of the machine, and of its container; None where nobody says."""
-    found = AVAILABLE.search(text(root / "proc/meminfo") or "")
+    found = AVAILABLE.search(system_text(root / "proc/meminfo") or "")
     left = [] if found is None else [int(found[1]) * 1024]
-    group = [text(root / "sys/fs/cgroup" / name) or "" for name in ("memory.max", "memory.current")]
+    group = [system_text(root / "sys/fs/cgroup" / name) or "" for name in ("memory.max", "memory.current")]
     if all(each.isdecimal() for each in group):
         left.append(max(0, int(group[0]) - int(group[1])))
     return min(left, default=None)

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from ...text import clean_text
+from ...text import clean_text, system_text
 
-MAX_BYTES = 65536  # of a file of /proc or /sys; the longest that is read here, /proc/stat of 256 cores, has 40 kB
 MEGABYTES = "MiB"  # the unit of memory that is in use
 MAX_NAME = 60  # characters of a sensor's name
 
@@ -55,18 +54,9 @@ def name_of(text: str) -> str:
     return clean_text(text)[:MAX_NAME]
 
 
-def text(file: Path) -> str | None:
-    """The contents of a small system file; None where there is none, or the driver cannot answer now."""
-    try:
-        with open(file, "rb") as stream:
-            return stream.read(MAX_BYTES).decode("utf-8", "replace").strip()
-    except OSError:
-        return None
-
-
 def number(file: Path) -> int | None:
     """The whole number in a small system file, or None."""
-    found = text(file)
+    found = system_text(file)
     try:
         return int(found) if found else None
     except ValueError:

@@ -1,7 +1,7 @@
 """Lines of NVIDIA's ``tegrastats``, for a Jetson whose sensors in /sys only root may read.
 
 A line is words and their values in no fixed order; a board leaves out what it does not have. Each is looked for on
-its own, so a new word does no harm.
+its own, so a new word does no harm. Behind a value its mean may stand, and its peak.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ OPTIONS = ("--interval",)  # milliseconds follow
 MEMORY = Channel("memory clock", "MHz")
 GPU_LOAD = Channel("gpu load", "%")
 
-CORES = re.compile(r"\bCPU \[([^\]]*)\]")
-CLOCK = re.compile(r"%@(\d+)")
-GR3D = re.compile(r"\bGR3D_FREQ (\d+)%(?:@\[?(\d+))?")  # [a,b] are the clocks of its clusters, which run together
-EMC = re.compile(r"\bEMC_FREQ \d+%@(\d+)")
-TEMPERATURE = re.compile(r"(?<!\S)(\w+)@(-?\d+(?:\.\d+)?)C(?!\S)")
-RAIL = re.compile(r"(?<!\S)(\w+) (\d+)(?:mW)?/\d+(?:mW)?(?!\S)")  # now/mean in mW; older ones leave out the unit
+CORES = re.compile(r"\bCPU \[([^\]]*\](?:@\d+)?)")
+CLOCK = re.compile(r"[%\]]@(\d+)")  # behind each core, or behind all
+GR3D = re.compile(r"\bGR3D_FREQ (?:(\d+)%)?(?:@\[?(\d+))?")  # [a,b] are the clocks of its clusters, which run together
+EMC = re.compile(r"\bEMC_FREQ (?:\d+%)?@(\d+)")
+TEMPERATURE = re.compile(r"(?<!\S)(\w+)@(-?\d+(?:\.\d+)?)C(?:/-?[\d.]+C)?(?!\S)")
+RAIL = re.compile(r"(?<!\S)(\w+) (-?\d+)(?:mW)?(?:/-?\d+(?:mW)?){1,2}(?!\S)")  # in mW; older ones leave out the unit
 
 
 def parse(line: str) -> Sample | None:
@@ -32,7 +32,7 @@ def parse(line: str) -> Sample | None:
     if cores := CORES.search(line):
         values |= {CPU: max(clocks)} if (clocks := [float(clock) for clock in CLOCK.findall(cores[1])]) else {}
     if gpu := GR3D.search(line):
-        values[GPU_LOAD] = float(gpu[1])
+        values |= {GPU_LOAD: float(gpu[1])} if gpu[1] else {}
         values |= {GPU: float(gpu[2])} if gpu[2] else {}
     if memory := EMC.search(line):
         values[MEMORY] = float(memory[1])

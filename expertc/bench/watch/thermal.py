@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from .sample import Channel, Sample, folders, name_of, number, text
+from ...text import system_text
+from .sample import Channel, Sample, folders, name_of, number
 
 COLDEST = -100.0  # °C; a Jetson's sensor that is off says -256
 
@@ -32,7 +33,7 @@ class Zones:
     def find(cls, root: Path) -> Zones | None:
         """The zones of this machine below ``root`` that answer."""
         zones = tuple(
-            (name_of(text(zone / "type") or zone.name), zone / "temp")
+            (name_of(system_text(zone / "type") or zone.name), zone / "temp")
             for zone in folders(root, "sys/class/thermal/thermal_zone[0-9]*")
             if number(zone / "temp") is not None
         )
@@ -62,7 +63,7 @@ class Cooling:
         devices = tuple(
             (name_of(kind), device / "cur_state")
             for device in folders(root, "sys/class/thermal/cooling_device[0-9]*")
-            if (kind := text(device / "type")) and any(mark in kind for mark in HOLDS_BACK)
+            if (kind := system_text(device / "type")) and any(mark in kind for mark in HOLDS_BACK)
             if number(device / "cur_state") is not None
         )
         return cls(devices) if devices else None

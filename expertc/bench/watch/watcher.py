@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 
+from ...jetson import power_mode
 from . import load, memory, nvidia, tegrastats
 from .clocks import CpuClocks, GpuClock, ThrottleCounts, governors
 from .evidence import GAP, Evidence, Timed, Track, summarise
 from .ina import Rails
-from .modes import power_mode
 from .sample import Sensor
 from .stream import Stream
 from .thermal import Cooling, OverCurrent, Zones

@@ -1,0 +1,104 @@
+"""The ``tensorrt`` module of this machine, or an error that says which package it needs."""
+
+from __future__ import annotations
+
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from functools import reduce
+from pathlib import Path
+from types import ModuleType
+
+from ...errors import UnsupportedError
+from ...targets import Release, release
+from ...text import clean_text, read_text
+
+OLDEST: Release = (8, 5)
+"""The first release with tensor names all through its runtime (``num_io_tensors``, ``execute_async_v3``)."""
+
+PYTHON: Release = (3, 10)
+"""The oldest Python that this package runs on."""
+
+TEGRA = Path("/etc/nv_tegra_release")
+
+_L4T = re.compile(r"# R(\d+) \(release\), REVISION: (\d+)\.(\d+)")
+
+# The first L4T of a JetPack, the JetPack, its TensorRT ("" where sources differ) and its Python. Sources: NVIDIA's
+# pages on JetPack, and l4t_version.py and tensorrt/config.py of jetson-containers.
+_JETPACKS: Mapping[tuple[int, int, int], tuple[str, str, str]] = {
+    (35, 2, 1): ("5.1", "8.5.2", "3.8"),
+    (36, 2, 0): ("6.0", "8.6.2", "3.10"),
+    (36, 4, 0): ("6.1", "10.3", "3.10"),
+    (36, 4, 3): ("6.2", "10.3", "3.10"),
+    (38, 2, 0): ("7.0", "10.13", "3.12"),
+    (38, 4, 0): ("7.1", "10.13", "3.12"),
+    (39, 0, 0): ("7.2", "", "3.12"),
+}
+
+
+def load() -> ModuleType:
+    """The module ``tensorrt``.
+
+    Raises ``UnsupportedError`` if there is none, with the package that this machine's JetPack has it in; if it is there
+    but cannot be loaded; and if it is older than 8.5.
+    """
+    try:
+        import tensorrt  # type: ignore[import-not-found, unused-ignore]
+    except ModuleNotFoundError as error:
+        if error.name != "tensorrt":
+            raise _broken(error) from error
+        raise UnsupportedError("TensorRT is not installed for this Python.", _package()) from error
+    except (ImportError, OSError, RuntimeError) as error:  # a library that it needs is missing, or of another release
+        raise _broken(error) from error
+    trt: ModuleType = tensorrt
+    if not has(trt, "Builder") or not has(trt, "OnnxParser"):
+        raise UnsupportedError("The installed TensorRT is a runtime only and cannot compile.", _package())
+    if version(trt) < OLDEST:
+        raise UnsupportedError(
+            f"TensorRT {clean_text(trt.__version__)} is older than 8.5, the oldest that is supported.",
+            "Update it; on a Jetson, update JetPack.",
+        )
+    return trt
+
+
+def version(trt: ModuleType) -> Release:
+    """Its release in numbers: 10.3.0 is (10, 3, 0), and so is 10.3.0.post1."""
+    found = re.match(r"\d+(\.\d+){1,3}", trt.__version__)
+    return release(found[0] if found else "0")
+
+
+def has(trt: ModuleType, name: str) -> bool:
+    """Whether this release has ``name``, such as "BuilderFlag.VERSION_COMPATIBLE".
+
+    What not all releases from 8.5 on have is only used where this has been asked: which ones have it is then nobody's
+    to know.
+    """
+    return reduce(lambda found, part: getattr(found, part, None), name.split("."), trt) is not None  # type: ignore[arg-type, return-value]
+
+
+def _broken(error: Exception) -> UnsupportedError:
+    why = clean_text(str(error)).rstrip(".")
+    return UnsupportedError(f"TensorRT is installed but cannot be loaded: {why[:300]}.", _package())
+
+
+def _package() -> str:
+    """What to install on this machine, in one sentence."""
+    found = _L4T.match(read_text(TEGRA, "The release of L4T", UnsupportedError)) if TEGRA.is_file() else None
+    if found is None:
+        if platform.machine() == "x86_64":
+            return "Install it with: pip install 'expertc[tensorrt]'."
+        return "Install it from NVIDIA's repository for this system (python3-libnvinfer), or use NVIDIA's container."
+    here = tuple(map(int, found.groups()))
+    known = [each for first, each in _JETPACKS.items() if first <= here]  # in the order of time
+    if not known:
+        return "This Jetson's JetPack is older than 5.1: update it."
+    jetpack, tensorrt, python = known[-1]
+    if release(python) < PYTHON:
+        return f"JetPack {jetpack} has it for Python {python} only: compile with trtexec, as the bundle's README says."
+    what = f"JetPack {jetpack}{f': TensorRT {tensorrt}' if tensorrt else ''} for Python {python}"
+    other = "" if release(python) == sys.version_info[:2] else f", and run expertc with Python {python}"
+    return (
+        f"Install it with: sudo apt install python3-libnvinfer ({what}){other}; a virtual environment needs "
+        "--system-site-packages to see it."
+    )

@@ -1,0 +1,319 @@
+"""An expert's engine on this machine: the plan that it compiled earlier, or compiles now; or why there can be none.
+
+Nothing of TensorRT or CUDA is imported before somebody asks for an engine. The driver is asked first: without one,
+TensorRT ends the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from .bundle import COMPILED, DEVICE, ENGINE, MANIFEST, MODEL, WEIGHTS, Bundle, Output
+from .errors import (
+    BundleError,
+    CompilationError,
+    DeviceMismatchError,
+    ExpertcError,
+    InvalidArtifactError,
+    UnsupportedError,
+    UsageError,
+)  # fmt: skip
+from .targets import PRECISIONS, Release, Target, parse_target
+from .text import shown
+from .trtexec import PROFILE
+
+if TYPE_CHECKING:
+    from .backends import Session
+    from .backends.tensorrt.identity import Identity
+    from .backends.tensorrt.options import Options
+    from .backends.tensorrt.plans import Kept, Key
+    from .backends.tensorrt.process import Progress
+    from .lint import Finding
+
+Told = Callable[["Progress"], None]
+
+
+@dataclass(frozen=True)
+class Here:
+    """The TensorRT and the GPU of this machine."""
+
+    trt: ModuleType
+    release: Release
+    identity: Identity
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A plan of this machine, and whether it was compiled just now; ``findings`` are the lint's, if it was."""
+
+    target: Target
+    here: Here
+    kept: Kept
+    fresh: bool
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def probe() -> Here:
+    """What there is here. Raises ``UnsupportedError``, saying what to install, if an engine could not run."""
+    from .backends.tensorrt import library
+    from .backends.tensorrt.driver import open_driver
+    from .backends.tensorrt.identity import identity
+
+    driver = open_driver()
+    trt = library.load()
+    return Here(trt, library.version(trt), identity(trt, driver))
+
+
+def target_of(bundle: Bundle) -> Target:
+    """The device that a bundle is for, as it says itself; the profile need not be here.
+
+    Raises ``BundleError`` if that makes no sense, ``UnsupportedError`` if it is for no TensorRT.
+    """
+    data, name = bundle.manifest.get(DEVICE), bundle.manifest.get("target")
+    if data is None:  # in a bundle of before, which was for ONNX Runtime
+        data = {"description": "a processor", "backend": "onnxruntime", "precisions": ["fp32"]}
+    try:
+        target = parse_target(str(name), data if isinstance(data, dict) else {}, bundle.path / MANIFEST)
+    except InvalidArtifactError as error:
+        raise BundleError(error.message, "Build the bundle again.") from error
+    if target.backend != "tensorrt":
+        raise UnsupportedError(
+            f"The bundle {shown(bundle.path)} is for '{target.name}', which runs {target.backend} and no TensorRT.",
+            "Build it with --target gpu, or for one of the devices that 'expertc targets' lists.",
+        )
+    return target
+
+
+def compile_bundle(
+    bundle: Bundle,
+    *,
+    workspace_mb: int | None = None,
+    batch: tuple[int, int, int] | None = None,
+    dla_core: int | None = None,
+    force: bool = False,
+    strict: bool = False,
+    told: Told = lambda progress: None,
+) -> Ready:
+    """Compile a bundle's expert for this machine, or find the plan that did so before.
+
+    Args:
+        bundle: what ``expertc build --target`` made for a device with TensorRT.
+        workspace_mb: memory that the builder may work in, in MiB; by default what the target's profile says, or a
+            quarter of what is free.
+        batch: the fewest, the usual and the most images per call, of an expert that takes any number (``PROFILE``).
+        dla_core: run it on this deep-learning accelerator, as far as that can.
+        force: compile again what is there already.
+        strict: refuse what is otherwise only said: a TensorRT that the target does not know, warnings of the lint,
+            layers that fall back from the accelerator to the GPU.
+        told: hears how far it is.
+
+    Raises ``UsageError``, ``BundleError``, ``UnsupportedError`` if there is no TensorRT or no GPU here or the expert
+    cannot run on it, ``DeviceMismatchError`` if it is for another device, ``CompilationError``, ``FileSystemError``.
+    """
+    from .backends.tensorrt import plans
+
+    target = target_of(bundle)
+    options = _options(bundle, target, workspace_mb, batch, dla_core)
+    here = probe()
+    notes = _require_device(target, here, strict=strict)
+    key = plans.Key(_digest(bundle), here.identity, options)
+    kept = None if force else plans.find(key)
+    if kept is not None:
+        return Ready(target, here, plans.prefer(kept), False, (), notes)
+    return _compiled(bundle, target, here, key, notes, strict=strict, told=told)
+
+
+def open_anywhere(
+    bundle: Bundle,
+    *,
+    threads: int | None = None,
+    strict: bool = False,
+    trust_plan: bool = False,
+    told: Told = lambda progress: None,
+) -> tuple[Session, tuple[str, ...]]:
+    """A session for a bundle that is for TensorRT, and what is to be said about where it runs.
+
+    The plan that this machine compiled last; if there is none it compiles one, which is kept. Where that cannot be, the
+    expert runs on the processor, with ONNX Runtime, and the reason is said; ``strict`` makes it an error. With
+    ``trust_plan`` the plan in the bundle is opened, which is native code of whoever wrote it.
+
+    Raises ``DeviceMismatchError`` if ``strict``, or if the trusted plan is for another machine, ``BundleError``.
+    """
+    target = target_of(bundle)
+    try:
+        here = probe()
+        notes = _require_device(target, here)
+    except (UnsupportedError, DeviceMismatchError) as error:
+        return _on_processor(bundle, target, error, threads=threads, strict=strict)
+    if trust_plan and ENGINE in bundle.manifest["files"]:
+        return _trusted(bundle), notes
+    try:
+        return _own(bundle, target, here, notes, told)
+    except (UnsupportedError, CompilationError) as error:
+        return _on_processor(bundle, target, error, threads=threads, strict=strict)
+
+
+def save_engine(bundle: Bundle, place: Output, ready: Ready) -> Path:
+    """Write the bundle again to ``place`` with the plan in it, byte for byte, and with where it comes from.
+
+    Raises ``FileSystemError`` as ``Output.again`` does.
+    """
+    from .backends.tensorrt import plans
+
+    layers = plans.layers(ready.kept)
+    about = {COMPILED: dict(ready.kept.record)}
+    return place.again(bundle, {ENGINE: ready.kept.data}, about, {COMPILED: {"layers": layers}})
+
+
+def _on_processor(
+    bundle: Bundle, target: Target, why: ExpertcError, *, threads: int | None, strict: bool
+) -> tuple[Session, tuple[str, ...]]:
+    """What there is instead of an engine, and why."""
+    if strict:
+        raise DeviceMismatchError(f"There is no engine for '{target.name}' here: {why.message}", why.hint) from why
+    from .backends.cpu import open_session
+
+    said = f"This runs on the processor with ONNX Runtime, not on '{target.name}': {why.message}"
+    return open_session(bundle.file(MODEL), threads=threads), (said,)
+
+
+def _own(
+    bundle: Bundle, target: Target, here: Here, notes: tuple[str, ...], told: Told
+) -> tuple[Session, tuple[str, ...]]:
+    """A session over a plan of this machine."""
+    from .backends.tensorrt import plans
+
+    key = plans.Key(_digest(bundle), here.identity, _options(bundle, target))
+    kept = plans.newest(key)
+    if kept is None:
+        ready = _compiled(bundle, target, here, key, notes, strict=False, told=told)
+        kept, notes = ready.kept, ready.notes
+        notes = (*notes, f"The engine was compiled in {kept.record['seconds']:.0f} s; the next start finds it.")
+    return _opened(kept.data, kept.record, _again(bundle)), notes
+
+
+def _trusted(bundle: Bundle) -> Session:
+    """A session over the plan in the bundle, of which the user says that it may be opened."""
+    said, again = bundle.manifest.get(COMPILED), f"{_again(bundle)} --save-engine --force"
+    record: dict[str, Any] = said if isinstance(said, dict) else {}
+    parts = (record.get("identity"), record.get("options"))
+    if not all(isinstance(part, dict) for part in parts) or record.get("onnx") != _digest(bundle):
+        raise BundleError(
+            f"The manifest of {shown(bundle.path)} does not say that {ENGINE} was compiled from its {MODEL}.",
+            f"Run '{again}'.",
+        )
+    return _opened(bundle.file(ENGINE), record, again)
+
+
+def _opened(plan: bytes | Path, record: Mapping[str, Any], again: str) -> Session:
+    """A session over a plan that may be opened, if it is for this machine by its record. ``again`` makes another."""
+    from .backends.tensorrt.session import open_plan
+
+    core, card = record["options"].get("dla_core"), record.get("card")
+    return open_plan(
+        plan,
+        card if isinstance(card, str) else None,
+        dla_core=core if isinstance(core, int) else None,
+        made_by=record["identity"],
+        rebuild=again,
+    )
+
+
+def _again(bundle: Bundle) -> str:
+    from .backends.tensorrt.identity import rebuild_command
+
+    return rebuild_command(bundle.path)
+
+
+def _compiled(
+    bundle: Bundle, target: Target, here: Here, key: Key, notes: tuple[str, ...], *, strict: bool, told: Told
+) -> Ready:
+    from .backends.tensorrt import plans
+    from .backends.tensorrt.process import compile_plan
+    from .card import CARD_KEY, Card
+    from .graph import read_model
+    from .lint import WARNING, lint, refuse
+
+    model = read_model(bundle.file(MODEL))
+    text = model.metadata.get(CARD_KEY)
+    card = None if text is None else Card.from_json(text)
+    most = 1 if key.options.batch is None else key.options.batch[-1]
+    findings = lint(model, target, card, release=here.release, batch=most)
+    refuse(findings, target)
+    warnings = [finding for finding in findings if finding.level == WARNING]
+    if strict and warnings:
+        raise UnsupportedError(f"There are warnings, and --strict: {warnings[0]}", "Compile without --strict.")
+    plans.prepare()
+    plan = compile_plan(bundle.file(MODEL), key.options, told=told)
+    share = plan.dla_share
+    if strict and share is not None and share < 1:
+        raise UnsupportedError(
+            f"Only {share:.0%} of the layers run on the accelerator, the others on the GPU.",
+            "Compile without --strict.",
+        )
+    kept = plans.store(key, plan, text)
+    return Ready(target, here, kept, True, findings, notes)
+
+
+def _options(
+    bundle: Bundle,
+    target: Target,
+    workspace_mb: int | None = None,
+    batch: tuple[int, int, int] | None = None,
+    dla_core: int | None = None,
+) -> Options:
+    """How the expert is to be compiled. Raises ``UsageError``, ``UnsupportedError`` and ``BundleError``."""
+    from .backends.tensorrt.options import Options
+
+    precision, shape = bundle.manifest.get("precision"), _shape(bundle)
+    if precision not in PRECISIONS:
+        raise BundleError(f"The bundle {shown(bundle.path)} is in no precision that is known.", "Build it again.")
+    if precision not in target.precisions:
+        raise UnsupportedError(f"'{target.name}' does not compute in {precision}.", "Build it in another precision.")
+    if isinstance(shape[0], int) and batch is not None:
+        raise UsageError(f"The expert takes {shape[0]} images per call.", "Leave out --batch, or build it as dynamic.")
+    if batch is None and not isinstance(shape[0], int):
+        batch = PROFILE if dla_core is None else (1, 1, 1)  # an accelerator runs one size only
+    if dla_core is not None and "dla_cores" in target.facts and not 0 <= dla_core < target.dla_cores:
+        has = f"its accelerators are 0 to {target.dla_cores - 1}" if target.dla_cores else "it has no such accelerator"
+        raise UnsupportedError(f"'{target.name}' has no DLA core {dla_core}: {has}.", "Leave out --dla-core.")
+    if workspace_mb is None and "workspace_mb" in target.facts:
+        workspace_mb = target.workspace_mb
+    return Options(precision, batch, dla_core, workspace_mb)
+
+
+def _shape(bundle: Bundle) -> list[Any]:
+    found = bundle.manifest.get("input")
+    shape = found.get("shape") if isinstance(found, dict) else None
+    if not isinstance(shape, list) or not shape:
+        raise BundleError(f"The manifest of {shown(bundle.path)} does not describe an input.", "Build it again.")
+    return shape
+
+
+def _require_device(target: Target, here: Here, *, strict: bool = False) -> tuple[str, ...]:
+    """What is to be said of the target and this machine; ``DeviceMismatchError`` if they are not the same."""
+    sm, oldest = target.facts.get("sm"), target.tensorrt_min
+    if sm is not None and sm != here.identity.sm:
+        raise DeviceMismatchError(
+            f"The expert was built for '{target.name}', of SM {sm}; here is {here.identity.device}, of SM "
+            f"{here.identity.sm}.",
+            "Compile it on that device, or build it for this one: expertc build --target gpu",
+        )
+    if oldest is None or here.release >= oldest:
+        return ()
+    said = f"TensorRT {here.identity.tensorrt} is older than what '{target.name}' is known with."
+    if strict:
+        raise DeviceMismatchError(said, f"Install TensorRT {target.facts['tensorrt_min']}, or leave out --strict.")
+    return (said,)
+
+
+def _digest(bundle: Bundle) -> str:
+    """One hash of the expert's files, by those that were checked when the bundle was opened."""
+    files: Mapping[str, Any] = bundle.manifest["files"]
+    return sha256("".join(files[name]["sha256"] for name in (MODEL, WEIGHTS) if name in files).encode()).hexdigest()
