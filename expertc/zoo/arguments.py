@@ -60,7 +60,7 @@ def rehearse(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], sizes:
     Raises ``InvalidArtifactError`` if that fails or it does not map ``[N, 3, H, W]`` to ``[N, classes]``.
     """
     check(arch, arguments)
-    with _building(arch, arguments), torch.device("meta"), torch.no_grad():
+    with building(arch, arguments), torch.device("meta"), torch.no_grad():
         network = build(arch, taxonomy, arguments).eval()
         for size in sizes:
             logits = network(torch.empty(2, 3, size, size))
@@ -75,7 +75,7 @@ def create(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], state: M
     weight is missing, left over or of another shape.
     """
     check(arch, arguments)
-    with _building(arch, arguments):
+    with building(arch, arguments):
         with torch.device("meta"):
             skeleton = build(arch, taxonomy, arguments).state_dict()
         for name in skeleton.keys() | state.keys():
@@ -91,7 +91,8 @@ def create(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], state: M
 
 
 @contextmanager
-def _building(arch: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+def building(arch: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what timm and torch raise inside into an ``InvalidArtifactError`` that says which network it is."""
     try:
         yield
     except _UNBUILDABLE as error:
