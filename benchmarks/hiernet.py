@@ -147,7 +147,9 @@ class Seed:
             matrix = confusion_probabilities(truth, probabilities, trained.taxonomy.classes)
             p_min = self.given.p_min or P_MIN["elu_" if self.given.elu else ""]
             tree = from_confusion(matrix, leaves, [Level(p_min, G_MAX)], "groups")
-            save(place.with_suffix(".png"), png(grouped.draw(matrix, tree, f"{self.given.set}, {self.kind}")), force=True)
+            save(
+                place.with_suffix(".png"), png(grouped.draw(matrix, tree, f"{self.given.set}, {self.kind}")), force=True
+            )
             save(place, to_yaml(tree).encode(), force=True)
         tree = Taxonomy.load(place)
         sizes = sorted((len(root.leaves) for root in tree.roots), reverse=True)
@@ -216,7 +218,7 @@ def _shorter(recipe: Recipe, epochs: int) -> tuple[Stage, ...]:
 def markdown(found: dict[str, Any]) -> str:
     """All rows, seed by seed, with the paired gain over the backbone that was trained as long."""
     lines = [
-        f"{found['network']} on {found['set']}, {found['epochs']} epochs each; HierNet and the backbone \"as long\" start",
+        f'{found["network"]} on {found["set"]}, {found["epochs"]} epochs each; HierNet and the backbone "as long" start',
         "from the backbone's weights. Top-1 on the half of the held-out images that was used for nothing else, with 95 %",
         "intervals; the gain is over the backbone trained as long, on the same images, in points.",
         "",

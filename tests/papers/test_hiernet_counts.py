@@ -1,4 +1,4 @@
-"""HierNet's counts: params = a + b G and MACs = c + d G for a hundred classes, checked against its authors' builder."""
+"""HierNet's counts: params = a + b G and MACs = c + d G for a hundred classes, as its authors' builder makes them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_what_a_route_costs_depends_on_its_group() -> None:
     routes = route_macs(network, 32)  # type: ignore[arg-type]
     one = 31_381_760 + 17_825_856 - 64 * 100 + 64 * 6  # c + d, but for the classes' rows and the other groups'
     assert list(routes.values()) == [one + 64 * size for size in sizes]
-    leaves = [sum(p.numel() for p in group.parameters()) for group in network.groups.values()]  # type: ignore[operator, union-attr]
+    leaves = [sum(p.numel() for p in group.parameters()) for group in network.groups.children()]  # type: ignore[union-attr]
     assert [found - leaves[0] for found in leaves] == [65 * (size - 50) for size in sizes]
     with torch.device("meta"):
         assert count(network, 32)["parameters"] == 130_356 + 7 * 224_321

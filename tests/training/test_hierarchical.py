@@ -46,7 +46,7 @@ def test_every_part_starts_from_the_trained_backbone(
     with torch.inference_mode():
         root = network.top.body(x)
         assert torch.equal(root, backbone.blocks[:4](backbone.stem(x)))  # type: ignore[index, operator]
-        assert torch.equal(network.top.head.extra(root), backbone.blocks[4](root))  # type: ignore[index, operator]
+        assert torch.equal(network.top.head.body(root), backbone.blocks[4](root))  # type: ignore[index, operator]
         for group in network.groups.values():
             assert torch.equal(group.body(root), backbone.forward_features(x))  # type: ignore[operator, union-attr]
 
@@ -60,7 +60,7 @@ def test_another_backbones_weights_are_refused(hierarchical: Recipe, taxonomy: T
 def test_it_trains_on_the_joint_distribution(
     hierarchical: Recipe, taxonomy: Taxonomy, swatches: Any, tmp_path: Path
 ) -> None:
-    """The loss is the negative sum of log-probabilities on the way to the class; and what is saved is what was trained."""
+    """The loss is the negative sum of log-probabilities on the way to the class; what is saved is what was trained."""
     trained = train(hierarchical, taxonomy, swatches(range(120)), tmp_path, workers=0)
     assert trained.facts["history"][-1]["loss"] < trained.facts["history"][0]["loss"]
     network = trained.network
