@@ -40,7 +40,8 @@ def check(arch: str, arguments: Mapping[str, Any]) -> None:
 def require_arch(name: str) -> None:
     """Raise ``UsageError``, with names that are near, unless timm knows the architecture ``name``."""
     if not _is_known(name):
-        near = ", ".join(import_timm().list_models(f"*{name[:6]}*")[:5])
+        known = import_timm().list_models
+        near = ", ".join((known(f"{name[:6]}*") or known(f"*{name[:6]}*"))[:5])
         hint = f"Try {near}." if near else "See timm.list_models()."
         raise UsageError(f"There is no architecture {shown(name)}.", hint)
 

@@ -199,7 +199,7 @@ class HierNet(nn.Module):
 
     def origins(self) -> dict[str, str]:
         """For every tensor of the state dict that is the backbone's, the name that ``Stretch`` gives it."""
-        found = {}
+        found: dict[str, str] = {}
         for name, module in self.named_modules():
             if isinstance(module, Stretch):
                 found |= {f"{name}.{own}": own for own in module.state_dict()}
