@@ -22,6 +22,7 @@ from .backends import cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
 from .card import Output
 from .controls import Setting, settle
+from .engines import as_here
 from .errors import UsageError
 from .finish import OFF, Finish, require_form
 from .forms import formed
@@ -108,7 +109,7 @@ def build(
     *,
     classes: str | Sequence[str],
     output: str | Path | None = None,
-    target: str = "cpu",
+    target: str | Target = "cpu",
     verification: str = "fast",
     images: Array | Callable[[Source], Array | None] | None = None,
     batch: int | None = 1,
@@ -132,7 +133,7 @@ def build(
         model: the full model, an ONNX file or what ``open_source`` returned; by default the bundled sea animals.
         classes: the text of ``--classes`` (grammar: ``expertc.selection``), or a list of such items.
         output: the bundle directory; by default named after the classes, in the working directory.
-        target: name of a device profile.
+        target: a device profile, or the name of one.
         verification: "fast" (against the full model's kept nodes), "full" (against the whole model) or "off".
         images: preprocessed photos ``[N, 3, H, W]`` to verify on, or what gives them for the model; noise by default.
         batch: images per call the expert takes; None leaves it open. A model with a fixed batch keeps that.
@@ -159,7 +160,7 @@ def build(
     if verification not in LEVELS:
         raise UsageError(f"There is no verification level {shown(verification)}.", f"Choose from {', '.join(LEVELS)}.")
     clock = _Clock(progress)
-    device = load_target(target)
+    device = as_here(target if isinstance(target, Target) else load_target(target))
     if precision != "fp32":
         from .precise import require_precision
 

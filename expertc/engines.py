@@ -7,7 +7,7 @@ TensorRT ends the process.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from .errors import (
     UnsupportedError,
     UsageError,
 )  # fmt: skip
-from .targets import PRECISIONS, Release, Target, parse_target
+from .targets import PRECISIONS, Release, Target, load_target, parse_target
 from .text import shown
 from .trtexec import PROFILE
 
@@ -73,21 +73,33 @@ def probe() -> Here:
 def target_of(bundle: Bundle) -> Target:
     """The device that a bundle is for, as it says itself; the profile need not be here.
 
-    Raises ``BundleError`` if that makes no sense, ``UnsupportedError`` if it is for no TensorRT.
+    Raises ``BundleError`` if that makes no sense.
     """
-    data, name = bundle.manifest.get(DEVICE), bundle.manifest.get("target")
-    if data is None:  # in a bundle of before, which was for ONNX Runtime
-        data = {"description": "a processor", "backend": "onnxruntime", "precisions": ["fp32"]}
+    data, name = bundle.manifest.get(DEVICE), str(bundle.manifest.get("target"))
+    if data is None:  # in a bundle of before
+        return load_target(name)
     try:
-        target = parse_target(str(name), data if isinstance(data, dict) else {}, bundle.path / MANIFEST)
+        return parse_target(name, data if isinstance(data, dict) else {}, bundle.path / MANIFEST)
     except InvalidArtifactError as error:
         raise BundleError(error.message, "Build the bundle again.") from error
-    if target.backend != "tensorrt":
-        raise UnsupportedError(
-            f"The bundle {shown(bundle.path)} is for '{target.name}', which runs {target.backend} and no TensorRT.",
-            "Build it with --target gpu, or for one of the devices that 'expertc targets' lists.",
-        )
-    return target
+
+
+def as_here(target: Target) -> Target:
+    """``target`` with the opset that its TensorRT reads, where the profile leaves that to what is installed ("gpu").
+
+    The oldest one that is supported stands for all if there is none here.
+    """
+    if target.is_host or target.max_opset is not None:
+        return target
+    from .backends.tensorrt import library
+    from .lint import ceiling
+
+    try:
+        known, source = library.version(library.load()), "the TensorRT of the machine that built it"
+    except UnsupportedError:
+        known, source = library.OLDEST, "the oldest TensorRT, as none was there to ask"
+    facts, sources = {"max_opset": ceiling(known)}, {"max_opset": source}
+    return replace(target, facts={**target.facts, **facts}, sources={**target.sources, **sources})
 
 
 def compile_bundle(
@@ -119,6 +131,7 @@ def compile_bundle(
     from .backends.tensorrt import plans
 
     target = target_of(bundle)
+    _require_tensorrt(bundle, target)
     options = _options(bundle, target, workspace_mb, batch, dla_core)
     here = probe()
     notes = _require_device(target, here, strict=strict)
@@ -294,6 +307,15 @@ def _shape(bundle: Bundle) -> list[Any]:
     if not isinstance(shape, list) or not shape:
         raise BundleError(f"The manifest of {shown(bundle.path)} does not describe an input.", "Build it again.")
     return shape
+
+
+def _require_tensorrt(bundle: Bundle, target: Target) -> None:
+    """Raise ``UnsupportedError`` for a bundle that is for another backend."""
+    if target.backend != "tensorrt":
+        raise UnsupportedError(
+            f"The bundle {shown(bundle.path)} is for '{target.name}', which runs {target.backend} and no TensorRT.",
+            "Build it with --target gpu, or for one of the devices that 'expertc targets' lists.",
+        )
 
 
 def _require_device(target: Target, here: Here, *, strict: bool = False) -> tuple[str, ...]:
