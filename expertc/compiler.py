@@ -22,12 +22,12 @@ from .backends import cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
 from .card import Output
 from .controls import Setting, settle
-from .engines import as_here
 from .errors import UsageError
 from .finish import OFF, Finish, require_form
 from .forms import formed
 from .graph import DATA_SUFFIX, File, Model, is_large, pack, read_model
 from .graph.cost import Cost, cost
+from .machine import as_here
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source

@@ -9,9 +9,9 @@ from typing import Any
 
 from . import manifest
 from .bundle import MANIFEST, Bundle, open_bundle
-from .engines import target_of
 from .errors import BundleError
 from .finish import Finish
+from .machine import target_of
 from .source import Source
 from .targets import Target
 from .text import parse_json, read_text, shown

@@ -18,7 +18,7 @@ from rainbow import picture
 from expertc import Expert, build
 from expertc.backends.tensorrt import plans
 from expertc.bundle import open_bundle, reserve
-from expertc.engines import compile_bundle, save_engine, target_of
+from expertc.engines import compile_bundle, save_engine
 from expertc.errors import (
     BundleError,
     CompilationError,
@@ -28,6 +28,7 @@ from expertc.errors import (
     UnsupportedError,
     UsageError,
 )  # fmt: skip
+from expertc.machine import target_of
 from expertc.targets import Target, load_target
 
 NO_DRIVER = UnsupportedError("There is no CUDA driver.", "Install one.")
@@ -263,6 +264,22 @@ def test_a_plan_that_was_changed_in_the_bundle(jetson: Device, shipped: Path) ->
         Expert.open(shipped, trust_plan=True)
 
 
+def test_a_bundle_that_is_replaced_while_it_is_compiled(jetson: Device, orin: Path, shipped: Path) -> None:
+    """Its plan could be of either, so it is nobody's."""
+    opened = open_bundle(shipped)
+
+    def compile_plan(onnx: Path, options: Any, *, told: Any) -> Any:
+        shutil.rmtree(shipped)
+        shutil.copytree(orin, shipped)
+        return Device.compile_plan(jetson, onnx, options, told=told)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("expertc.backends.tensorrt.process.compile_plan", compile_plan)
+        with pytest.raises(BundleError, match="was replaced while it was compiled"):
+            compile_bundle(opened)
+    assert cached() == []
+
+
 # -- what cannot be ----------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +318,7 @@ def test_a_dla_that_takes_only_a_part(jetson: Device, full: Path, tmp_path: Path
     ready = compile_bundle(open_bundle(place), dla_core=1)
     assert (ready.kept.record["dla_share"], jetson.compiled[0].dla_core) == (0.8, 1)
     with pytest.raises(UnsupportedError, match="Only 80%"):
-        compile_bundle(open_bundle(place), dla_core=1, strict=True, force=True)
+        compile_bundle(open_bundle(place), dla_core=1, strict=True)
 
 
 def test_a_precision_that_the_target_lost(jetson: Device, orin: Path, tmp_path: Path) -> None:

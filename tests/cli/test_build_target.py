@@ -78,6 +78,8 @@ def test_a_gpu_that_is_here_says_which_opset_it_reads(
     arguments = ("--classes", "warm", "--verify", "off", "-o", tmp_path / "a")
     assert cli("build", full, *arguments, "--target", "gpu").code == 0
     assert read(tmp_path / "a", "manifest.json")["forms"]["opset"] == opset
+    guessed = [finding for finding in read(tmp_path / "a", "report.json")["lint"] if "8.5 is taken" in finding["why"]]
+    assert len(guessed) == (release is None)
 
 
 def test_few_branches_stay_apart(cli, full: Path, tmp_path: Path) -> None:
