@@ -8,6 +8,7 @@ the calls, and that nothing is left behind, whatever fails.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -269,6 +270,16 @@ def test_a_launch_that_cannot_be_captured(
     assert cuda.alive() == 0
 
 
+def test_what_fills_a_call_up_are_images_of_it(trt: Any, scene: Scene, ranked: bytes) -> None:
+    fed = []
+    scene.compute = lambda feeds: fed.append(feeds["image"]) or expected(ranked, feeds["image"])
+    with closing(open_plan(compiled(trt, ranked))) as session:
+        session.run(images(4))
+        x = images(1)
+        session.run(x)
+    np.testing.assert_array_equal(fed[-1], np.concatenate([x, x]))
+
+
 # -- what it tells, and threads ----------------------------------------------------------------------------------------
 
 
@@ -290,8 +301,14 @@ def test_it_tells_where_the_time_went(cuda: FakeCuda, trt: Any, ranked: bytes, i
             assert told.keys() <= PHASES.keys()
 
 
-def test_threads_take_turns(trt: Any, ranked: bytes) -> None:
+def test_threads_take_turns(trt: Any, scene: Scene, ranked: bytes) -> None:
     wrong: list[int] = []
+
+    def slowly(feeds: Any) -> Any:
+        time.sleep(0.002)  # in which another thread would change the buffers
+        return expected(ranked, feeds["image"])
+
+    scene.compute = slowly
     with closing(open_plan(compiled(trt, ranked))) as session:
 
         def work(seed: int) -> None:
