@@ -434,6 +434,23 @@ def test_an_engine_without_memory(trt: Any, says: Any, ranked: bytes) -> None:
     with pytest.raises(OutOfMemoryError, match="execution context: the GPU has no memory left"):
         open_plan(compiled(trt, ranked))
 
+    says("Runtime.deserialize_cuda_engine", "[defaultAllocator.cpp::allocate::61] Error Code 1 (out of memory)", None)
+    with pytest.raises(OutOfMemoryError, match="cannot open the plan: the GPU has no memory left"):
+        open_plan(b"any")
+
+
+def test_a_tensorrt_that_does_not_fit_the_driver(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the bindings end when TensorRT's own initialisation fails."""
+
+    def start(self: Any, logger: Any) -> None:
+        logger.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt.Runtime, "__init__", start)
+    with pytest.raises(UnsupportedError, match=r"10\.3\.0 does not start .*failure with error: 35") as caught:
+        open_plan(b"any")
+    assert caught.value.hint == "NVIDIA's driver does not fit this TensorRT: update it."
+
 
 def test_outputs_whose_size_nobody_knows(trt: Any, ranked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trt.IExecutionContext, "get_tensor_shape", lambda self, name: (-1, 2))
