@@ -7,6 +7,7 @@ the calls, and that nothing is left behind, whatever fails.
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -335,6 +336,14 @@ def test_a_closed_session_does_not_run(cuda: FakeCuda, trt: Any, ranked: bytes) 
     for ask in (session.timings, lambda: session.run(images(2))):
         with pytest.raises(ValueError, match="closed"):
             ask()
+
+
+def test_a_forgotten_session_goes_with_its_memory(cuda: FakeCuda, trt: Any, ranked: bytes) -> None:
+    session = open_plan(compiled(trt, ranked))
+    session.run(images(2))
+    del session
+    gc.collect()
+    cuda.check()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 9, 8), (2, 4, 8, 8), (3, 8, 8), (2, 3, 8, 8, 1), (), (0, 3, 8, 8)])
