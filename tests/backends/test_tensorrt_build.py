@@ -193,7 +193,7 @@ def test_a_dla_core_takes_what_it_can_and_the_share_is_said(release: str, tmp_pa
     scene = Scene(dla_cores=2)
     trt = fake(release, scene)
     plan = build_plan(trt, path, Options(precision="fp16", dla_core=1))
-    assert scene.called("IBuilderConfig.DLA_core=") == [(1,)]
+    assert scene.called("IBuilderConfig.DLA_core=") == scene.called("Runtime.DLA_core=") == [(1,)]
     assert scene.called("IBuilderConfig.default_device_type=") == [(trt.DeviceType.DLA,)]
     assert (trt.BuilderFlag.GPU_FALLBACK,) in scene.called("IBuilderConfig.set_flag")
     assert "{ForeignNode[Conv:conv...GlobalAveragePool:pool]}" in {layer["Name"] for layer in plan.layers}
