@@ -368,3 +368,15 @@ def test_other_profiles_say_the_same_about_themselves(tmp_path: Path) -> None:
         data = json.loads(json.dumps(target.to_mapping(), sort_keys=True))
         assert parse_target(target.name, data, tmp_path) == target
     assert isinstance(target, Target)
+
+
+def test_a_record_of_another_plan_is_not_believed(jetson: Device, orin: Path) -> None:
+    """Names of files are short: what counts is what the record says."""
+    kept = compile_bundle(open_bundle(orin)).kept
+    place = kept.path.with_suffix(".json")
+    record = json.loads(place.read_text())
+    for change in ({"onnx": "0" * 64}, {"identity": {**record["identity"], "tensorrt": "8.6.2"}}, {"identity": 3}):
+        place.write_text(json.dumps(record | change))
+        assert compile_bundle(open_bundle(orin)).fresh
+    Expert.open(orin).close()
+    assert len(jetson.compiled) == 4
