@@ -28,6 +28,7 @@ from .forms import formed
 from .graph import DATA_SUFFIX, File, Model, is_large, pack, read_model
 from .graph.cost import Cost, cost
 from .limits import memory_for
+from .machine import as_here
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
@@ -110,7 +111,7 @@ def build(
     *,
     classes: str | Sequence[str],
     output: str | Path | None = None,
-    target: str = "cpu",
+    target: str | Target = "cpu",
     verification: str = "fast",
     images: Array | Callable[[Source], Array | None] | None = None,
     batch: int | None = 1,
@@ -134,7 +135,7 @@ def build(
         model: the full model, an ONNX file or what ``open_source`` returned; by default the bundled sea animals.
         classes: the text of ``--classes`` (grammar: ``expertc.selection``), or a list of such items.
         output: the bundle directory; by default named after the classes, in the working directory.
-        target: name of a device profile.
+        target: a device profile, or the name of one.
         verification: "fast" (against the full model's kept nodes), "full" (against the whole model) or "off".
         images: preprocessed photos ``[N, 3, H, W]`` to verify on, or what gives them for the model; noise by default.
         batch: images per call the expert takes; None leaves it open. A model with a fixed batch keeps that.
@@ -161,7 +162,7 @@ def build(
     if verification not in LEVELS:
         raise UsageError(f"There is no verification level {shown(verification)}.", f"Choose from {', '.join(LEVELS)}.")
     clock = _Clock(progress)
-    device = load_target(target)
+    device = as_here(target if isinstance(target, Target) else load_target(target))
     if precision != "fp32":
         from .precise import require_precision
 

@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -44,14 +46,16 @@ def test_the_commands_are_the_same_everywhere() -> None:
     assert set(inline) <= set(told)
 
 
-def test_commands_name_what_there_is() -> None:
-    built = set()
+def test_commands_name_what_there_is(cli: Callable[..., Any]) -> None:
+    built: set[str] = set()
     for command in commands((FOLDER / "README.md").read_text()):
         if found := re.fullmatch(r"docker build -f docker/(\S+) -t (\S+) \.", command):
             assert FOLDER / found[1] in FILES
             built.add(found[2])
         else:
-            assert set(command.split()) & built, f"{command} runs an image that was not built before"
+            [image] = set(command.split()) & built
+            verb = command.partition(f" {image} ")[2].split()[0]
+            assert cli(verb, "--help").code == 0
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)

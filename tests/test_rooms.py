@@ -35,6 +35,7 @@ ORDER = [
     ("verify",),
     ("runtime",),
     ("engines",),
+    ("machine",),
     ("observe", "gain", "contest"),
     ("backends",),
     ("pages",),

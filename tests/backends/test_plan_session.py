@@ -7,7 +7,9 @@ the calls, and that nothing is left behind, whatever fails.
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import asdict, replace
@@ -269,6 +271,16 @@ def test_a_launch_that_cannot_be_captured(
     assert cuda.alive() == 0
 
 
+def test_what_fills_a_call_up_are_images_of_it(trt: Any, scene: Scene, ranked: bytes) -> None:
+    fed = []
+    scene.compute = lambda feeds: fed.append(feeds["image"]) or expected(ranked, feeds["image"])
+    with closing(open_plan(compiled(trt, ranked))) as session:
+        session.run(images(4))
+        x = images(1)
+        session.run(x)
+    np.testing.assert_array_equal(fed[-1], np.concatenate([x, x]))
+
+
 # -- what it tells, and threads ----------------------------------------------------------------------------------------
 
 
@@ -290,8 +302,14 @@ def test_it_tells_where_the_time_went(cuda: FakeCuda, trt: Any, ranked: bytes, i
             assert told.keys() <= PHASES.keys()
 
 
-def test_threads_take_turns(trt: Any, ranked: bytes) -> None:
+def test_threads_take_turns(trt: Any, scene: Scene, ranked: bytes) -> None:
     wrong: list[int] = []
+
+    def slowly(feeds: Any) -> Any:
+        time.sleep(0.002)  # in which another thread would change the buffers
+        return expected(ranked, feeds["image"])
+
+    scene.compute = slowly
     with closing(open_plan(compiled(trt, ranked))) as session:
 
         def work(seed: int) -> None:
@@ -318,6 +336,14 @@ def test_a_closed_session_does_not_run(cuda: FakeCuda, trt: Any, ranked: bytes) 
     for ask in (session.timings, lambda: session.run(images(2))):
         with pytest.raises(ValueError, match="closed"):
             ask()
+
+
+def test_a_forgotten_session_goes_with_its_memory(cuda: FakeCuda, trt: Any, ranked: bytes) -> None:
+    session = open_plan(compiled(trt, ranked))
+    session.run(images(2))
+    del session
+    gc.collect()
+    cuda.check()
 
 
 @pytest.mark.parametrize("shape", [(2, 3, 9, 8), (2, 4, 8, 8), (3, 8, 8), (2, 3, 8, 8, 1), (), (0, 3, 8, 8)])
@@ -416,6 +442,23 @@ def test_an_engine_without_memory(trt: Any, says: Any, ranked: bytes) -> None:
     says("ICudaEngine.create_execution_context", "Error Code 2: OutOfMemory (no further information)", None)
     with pytest.raises(OutOfMemoryError, match="execution context: the GPU has no memory left"):
         open_plan(compiled(trt, ranked))
+
+    says("Runtime.deserialize_cuda_engine", "[defaultAllocator.cpp::allocate::61] Error Code 1 (out of memory)", None)
+    with pytest.raises(OutOfMemoryError, match="cannot open the plan: the GPU has no memory left"):
+        open_plan(b"any")
+
+
+def test_a_tensorrt_that_does_not_fit_the_driver(trt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the bindings end when TensorRT's own initialisation fails."""
+
+    def start(self: Any, logger: Any) -> None:
+        logger.log(trt.ILogger.ERROR, "CUDA initialization failure with error: 35")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt.Runtime, "__init__", start)
+    with pytest.raises(UnsupportedError, match=r"10\.3\.0 does not start .*failure with error: 35") as caught:
+        open_plan(b"any")
+    assert caught.value.hint == "NVIDIA's driver does not fit this TensorRT: update it."
 
 
 def test_outputs_whose_size_nobody_knows(trt: Any, ranked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
