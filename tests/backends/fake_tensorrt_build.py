@@ -31,6 +31,11 @@ OUT_OF_MEMORY = (
     ("ERROR", "IBuilder::buildSerializedNetwork: Error Code 10: Internal Error (Could not find any implementation for "
               "node {ForeignNode[/1/Constant_36_output_0.../1/Slice_4]}.)"),
 )  # fmt: skip
+NO_DRIVER = (
+    "Unable to determine GPU memory usage",
+    "CUDA initialization failure with error: 35. Please check your CUDA installation: "
+    "http://docs.nvidia.com/cuda/cuda-installation-guide-linux/index.html",
+)  # 8.6.0 on a machine without one
 NO_PROFILE = "Network has dynamic or shape inputs, but no optimization profile has been defined."
 NO_FP16 = "fp16 precision has been set for a layer or layer output, but fp16 is not configured in the builder"
 STRONG_FP16 = (
@@ -343,6 +348,8 @@ class Builder:
 
     def __init__(self, logger: Any) -> None:
         if not self._trt.scene.driver:
+            for text in NO_DRIVER:
+                logger.log(self._trt.ILogger.WARNING, text)
             raise TypeError("pybind11::init(): factory function returned nullptr")
         self._logger = logger
 

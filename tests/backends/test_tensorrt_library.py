@@ -101,3 +101,4 @@ def test_releases_are_read_whatever_follows_them() -> None:
     assert has(fake("10.3"), "IBuilderConfig.progress_monitor")
     assert not has(fake("8.6"), "IBuilderConfig.progress_monitor")
     assert not has(fake("8.6"), "IProgressMonitor.phase_start")
+    assert not has(fake("8.6"), "IProgressMonitor.__init__")  # which what is missing has too
