@@ -84,7 +84,10 @@ def has(trt: ModuleType, name: str) -> bool:
 
 def _broken(error: Exception) -> UnsupportedError:
     why = clean_text(str(error)).rstrip(".")
-    return UnsupportedError(f"TensorRT is installed but cannot be loaded: {why[:300]}.", _package())
+    return UnsupportedError(
+        f"TensorRT is installed but cannot be loaded: {why[:300]}.",
+        f"A library that it needs is missing, or of another release. {_package()}",
+    )
 
 
 def _package() -> str:
