@@ -25,12 +25,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Contest:
-    """Entries that are timed in turns; the others are compared with ``base``."""
+    """Entries that are timed in turns; the others are compared with ``base``.
+
+    ``budget`` is how many times as long as it the best fused form of the last entry's network may take.
+    """
 
     id: str
     name: str
     entries: tuple[Entry, ...]
     base: Entry
+    budget: float | None = None
 
 
 EXTRA = {
@@ -65,6 +69,7 @@ CONTESTS = (
             )
         ),
         Entry(ONE, CUT),
+        1.25,
     ),
     expert("hlfp5", "HLFP-small, 5 of 100"),
     expert("hlfp20", "HLFP-small, 20 of 100", full=False),
