@@ -157,6 +157,8 @@ class Seed:
             )
             save(place, to_yaml(tree).encode(), force=True)
         tree = Taxonomy.load(place)
+        if len(tree.roots) == 1 or tree.depth == 1:
+            raise SystemExit(f"{place}: nothing is grouped, or everything in one group; give --groups or --p-min")
         sizes = sorted((len(root.leaves) for root in tree.roots), reverse=True)
         print(f"{place}: groups of {', '.join(map(str, sizes))}", flush=True)
         return tree

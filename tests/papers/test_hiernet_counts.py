@@ -34,7 +34,7 @@ def mega(macs: int) -> str:
 
 
 @pytest.mark.parametrize("kind", ROWS)
-@pytest.mark.parametrize("groups", [6, 7, 8])
+@pytest.mark.parametrize("groups", [6, 8])
 def test_the_formula(kind: str, groups: int) -> None:
     a, b, c, d = ROWS[kind][:4]
     found = count_arch(f"hiernet_{kind}", two_levels(even(100, groups)))
@@ -46,6 +46,8 @@ def test_the_formula(kind: str, groups: int) -> None:
 @pytest.mark.parametrize("kind", ROWS)
 def test_the_table_for_seven_groups(kind: str) -> None:
     found, backbone = count_arch(f"hiernet_{kind}", 100), count_arch(f"cifar_{kind}", 100)
+    a, b, c, d = ROWS[kind][:4]
+    assert (found["parameters"], found["macs"]) == (a + 7 * b, c + 7 * d)
     shown = (found["parameters"], mega(found["macs"]), mega(found["macs_routed"]))
     assert (*shown, backbone["parameters"], mega(backbone["macs"])) == ROWS[kind][4:]
 
