@@ -21,6 +21,7 @@ from .source import Source
 from .surgery.prune import Cut, prune
 from .targets import Target
 from .text import shown
+from .trtexec import PROFILE
 from .verify import Certificate, Standby
 from .verify.lowered import Lowered
 from .verify.process import verifier
@@ -146,7 +147,7 @@ def fitting(model: Model, target: Target) -> tuple[Finding, ...]:
         return ()
     from .lint import lint, refuse
 
-    found = lint(model, target, card_of(model))
+    found = lint(model, target, card_of(model), batch=PROFILE[-1])
     refuse(found, target)
     return found
 

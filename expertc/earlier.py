@@ -11,7 +11,9 @@ from . import manifest
 from .bundle import MANIFEST, Bundle, open_bundle
 from .errors import BundleError
 from .finish import Finish
+from .machine import target_of
 from .source import Source
+from .targets import Target
 from .text import parse_json, read_text, shown
 
 
@@ -20,6 +22,7 @@ class Earlier:
     """What a manifest says about how its expert was made."""
 
     about: Mapping[str, Any]
+    target: Target
     finish: Finish
     embedded: Mapping[str, tuple[float, ...]]
 
@@ -60,4 +63,4 @@ def read_earlier(path: str | Path) -> Earlier:
         bundle = Bundle(path.parent, found) if path.name == MANIFEST else Bundle(path, found)
     about = manifest.read(bundle)
     embedded = {control.name: control.default for control in bundle.embedded}
-    return Earlier(about, Finish.from_mapping(about["forms"], embed=bool(embedded)), embedded)
+    return Earlier(about, target_of(bundle), Finish.from_mapping(about["forms"], embed=bool(embedded)), embedded)

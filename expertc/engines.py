@@ -1,7 +1,6 @@
 """An expert's engine on this machine: the plan that it compiled earlier, or compiles now; or why there can be none.
 
-Nothing of TensorRT or CUDA is imported before somebody asks for an engine. The driver is asked first: without one,
-TensorRT ends the process.
+Nothing of TensorRT or CUDA is imported before somebody asks for an engine.
 """
 
 from __future__ import annotations
@@ -10,41 +9,30 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .bundle import COMPILED, DEVICE, ENGINE, MANIFEST, MODEL, WEIGHTS, Bundle, Output
+from .bundle import COMPILED, ENGINE, MODEL, WEIGHTS, Bundle, Output, open_bundle
 from .errors import (
     BundleError,
     CompilationError,
     DeviceMismatchError,
     ExpertcError,
-    InvalidArtifactError,
     UnsupportedError,
     UsageError,
 )  # fmt: skip
-from .targets import PRECISIONS, Release, Target, parse_target
+from .machine import Here, probe, require_device, require_tensorrt, target_of
+from .targets import PRECISIONS, Target
 from .text import shown
 from .trtexec import PROFILE
 
 if TYPE_CHECKING:
     from .backends import Session
-    from .backends.tensorrt.identity import Identity
     from .backends.tensorrt.options import Options
     from .backends.tensorrt.plans import Kept, Key
     from .backends.tensorrt.process import Progress
     from .lint import Finding
 
 Told = Callable[["Progress"], None]
-
-
-@dataclass(frozen=True)
-class Here:
-    """The TensorRT and the GPU of this machine."""
-
-    trt: ModuleType
-    release: Release
-    identity: Identity
 
 
 @dataclass(frozen=True)
@@ -57,37 +45,6 @@ class Ready:
     fresh: bool
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
-
-
-def probe() -> Here:
-    """What there is here. Raises ``UnsupportedError``, saying what to install, if an engine could not run."""
-    from .backends.tensorrt import library
-    from .backends.tensorrt.driver import open_driver
-    from .backends.tensorrt.identity import identity
-
-    driver = open_driver()
-    trt = library.load()
-    return Here(trt, library.version(trt), identity(trt, driver))
-
-
-def target_of(bundle: Bundle) -> Target:
-    """The device that a bundle is for, as it says itself; the profile need not be here.
-
-    Raises ``BundleError`` if that makes no sense, ``UnsupportedError`` if it is for no TensorRT.
-    """
-    data, name = bundle.manifest.get(DEVICE), bundle.manifest.get("target")
-    if data is None:  # in a bundle of before, which was for ONNX Runtime
-        data = {"description": "a processor", "backend": "onnxruntime", "precisions": ["fp32"]}
-    try:
-        target = parse_target(str(name), data if isinstance(data, dict) else {}, bundle.path / MANIFEST)
-    except InvalidArtifactError as error:
-        raise BundleError(error.message, "Build the bundle again.") from error
-    if target.backend != "tensorrt":
-        raise UnsupportedError(
-            f"The bundle {shown(bundle.path)} is for '{target.name}', which runs {target.backend} and no TensorRT.",
-            "Build it with --target gpu, or for one of the devices that 'expertc targets' lists.",
-        )
-    return target
 
 
 def compile_bundle(
@@ -119,14 +76,23 @@ def compile_bundle(
     from .backends.tensorrt import plans
 
     target = target_of(bundle)
+    require_tensorrt(bundle, target)
     options = _options(bundle, target, workspace_mb, batch, dla_core)
     here = probe()
-    notes = _require_device(target, here, strict=strict)
+    notes = require_device(target, here, strict=strict)
     key = plans.Key(_digest(bundle), here.identity, options)
     kept = None if force else plans.find(key)
-    if kept is not None:
-        return Ready(target, here, plans.prefer(kept), False, (), notes)
-    return _compiled(bundle, target, here, key, notes, strict=strict, told=told)
+    if kept is None:
+        ready = _compiled(bundle, target, here, key, notes, strict=strict, told=told)
+    else:
+        ready = Ready(target, here, plans.prefer(kept), False, (), notes)
+    share = ready.kept.record["dla_share"]
+    if strict and share is not None and share < 1:
+        raise UnsupportedError(
+            f"Only {share:.0%} of the layers run on the accelerator, the others on the GPU.",
+            "Compile without --strict.",
+        )
+    return ready
 
 
 def open_anywhere(
@@ -148,7 +114,7 @@ def open_anywhere(
     target = target_of(bundle)
     try:
         here = probe()
-        notes = _require_device(target, here)
+        notes = require_device(target, here)
     except (UnsupportedError, DeviceMismatchError) as error:
         return _on_processor(bundle, target, error, threads=threads, strict=strict)
     if trust_plan and ENGINE in bundle.manifest["files"]:
@@ -195,7 +161,7 @@ def _own(
         ready = _compiled(bundle, target, here, key, notes, strict=False, told=told)
         kept, notes = ready.kept, ready.notes
         notes = (*notes, f"The engine was compiled in {kept.record['seconds']:.0f} s; the next start finds it.")
-    return _opened(kept.data, kept.record, _again(bundle)), notes
+    return _opened(kept.data, kept.record, f"{_again(bundle)} --force"), notes
 
 
 def _trusted(bundle: Bundle) -> Session:
@@ -251,12 +217,8 @@ def _compiled(
         raise UnsupportedError(f"There are warnings, and --strict: {warnings[0]}", "Compile without --strict.")
     plans.prepare()
     plan = compile_plan(bundle.file(MODEL), key.options, told=told)
-    share = plan.dla_share
-    if strict and share is not None and share < 1:
-        raise UnsupportedError(
-            f"Only {share:.0%} of the layers run on the accelerator, the others on the GPU.",
-            "Compile without --strict.",
-        )
+    if open_bundle(bundle.path).manifest["files"] != bundle.manifest["files"]:  # minutes have passed
+        raise BundleError(f"The bundle {shown(bundle.path)} was replaced while it was compiled.", "Compile it again.")
     kept = plans.store(key, plan, text)
     return Ready(target, here, kept, True, findings, notes)
 
@@ -294,23 +256,6 @@ def _shape(bundle: Bundle) -> list[Any]:
     if not isinstance(shape, list) or not shape:
         raise BundleError(f"The manifest of {shown(bundle.path)} does not describe an input.", "Build it again.")
     return shape
-
-
-def _require_device(target: Target, here: Here, *, strict: bool = False) -> tuple[str, ...]:
-    """What is to be said of the target and this machine; ``DeviceMismatchError`` if they are not the same."""
-    sm, oldest = target.facts.get("sm"), target.tensorrt_min
-    if sm is not None and sm != here.identity.sm:
-        raise DeviceMismatchError(
-            f"The expert was built for '{target.name}', of SM {sm}; here is {here.identity.device}, of SM "
-            f"{here.identity.sm}.",
-            "Compile it on that device, or build it for this one: expertc build --target gpu",
-        )
-    if oldest is None or here.release >= oldest:
-        return ()
-    said = f"TensorRT {here.identity.tensorrt} is older than what '{target.name}' is known with."
-    if strict:
-        raise DeviceMismatchError(said, f"Install TensorRT {target.facts['tensorrt_min']}, or leave out --strict.")
-    return (said,)
 
 
 def _digest(bundle: Bundle) -> str:

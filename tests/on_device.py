@@ -19,8 +19,8 @@ from expertc.backends.cpu import open_session
 from expertc.backends.tensorrt.builder import Plan
 from expertc.backends.tensorrt.identity import Identity, require_same
 from expertc.backends.tensorrt.options import Options
-from expertc.engines import Here
 from expertc.errors import UnsupportedError
+from expertc.machine import Here
 
 ORIN = Identity("10.3.0", "8.7", "Orin", "540.4.0 (CUDA 12.6)", "linux aarch64")
 LAYERS = [{"Name": "trunk", "LayerType": "CaskConvolution"}]

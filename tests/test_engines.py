@@ -18,7 +18,7 @@ from rainbow import picture
 from expertc import Expert, build
 from expertc.backends.tensorrt import plans
 from expertc.bundle import open_bundle, reserve
-from expertc.engines import compile_bundle, save_engine, target_of
+from expertc.engines import compile_bundle, save_engine
 from expertc.errors import (
     BundleError,
     CompilationError,
@@ -28,6 +28,7 @@ from expertc.errors import (
     UnsupportedError,
     UsageError,
 )  # fmt: skip
+from expertc.machine import target_of
 from expertc.targets import Target, load_target
 
 NO_DRIVER = UnsupportedError("There is no CUDA driver.", "Install one.")
@@ -263,6 +264,22 @@ def test_a_plan_that_was_changed_in_the_bundle(jetson: Device, shipped: Path) ->
         Expert.open(shipped, trust_plan=True)
 
 
+def test_a_bundle_that_is_replaced_while_it_is_compiled(jetson: Device, orin: Path, shipped: Path) -> None:
+    """Its plan could be of either, so it is nobody's."""
+    opened = open_bundle(shipped)
+
+    def compile_plan(onnx: Path, options: Any, *, told: Any) -> Any:
+        shutil.rmtree(shipped)
+        shutil.copytree(orin, shipped)
+        return Device.compile_plan(jetson, onnx, options, told=told)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("expertc.backends.tensorrt.process.compile_plan", compile_plan)
+        with pytest.raises(BundleError, match="was replaced while it was compiled"):
+            compile_bundle(opened)
+    assert cached() == []
+
+
 # -- what cannot be ----------------------------------------------------------------------------------------------------
 
 
@@ -301,7 +318,7 @@ def test_a_dla_that_takes_only_a_part(jetson: Device, full: Path, tmp_path: Path
     ready = compile_bundle(open_bundle(place), dla_core=1)
     assert (ready.kept.record["dla_share"], jetson.compiled[0].dla_core) == (0.8, 1)
     with pytest.raises(UnsupportedError, match="Only 80%"):
-        compile_bundle(open_bundle(place), dla_core=1, strict=True, force=True)
+        compile_bundle(open_bundle(place), dla_core=1, strict=True)
 
 
 def test_a_precision_that_the_target_lost(jetson: Device, orin: Path, tmp_path: Path) -> None:
@@ -351,3 +368,15 @@ def test_other_profiles_say_the_same_about_themselves(tmp_path: Path) -> None:
         data = json.loads(json.dumps(target.to_mapping(), sort_keys=True))
         assert parse_target(target.name, data, tmp_path) == target
     assert isinstance(target, Target)
+
+
+def test_a_record_of_another_plan_is_not_believed(jetson: Device, orin: Path) -> None:
+    """Names of files are short: what counts is what the record says."""
+    kept = compile_bundle(open_bundle(orin)).kept
+    place = kept.path.with_suffix(".json")
+    record = json.loads(place.read_text())
+    for change in ({"onnx": "0" * 64}, {"identity": {**record["identity"], "tensorrt": "8.6.2"}}, {"identity": 3}):
+        place.write_text(json.dumps(record | change))
+        assert compile_bundle(open_bundle(orin)).fresh
+    Expert.open(orin).close()
+    assert len(jetson.compiled) == 4

@@ -35,6 +35,7 @@ ORDER = [
     ("verify",),
     ("runtime",),
     ("engines",),
+    ("machine",),
     ("observe", "gain", "contest"),
     ("backends",),
     ("pages",),
@@ -45,6 +46,7 @@ ORDER = [
     ("measure",),
     ("lint",),
     ("finish",),
+    ("limits",),
     ("surgery",),
     ("graph",),
     ("jetson",),
@@ -59,6 +61,7 @@ ORDER = [
     ("strict_yaml",),
     ("text",),
     ("intervals",),
+    ("stages",),
     ("errors",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -39,7 +39,7 @@ MAX_BATCH = 4096
     help="Bundle directory (default: named after the classes); of several experts the folder they go to.",
 )  # fmt: skip
 @click.option("--plan", is_flag=True, help="Show what would go and what would stay; write nothing.")
-@click.option("--target", default="cpu", show_default=True, metavar="NAME", help="Device profile; see expertc targets.")
+@click.option("--target", metavar="NAME", help="Device profile; see expertc targets.  [default: cpu]")
 @click.option("--batch", default="1", show_default=True, metavar="N|dynamic", help="Images per call.")
 @click.option(
     "--verify",
@@ -76,7 +76,7 @@ MAX_BATCH = 4096
 @options.quietly
 @options.everywhere
 def command(
-    model: str | None, lists: tuple[str, ...], sets: str | None, output: str | None, plan: bool, target: str,
+    model: str | None, lists: tuple[str, ...], sets: str | None, output: str | None, plan: bool, target: str | None,
     batch: str, level: str, data: str | None, measure: float | None, fuse: str, precision: str, calib: str | None,
     max_drop: float | None, bake: bool, embed: bool, gains: tuple[str, ...], earlier: str | None, force: bool,
     labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None,
@@ -97,6 +97,7 @@ def command(
     if earlier is not None and (fuse, precision, batch, bake, embed) != ("auto", "fp32", "1", False, False):
         raise UsageError("--from says how the expert is made.", "Leave out what else says it.")
     repeated = None if earlier is None else _earlier(earlier, lists, sets)
+    device = target or ("cpu" if repeated is None else repeated.target)
     wanted = _wanted(lists, sets) if repeated is None else [(None, repeated.classes)]
     frozen = _frozen(gains, embed=embed)
     with ExitStack() as stack:
@@ -126,7 +127,7 @@ def command(
                 "max_drop": max_drop,
             } if repeated is None else repeated.options()  # fmt: skip
             done.append(build(
-                source, classes=text, output=place, target=target, verification=level,
+                source, classes=text, output=place, target=device, verification=level,
                 images=partial(options.photos, data=data, baked=how["bake"]),
                 calibration=None if calib is None
                 else partial(options.calibration, calib, baked=how["bake"], progress=progress),

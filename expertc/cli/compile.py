@@ -61,6 +61,7 @@ def command(
         click.echo(ready.kept.path)
     else:
         _print(ready)
+        click.echo(f"kept:   {ready.kept.path}")
         click.echo(f"next:   expertc predict {shlex.quote(bundle)} photo.jpg")
 
 
@@ -74,14 +75,16 @@ def _print(ready: Ready) -> None:
         "plan": f"{made}; {show.size(record['plan']['bytes'])}, {show.count(record['layers'])} layers",
         "options": _options(record["options"]),
         **({"note": "\n".join(said)} if said else {}),
-        "kept as": str(ready.kept.path),
     })  # fmt: skip
     show.line()
 
 
 def _options(given: dict[str, Any]) -> str:
-    """The options that are not left to TensorRT."""
-    told = {key: value for key, value in given.items() if value is not None and value is not False}
+    """The precision, and the options that are not as they are by default."""
+    from ..backends.tensorrt.options import Options
+
+    usual = Options().to_mapping()
+    told = {key: value for key, value in given.items() if key == "precision" or value != usual.get(key)}
     return ", ".join(f"{key.replace('_', ' ')} {_text(value)}" for key, value in told.items())
 
 

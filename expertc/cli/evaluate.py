@@ -73,6 +73,8 @@ def command(
         if against is not None:
             restricted = open_judge(against, classes=judge.labels, foreign=foreign, threads=threads)
             other = opened.enter_context(restricted)
+        for notice in (*judge.notices, *(() if other is None else other.notices)):
+            show.line(notice, error=True)
         spec = judge.preprocess
         if spec is None:
             raise CardError("The model does not say how images become its input.", "Give --preprocess.")

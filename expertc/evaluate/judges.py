@@ -27,7 +27,7 @@ class Judge:
     """``scores`` maps tensors ``[N, ...]`` to ``[N, len(labels)]``, of ``kind`` (``card.KINDS``).
 
     ``taxonomy`` are all classes of the full model, None if a bundle does not name them; ``reject`` is an expert's
-    threshold, ``sha256`` that of the .onnx file.
+    threshold, ``sha256`` that of the .onnx file, ``notices`` what is to be said about where it runs.
     """
 
     labels: tuple[str, ...]
@@ -37,6 +37,7 @@ class Judge:
     kind: str = "logits"
     reject: Reject | None = None
     sha256: str | None = None
+    notices: tuple[str, ...] = ()
 
 
 def of_expert(expert: Expert, bundle: Bundle) -> Judge:
@@ -45,7 +46,8 @@ def of_expert(expert: Expert, bundle: Bundle) -> Judge:
     tree = source.get("taxonomy") if isinstance(source, dict) else None  # not there in one of an older expertc
     taxonomy = None if tree is None else Taxonomy.from_mapping(tree)
     sha256 = bundle.manifest["files"][MODEL]["sha256"]
-    return Judge(expert.labels, expert.preprocess, expert.scores, taxonomy, expert.kind, expert.reject, sha256)
+    kind, reject, notices = expert.kind, expert.reject, expert.notices
+    return Judge(expert.labels, expert.preprocess, expert.scores, taxonomy, kind, reject, sha256, notices)
 
 
 @contextmanager

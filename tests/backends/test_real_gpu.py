@@ -1,4 +1,4 @@
-"""On a machine with an NVIDIA GPU: the same driver, the same buffers, and the same sessions where TensorRT is there too.
+"""On a machine with an NVIDIA GPU: the same driver and buffers, and the same sessions where TensorRT is there too.
 
 Nothing is simulated here; elsewhere it is skipped.
 """

@@ -19,6 +19,7 @@ from onnx import TensorProto
 from expertc.backends.tensorrt.builder import Plan, build_plan
 from expertc.backends.tensorrt.inspector import dla_share
 from expertc.backends.tensorrt.library import has
+from expertc.backends.tensorrt.listener import monitor
 from expertc.backends.tensorrt.options import Options, batch_range
 from expertc.backends.tensorrt.readings import BuildMemoryError
 from expertc.errors import CompilationError, ExitCode, ExpertcError, ModelError, UnsupportedError, UsageError
@@ -170,6 +171,19 @@ def test_tf32_the_level_and_foreign_kernels_are_on_request(release: str, onnx: P
         assert scene.called("IBuilderConfig.builder_optimization_level=") == [(5,)]
 
 
+def test_of_nested_phases_the_outer_is_told_and_nothing_twice() -> None:
+    heard: list[str] = []
+    watching = monitor(fake("10.3"), heard.append)
+    watching.phase_start("Tactics \x1b[31m", None, 1000)
+    watching.phase_start("inner", "Tactics \x1b[31m", 3)
+    for step in range(1000):
+        assert watching.step_complete("inner", step % 3)
+        assert watching.step_complete("Tactics \x1b[31m", step)
+    watching.phase_finish("Tactics \x1b[31m")
+    assert heard == ["Tactics [31m", *(f"Tactics [31m, {share} %" for share in range(101))]
+    assert monitor(fake("8.6"), heard.append) is None
+
+
 # -- the DLA -----------------------------------------------------------------------------------------------------------
 
 
@@ -179,7 +193,7 @@ def test_a_dla_core_takes_what_it_can_and_the_share_is_said(release: str, tmp_pa
     scene = Scene(dla_cores=2)
     trt = fake(release, scene)
     plan = build_plan(trt, path, Options(precision="fp16", dla_core=1))
-    assert scene.called("IBuilderConfig.DLA_core=") == [(1,)]
+    assert scene.called("IBuilderConfig.DLA_core=") == scene.called("Runtime.DLA_core=") == [(1,)]
     assert scene.called("IBuilderConfig.default_device_type=") == [(trt.DeviceType.DLA,)]
     assert (trt.BuilderFlag.GPU_FALLBACK,) in scene.called("IBuilderConfig.set_flag")
     assert "{ForeignNode[Conv:conv...GlobalAveragePool:pool]}" in {layer["Name"] for layer in plan.layers}
@@ -285,7 +299,9 @@ def test_what_tensorrt_says_is_read(severity: str, text: str, kind: type[Expertc
 
 
 def test_without_a_gpu_it_says_so(release: str, onnx: Path) -> None:
-    assert "finds no GPU" in refused(UnsupportedError, Scene(driver=False), onnx, release).message
+    error = refused(UnsupportedError, Scene(driver=False), onnx, release)
+    assert "does not start: TensorRT says “CUDA initialization failure with error: 35" in error.message
+    assert "driver" in error.hint
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

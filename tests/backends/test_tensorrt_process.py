@@ -219,7 +219,8 @@ def test_nothing_is_imported_from_the_working_directory(
 
 
 def test_an_interruption_ends_the_child_and_leaves_nothing(play: Play, onnx: Path, tmp_path: Path) -> None:
-    play("scene.during = lambda: time.sleep(60)")
+    """Even one that does nothing any more, and so cannot end by itself."""
+    play("scene.during = lambda: os.kill(os.getpid(), signal.SIGSTOP)")
 
     def interrupt(progress: Progress) -> None:
         if progress.phase.startswith("Building Engine"):

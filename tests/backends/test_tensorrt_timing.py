@@ -77,12 +77,12 @@ def test_one_that_others_could_have_written_is_not_read(cache: Path, onnx: Path)
     assert scene.timed == [5, 5]
 
 
-def test_a_link_is_not_followed(cache: Path, onnx: Path, tmp_path: Path) -> None:
+def test_what_a_link_leads_to_stays_as_it_is(cache: Path, onnx: Path, tmp_path: Path) -> None:
     target = tmp_path / "target"
     target.write_bytes(b"precious")
     cache.parent.mkdir(parents=True, mode=0o700)
     cache.symlink_to(target)
-    assert "is not used" in " ".join(build(Scene(), onnx, cache).notes)
+    assert "is not used: it is damaged" in " ".join(build(Scene(), onnx, cache).notes)
     assert target.read_bytes() == b"precious"
 
 

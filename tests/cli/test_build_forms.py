@@ -93,6 +93,7 @@ def test_a_contest_is_held_where_measuring_is_wanted(cli, tree, tmp_path, monkey
     [
         ("--fuse", "on"), ("--fuse", "dense", "--batch", "dynamic"), ("--precision", "fp16"), ("--embed-preprocess",),
         ("--precision", "int8", "--max-drop", "40"), ("--precision", "int8", "--max-drop", "40", "--embed-preprocess"),
+        ("--target", "orin-nano-8gb", "--precision", "fp16"), ("--target", "gpu"),
     ],
 )  # fmt: skip
 def test_an_earlier_build_is_made_again(cli, tree, pictures, tmp_path, options):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -13,8 +14,10 @@ from forest import forest
 from networks import Net
 from rainbow import card, photos
 
+from expertc.backends.tensorrt import library
 from expertc.card import CARD_KEY
 from expertc.contest import FEWEST_SIBLINGS
+from expertc.errors import UnsupportedError
 from expertc.graph import read_model
 from expertc.lint import lint
 from expertc.targets import load_target
@@ -58,6 +61,25 @@ def test_what_can_be_done_without_the_device(cli, tree: Path, tmp_path: Path, mo
                            "-o", tmp_path / "b", "--json").out)  # fmt: skip
     assert (found["target"], found["fuse"], found["timing"]) == ("orin-nano-8gb", "off", None)
     assert found["findings"] == read(tmp_path / "b", "report.json")["lint"]
+
+
+@pytest.mark.parametrize(("release", "opset"), [(None, 17), ("8.6.1", 17), ("10.3.0", 20), ("10.13.3", 24)])
+def test_a_gpu_that_is_here_says_which_opset_it_reads(
+    cli, full: Path, tmp_path: Path, monkeypatch, release: str | None, opset: int
+) -> None:
+    """Without one, the oldest TensorRT has to do."""
+
+    def load() -> SimpleNamespace:
+        if release is None:
+            raise UnsupportedError("No TensorRT.", "")
+        return SimpleNamespace(__version__=release)
+
+    monkeypatch.setattr(library, "load", load)
+    arguments = ("--classes", "warm", "--verify", "off", "-o", tmp_path / "a")
+    assert cli("build", full, *arguments, "--target", "gpu").code == 0
+    assert read(tmp_path / "a", "manifest.json")["forms"]["opset"] == opset
+    guessed = [finding for finding in read(tmp_path / "a", "report.json")["lint"] if "8.5 is taken" in finding["why"]]
+    assert len(guessed) == (release is None)
 
 
 def test_few_branches_stay_apart(cli, full: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ the network has. Nothing is calibrated.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -19,9 +19,9 @@ from . import timing
 from .inspector import dla_share, inspect
 from .library import has
 from .listener import Log, logger, monitor
-from .network import parse, set_dla, set_precision, set_shapes
+from .network import Parsed, parse, set_dla, set_precision, set_shapes
 from .options import Options
-from .readings import failure
+from .readings import failure, read
 
 _MIB = 2**20
 
@@ -77,20 +77,7 @@ def build_plan(
     layers = parsed.layers
     counted(len(layers))
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if options.workspace_mb is not None:
-        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * _MIB)
-    if options.level is not None:
-        if has(trt, "IBuilderConfig.builder_optimization_level"):
-            config.builder_optimization_level = options.level
-        else:
-            notes.append(f"TensorRT {trt.__version__} has no optimisation levels.")
-    if not options.libraries:
-        own = (trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS)
-        config.set_tactic_sources(sum(1 << int(source) for source in own))
-    notes += set_precision(trt, builder, config, parsed, options)
-    set_shapes(builder, config, parsed, options)
-    set_dla(trt, builder, config, parsed, options)
+    notes += _configure(trt, builder, config, parsed, options)
     watching = monitor(trt, told)
     if watching is not None and has(trt, "IBuilderConfig.progress_monitor"):
         config.progress_monitor = watching
@@ -103,7 +90,7 @@ def build_plan(
     notes += timing.keep(config, cache)
     del memory, config, parsed, builder  # the engine needs the room on a small board
     told("inspecting the engine")
-    found = inspect(trt, listener, data)
+    found = inspect(trt, listener, data, options.dla_core)
     if found is None:
         notes.append("TensorRT's inspector did not list the engine's layers.")
     share = None if options.dla_core is None or found is None else dla_share(found.layers, layers, log.on_dla)
@@ -119,11 +106,28 @@ def build_plan(
     )
 
 
+def _configure(trt: ModuleType, builder: Any, config: Any, parsed: Parsed, options: Options) -> Iterator[str]:
+    """Everything that a build is told but its cache; gives what is good to know."""
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if options.workspace_mb is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace_mb * _MIB)
+    if options.level is not None and has(trt, "IBuilderConfig.builder_optimization_level"):
+        config.builder_optimization_level = options.level
+    elif options.level is not None:
+        yield f"TensorRT {trt.__version__} has no optimisation levels."
+    if not options.libraries:
+        own = (trt.TacticSource.EDGE_MASK_CONVOLUTIONS, trt.TacticSource.JIT_CONVOLUTIONS)
+        config.set_tactic_sources(sum(1 << int(source) for source in own))
+    yield from set_precision(trt, builder, config, parsed, options)
+    set_shapes(builder, config, parsed, options)
+    set_dla(trt, builder, config, options)
+
+
 def _builder(trt: ModuleType, listener: Any, log: Log) -> Any:
     try:
         return trt.Builder(listener)
     except TypeError as error:  # "factory function returned nullptr": what it says without a GPU, or without memory
-        if log.errors:
+        if log.errors or read(log.warnings):
             raise failure(f"TensorRT {trt.__version__} does not start", log) from error
         raise UnsupportedError(
             f"TensorRT {trt.__version__} finds no GPU.", "Check NVIDIA's driver: 'nvidia-smi' must list the GPU."

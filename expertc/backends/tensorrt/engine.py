@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import DeviceMismatchError, ModelError, OutOfMemoryError, UnsupportedError
+from ...errors import DeviceMismatchError, ExpertcError, ModelError, OutOfMemoryError, UnsupportedError
 from ...text import shown
 from .driver import FULL
 from .identity import again
@@ -70,7 +70,10 @@ class Engine:
     def __init__(self, trt: ModuleType, plan: bytes, *, dla_core: int | None, rebuild: str) -> None:
         self._trt, self._log = trt, Log()
         self._logger = logger(trt, self._log)  # has to outlive everything else
-        self._runtime: Any = trt.Runtime(self._logger)
+        try:
+            self._runtime: Any = trt.Runtime(self._logger)
+        except TypeError as error:  # "factory function returned nullptr": its CUDA and the driver do not fit
+            raise self._failure(f"TensorRT {trt.__version__} does not start") from error
         if dla_core is not None:
             cores = self._runtime.num_DLA_cores
             if not 0 <= dla_core < cores:
@@ -147,11 +150,14 @@ class Engine:
             for name in most
         ]
 
-    def _refused(self, rebuild: str) -> DeviceMismatchError:
+    def _refused(self, rebuild: str) -> ExpertcError:
         said = " ".join(self._log.errors)
-        why = next((reading for pattern, reading in _READINGS if pattern.search(said)), "it is for another machine")
+        why = next((reading for pattern, reading in _READINGS if pattern.search(said)), None)
+        if why is None and read(self._log.errors) is not None:
+            return self._failure("TensorRT cannot open the plan")
         return DeviceMismatchError(
-            f"TensorRT {self._trt.__version__} does not take the plan: {why}{self._quoted()}.",
+            f"TensorRT {self._trt.__version__} does not take the plan: "
+            f"{why or 'it is for another machine'}{self._quoted()}.",
             again(rebuild),
         )
 
@@ -159,7 +165,8 @@ class Engine:
         reading = read(self._log.errors)
         if reading is not None and reading.kind is BuildMemoryError:
             return OutOfMemoryError(f"{what}: the GPU has no memory left{self._quoted()}.", FULL)
-        return UnsupportedError(f"{what}{self._quoted()}.", "Compile the expert again on this machine.")
+        known = reading is not None and reading.kind is UnsupportedError
+        return UnsupportedError(f"{what}{self._quoted()}.", reading.hint if reading and known else again(""))
 
     def _quoted(self) -> str:
         """TensorRT's last own words; they are of this failure only."""

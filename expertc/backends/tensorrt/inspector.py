@@ -22,16 +22,20 @@ class Inspected(NamedTuple):
     tensors: tuple[str, ...]
 
 
-def inspect(trt: ModuleType, listener: Any, plan: bytes) -> Inspected | None:
+def inspect(trt: ModuleType, listener: Any, plan: bytes, dla_core: int | None = None) -> Inspected | None:
     """Open a plan that was just built here, and list what is in it. None if it cannot be opened or its list be read.
 
     A build is not worth less for that: a small board may have no memory left for the engine, and releases have written
     JSON that is none.
     """
-    engine = trt.Runtime(listener).deserialize_cuda_engine(plan)
+    runtime = trt.Runtime(listener)
+    if dla_core is not None:
+        runtime.DLA_core = dla_core
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    inspector = engine.create_engine_inspector()
+    text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     try:
         found = json.loads(text)
         layers = [dict(each) if isinstance(each, dict) else {"Name": str(each)} for each in found["Layers"]]

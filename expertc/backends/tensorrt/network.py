@@ -129,11 +129,8 @@ def set_shapes(builder: Any, config: Any, parsed: Parsed, options: Options) -> N
         raise CompilationError("TensorRT does not take these sizes of a batch.", "Give other ones with --batch.")
 
 
-def set_dla(trt: ModuleType, builder: Any, config: Any, parsed: Parsed, options: Options) -> None:
-    """Let a DLA core do what it can, and the GPU the rest.
-
-    Raises ``UnsupportedError`` if there is no such core, or the model has more than one size.
-    """
+def set_dla(trt: ModuleType, builder: Any, config: Any, options: Options) -> None:
+    """Let a DLA core do what it can, and the GPU the rest. Raises ``UnsupportedError`` if there is no such core."""
     if options.dla_core is None:
         return
     cores = builder.num_DLA_cores

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1  # of the record
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_DIGITS = 32  # of each half of a key: 128 bits of SHA-256
+_DIGITS = 16  # of each half of a file's name; what is in it is compared with the record
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ class Key:
     @property
     def family(self) -> str:
         """The part of the file names that all plans of this expert on this machine share."""
-        machine = {key: value for key, value in asdict(self.identity).items() if key != "driver"}  # any runs the same
-        return _digest([FORMAT, self.onnx, machine])
+        return _digest(_family(self.to_mapping()))
 
     @property
     def name(self) -> str:
@@ -82,7 +81,7 @@ def find(key: Key) -> Kept | None:
     Raises ``FileSystemError`` if somebody else may have written to the cache.
     """
     with _opened() as place:
-        return None if place is None else _read(place, key.name)
+        return None if place is None else _read(place, key.name, key)
 
 
 def newest(key: Key) -> Kept | None:
@@ -93,7 +92,7 @@ def newest(key: Key) -> Kept | None:
         named = [name.removesuffix(".json") for name in os.listdir(place) if _is_record(name, key.family)]
         wanted = {name: str((_record(place, name) or {}).get("wanted")) for name in named}
         by_time = sorted(named, key=lambda name: wanted[name], reverse=True)
-        return next((kept for name in by_time if (kept := _read(place, name)) is not None), None)
+        return next((kept for name in by_time if (kept := _read(place, name, key)) is not None), None)
 
 
 def prepare() -> None:
@@ -194,10 +193,17 @@ def _opened() -> Iterator[int | None]:
         os.close(place)
 
 
-def _read(place: int, name: str) -> Kept | None:
-    """What is there under ``name``, None if it is not whole."""
+def _family(said: Mapping[str, Any]) -> list[Any]:
+    """What has to be the same of a plan and whoever opens it: any driver runs it."""
+    machine = said.get("identity")
+    named = machine if isinstance(machine, dict) else {}
+    return [FORMAT, said.get("onnx"), {key: value for key, value in named.items() if key != "driver"}]
+
+
+def _read(place: int, name: str, key: Key) -> Kept | None:
+    """What is there under ``name``, None if it is not whole, or not of ``key``'s family."""
     record = _record(place, name)
-    if record is None:
+    if record is None or _family(record) != _family(key.to_mapping()):
         return None
     with suppress(OSError):
         data = _bytes(place, f"{name}.plan")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -145,6 +146,7 @@ class PlanSession:
         self._enqueued = 0.0
         self._told: dict[str, float] | None = None
         self._defaults = {control.name: self._fed(control.name, control.default) for control in self.controls}
+        weakref.finalize(self, buffers.close).atexit = False  # of who forgets to close; the end of a process frees all
 
     @property
     def classes(self) -> tuple[str, ...] | None:
