@@ -11,7 +11,7 @@ GROUPED, BATCHED = FUSED + "grouped", FUSED + "batched"
 FP32, FP16, INT8 = "fp32", "fp16", "int8"
 SEA = "sea animals, sharks and rays"
 ONE = "HLFP-small, 1 of 1"
-HIERNET = "HierNet-20, two groups of seven, all branches"
+HIERNET = "HierNet-20, four groups of seven, all branches"
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Contest:
 EXTRA = {
     ONE: Network("hlfp_small", 1, "fused", "#0"),
     "HLFP-small, 10 of 10": Network("hlfp_small", 10, "separate", "#0-9"),
-    HIERNET: Network("hiernet_resnet20", 100, "", "#0-29"),
+    HIERNET: Network("hiernet_resnet20", 100, "", "#0-57"),
 }
 SIDES = {HIERNET: 32}
 """Pixels, of images that are not of 224."""
