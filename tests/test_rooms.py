@@ -48,7 +48,7 @@ ORDER = [
     ("targets",),
     ("sets",),
     ("card",),
-    ("controls",),
+    ("controls", "routes"),
     ("preprocessing",),
     ("labels",),
     ("selection",),

@@ -34,7 +34,7 @@ from .demand import Demand, covers
 from .inputs import Held
 from .rules.pieces import is_selection
 from .rules.sizes import sizes_read
-from .site import Answer, Draft, Flow, Inner, Result, Site
+from .site import Answer, Draft, Flow, Inner, Result, Site, readable
 from .sweep import rule_at
 
 CUT_MARK = "@cut-"
@@ -269,7 +269,9 @@ class _Writer:
         shape = self.model.shapes.get(result.source)
         if isinstance(tensor, Variable):
             if shape is not None:
-                tensor.shape = [result.want.size(axis, dim) for axis, dim in enumerate(shape)]
+                # How a size inside a branch is called that depends on data is of no interest, and not always the same.
+                known = [d if not self.outer or readable(self.root.model, (d,)) else None for d in shape]
+                tensor.shape = [result.want.size(axis, dim) for axis, dim in enumerate(known)]
             tensor.kind = self.model.types.get(result.source)
         return tensor
 

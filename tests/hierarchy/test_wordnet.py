@@ -82,7 +82,12 @@ def test_hypernyms_that_part_classes_are_categories(database: WordNet, sizes: tu
 
 
 def test_a_class_with_kinds_and_names_that_are_taken(database: WordNet) -> None:
-    leaves = (Node("dog", synset="n02084071"), Node("fish", synset="n02110341"), *LEAVES[:2], Node("lone", label="Tench"))
+    leaves = (
+        Node("dog", synset="n02084071"),
+        Node("fish", synset="n02110341"),
+        *LEAVES[:2],
+        Node("lone", label="Tench"),
+    )
     assert names(from_wordnet(database, leaves, (), "t").roots) == [
         ("dog-n02084071", ["dog", "fish"]), ("fish-n02512053", [("tench-n01440764", ["tench", "lone"]), "tiger-shark"]),
     ]  # fmt: skip
@@ -92,7 +97,9 @@ def test_a_class_with_kinds_and_names_that_are_taken(database: WordNet) -> None:
 def test_classes_are_found_by_their_only_sense(database: WordNet) -> None:
     leaves = (Node("tench"), Node("unheard-of", label="Tabby Cat"))
     assert database.find(leaves) == [1440764, 2123045]
-    with pytest.raises(TaxonomyError, match=r"'pet' \(n02121620 'true_cat' or n02083346 'canid'\), 'yeti' \(no such noun"):
+    with pytest.raises(
+        TaxonomyError, match=r"'pet' \(n02121620 'true_cat' or n02083346 'canid'\), 'yeti' \(no such noun"
+    ):
         database.find((*leaves, Node("pet"), Node("yeti")))
 
 
