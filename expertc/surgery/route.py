@@ -112,14 +112,12 @@ class _Router:
                 found[at] = self._innermost(who, bits)
         for name, tensor in self.logs.items():
             # A router decides from outside the branches; only where they are all that is left could it be in one.
-            waiting = [self.model.producers.get(tensor)]
-            outer = self.scopes[name]
+            outer, waiting = self.scopes[name], [tensor]
             while waiting:
-                at = waiting.pop()
-                if at is None or at not in found or len(self.scopes[found[at]].path) <= len(outer.path):
-                    continue
-                found[at] = outer.name
-                waiting += [self.model.producers.get(read.name) for read in self.model.nodes[at].inputs]
+                maker = self.model.producers.get(waiting.pop())
+                if maker in found and len(self.scopes[found[maker]].path) > len(outer.path):
+                    found[maker] = outer.name
+                    waiting += [read.name for read in self.model.nodes[maker].inputs]
         return found
 
     def _innermost(self, who: int, bits: Mapping[str, int]) -> str:

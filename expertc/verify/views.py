@@ -65,8 +65,8 @@ def views(model: Model, card: Card) -> tuple[View, ...]:
 
 def _view(model: Model, card: Card, name: str, axis: int | None) -> View:
     if card.routes is not None and name == card.routes.name:
-        nodes = [card.taxonomy.by_name[column] for column in card.routes.columns]
-        return View(name, None, name, name, columns=tuple(frozenset(node.leaves) for node in nodes))
+        columns = (frozenset(card.taxonomy.by_name[column].leaves) for column in card.routes.columns)
+        return View(name, None, name, name, columns=tuple(columns))
     if axis is None:
         return View(name, None, name, name)
     source = score_source(model, name)
