@@ -140,5 +140,4 @@ def trees(draw: st.DrawFn) -> Tree:
     def filled(part: object) -> Tree | int:
         return tuple(map(filled, part)) if isinstance(part, list) else next(order)
 
-    made = tuple(map(filled, drawn))
-    return made
+    return tuple(map(filled, drawn))

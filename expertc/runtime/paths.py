@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 
 @dataclass(frozen=True)
 class Paths:
-    """The output ``name``, ``[N, columns]``: what its ``columns`` are called, and which lead to each class, ``steps``."""
+    """The output ``name``, ``[N, columns]``: what its columns are called, and which lead to each class (``steps``)."""
 
     name: str
     columns: tuple[str, ...]

@@ -174,12 +174,11 @@ class _Router:
             raise UnsupportedError(f"Nothing is computed for {shown(scope.name)} alone.", _HINT)
         logs = Variable(around.get(scope.logs, scope.logs))
         own = _Slice(base, Variable(f"{scope.logs}.choice"), scope.at)
-        most, go = _out(f"{base}.any"), _out(f"{base}.go")
-        deciding = [
-            *own.nodes,
-            Node("ReduceMax", most.name, {"keepdims": 0}, [own.made], [most]),
-            Node("Cast", go.name, {"to": TensorProto.BOOL}, [most], [go]),
-        ]
+        sent, go = own.made if self.plain else _out(f"{base}.any"), _out(f"{base}.go")
+        deciding = list(own.nodes)
+        if not self.plain:
+            deciding.append(Node("ReduceMax", sent.name, {"keepdims": 0}, [own.made], [sent]))
+        deciding.append(Node("Cast", go.name, {"to": TensorProto.BOOL}, [sent], [go]))
         made = [Variable(around.get(end, end)) for end in ends]
         taken = [Variable(tensor.name + _TAKEN) for tensor in made]
         names = {**around, **{end: tensor.name for end, tensor in zip(ends, taken, strict=True)}}
