@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import pytest
 from choices import MIXED, THREE_LEVELS, TWO_LEVELS, Tree
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from laws import check
 from networks import Array, cut, operators, reference, run, weights
@@ -89,7 +89,7 @@ def test_a_branch_that_is_not_taken_is_not_run() -> None:
         assert np.isnan(outputs(proto.SerializeToString(), x)[0]).any() == (name == taken)
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.generate])
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_any_tree_any_selection(data: st.DataObject) -> None:
     """Slow: the full model's rows, bit for bit. Fast: the router restricted to what is kept. Cut and routed commute."""
@@ -115,7 +115,7 @@ def test_any_tree_any_selection(data: st.DataObject) -> None:
             close(one, two)
 
 
-@settings(max_examples=12, deadline=None, phases=[Phase.generate])
+@settings(max_examples=8, deadline=None)
 @given(st.data())
 def test_cutting_in_two_steps_gives_the_same_bytes(data: st.DataObject) -> None:
     tree = data.draw(choices.trees())
