@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def check(arch: str, arguments: Mapping[str, Any]) -> None:
 def require_arch(name: str) -> None:
     """Raise ``UsageError``, with names that are near, unless timm knows the architecture ``name``."""
     if not _is_known(name):
-        near = ", ".join(import_timm().list_models(f"*{name[:6]}*")[:5])
+        near = ", ".join(get_close_matches(name, import_timm().list_models(), 5))
         hint = f"Try {near}." if near else "See timm.list_models()."
         raise UsageError(f"There is no architecture {shown(name)}.", hint)
 

@@ -36,27 +36,12 @@ def count_arch(
         else:
             network = timm.create_model(name, num_classes=classes, **arguments)
         side = size or timm.data.resolve_model_data_config(network)["input_size"][-1]
-        found = count(network, side)
-        if isinstance(network, HierNet):
-            routes = route_macs(network, side)
-            found |= {"groups": len(network.groups), "macs_routed": max(routes.values())}
-    return {"arch": name, "classes": getattr(network, "num_classes", classes), "size": side, **found}
-
-
-def route_macs(network: HierNet, size: int) -> dict[str, int]:
-    """MACs of the fast form by where it ends: a choice whose children are classes, some or all of them.
-
-    For one image of ``size`` pixels; the network is on torch's meta device.
-    """
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        network.eval()(torch.empty(1, 3, size, size))
-    flops = counter.get_flop_counts()
-    total: dict[str, int] = {}
-    for place in network.places:
-        made = (flops.get(f"{type(network).__name__}.{place.path}.{part}", {}) for part in ("body", "head"))
-        own = sum(sum(operations.values()) for operations in made) // 2
-        total[place.name] = own + (0 if place.above is None else total[place.above[0]])
-    return {p.name: total[p.name] for p in network.places if any(isinstance(child, int) for child in p.children)}
+        macs, extra = _run(network, side)
+    found = {"arch": name, "classes": getattr(network, "num_classes", classes), "size": side}
+    found |= _totals(network, macs, extra)
+    if isinstance(network, HierNet):
+        found |= {"groups": len(network.groups), "macs_routed": max(_routes(network, macs).values())}
+    return found
 
 
 def count(network: nn.Module, size: int) -> dict[str, int]:
@@ -65,12 +50,38 @@ def count(network: nn.Module, size: int) -> dict[str, int]:
     Parameters are trainable values; MACs those of convolutions and matrix products; thop's are those plus what
     pytorch-OpCounter 0.1.1 counts for batch norms and global average pools: the convention of the HLFP and NHL papers.
     """
+    return _totals(network, *_run(network, size))
+
+
+def route_macs(network: HierNet, size: int) -> dict[str, int]:
+    """MACs of the fast form by where it ends: a choice whose children are classes, some or all of them.
+
+    For one image of ``size`` pixels; the network is on torch's meta device.
+    """
+    return _routes(network, _run(network, size)[0])
+
+
+def _totals(network: nn.Module, macs: Mapping[str, int], extra: int) -> dict[str, int]:
+    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    return {"parameters": parameters, "macs": macs["Global"], "macs_thop": macs["Global"] + extra}
+
+
+def _routes(network: HierNet, macs: Mapping[str, int]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for place in network.places:
+        own = sum(macs.get(f"{type(network).__name__}.{place.path}.{part}", 0) for part in ("body", "head"))
+        total[place.name] = own + (0 if place.above is None else total[place.above[0]])
+    return {p.name: total[p.name] for p in network.places if any(isinstance(child, int) for child in p.children)}
+
+
+def _run(network: nn.Module, size: int) -> tuple[dict[str, int], int]:
+    """MACs by the module's path, under "Global" all of them; and what thop counts beside them."""
     network.eval()
     with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter, _thop(network) as extra:
         network(torch.empty(1, 3, size, size))
-    macs = counter.get_total_flops() // 2  # torch counts a multiplication and an addition
-    parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return {"parameters": parameters, "macs": macs, "macs_thop": macs + sum(extra)}
+    # torch counts a multiplication and an addition
+    macs = {name: sum(found.values()) // 2 for name, found in counter.get_flop_counts().items()}
+    return {"Global": 0, **macs}, sum(extra)
 
 
 @contextmanager
@@ -84,10 +95,20 @@ def _thop(network: nn.Module) -> Iterator[list[int]]:
     def pool(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         found.append((inputs[0].numel() // output.numel() + 1) * output.numel())
 
-    hooks = [m.register_forward_hook(norm) for m in network.modules() if type(m) is nn.BatchNorm2d and m.affine]
+    alike = [m for m in network.modules() if type(m) in (nn.BatchNorm2d, nn.ReLU, nn.ELU)]
+    for module in alike:
+        module.forward = _same
+    hooks = [m.register_forward_hook(norm) for m in alike if isinstance(m, nn.BatchNorm2d) and m.affine]
     hooks += [m.register_forward_hook(pool) for m in network.modules() if type(m) in (nn.AdaptiveAvgPool2d, GlobalPool)]
     try:
         yield found
     finally:
         for hook in hooks:
             hook.remove()
+        for module in alike:
+            del module.forward
+
+
+def _same(x: Tensor) -> Tensor:
+    """What stands for a layer that changes no shape, which torch takes long to find out on the meta device."""
+    return x

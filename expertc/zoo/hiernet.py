@@ -30,23 +30,24 @@ from ..taxonomy import Node, Taxonomy
 from .blocks import GlobalPool
 from .nhl import module_name
 from .parts import IMAGE, Part
-from .stages import Stages, Stretch, make_stages
+from .stages import Stretch, make_stages
 
 __all__ = ["Choice", "HierNet", "Place"]
+
 
 class Head(nn.Module):
     """Stages of its own, global average pooling, a linear layer: log-probabilities ``[N, outputs]``."""
 
-    def __init__(self, extra: Stretch, channels: int, outputs: int, drop_rate: float) -> None:
+    def __init__(self, body: Stretch, channels: int, outputs: int, drop_rate: float) -> None:
         super().__init__()
-        self.extra = extra
+        self.body = body
         self.pool = GlobalPool()
         self.drop = nn.Dropout(drop_rate)
         self.linear = nn.Linear(channels, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
-        return torch.log_softmax(self.linear(self.drop(self.pool(self.extra(x)))), 1)
+        return torch.log_softmax(self.linear(self.drop(self.pool(self.body(x)))), 1)
 
 
 class Choice(nn.Module):
@@ -198,7 +199,7 @@ class HierNet(nn.Module):
 
     def origins(self) -> dict[str, str]:
         """For every tensor of the state dict that is the backbone's, the name that ``Stretch`` gives it."""
-        found = {}
+        found: dict[str, str] = {}
         for name, module in self.named_modules():
             if isinstance(module, Stretch):
                 found |= {f"{name}.{own}": own for own in module.state_dict()}

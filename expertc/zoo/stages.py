@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from ..errors import UsageError
@@ -57,13 +56,12 @@ def make_stages(
     """
     arguments: dict[str, Any] = {"features_only": True, "out_indices": (-1,), "in_chans": in_chans, **(options or {})}
     try:
-        with torch.device("meta"):
-            probe = timm.create_model(backbone, **arguments)
-        if type(probe).__name__ in _OWN:
-            arguments["feature_cfg"] = {"feature_cls": "dict", "flatten_sequential": True}
-        elif not isinstance(probe, FeatureDictNet):
-            raise AttributeError(backbone)
         net = timm.create_model(backbone, pretrained=pretrained, **arguments)
+        if type(net).__name__ in _OWN:
+            arguments["feature_cfg"] = {"feature_cls": "dict", "flatten_sequential": True}
+            net = timm.create_model(backbone, pretrained=pretrained, **arguments)
+        if not isinstance(net, FeatureDictNet):
+            raise AttributeError(backbone)
     except (RuntimeError, AttributeError, AssertionError, IndexError) as error:
         if pretrained and isinstance(error, RuntimeError):
             raise  # what could not be fetched is another matter

@@ -74,7 +74,8 @@ CHANGES: dict[str, Any] = {
     "name": "x", "taxonomy": "x", "arch": "x", "arch_args": {"drop_rate": 0.2}, "size": 64, "mean": (0.0, 0.0, 0.0),
     "std": (1.0, 1.0, 1.0), "interpolation": "bicubic", "seed": 1, "holdout": 0.1, "weight_decay": 0.0,
     "smoothing": 0.0, "epochs": 2, "lr": 0.2, "batch": 32, "warmup_epochs": 0.0, "scale": 0.9,
-    "colour_jitter": 0.0, "auto_augment": "rand-m9-n2", "mix": 0.5, "ema_decay": 0.9,
+    "colour_jitter": 0.0, "auto_augment": "rand-m9-n2", "mix": 0.5, "ema_decay": 0.9, "drops": (0.5,),
+    "pad": 4,
 }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def test_every_part_starts_from_the_trained_backbone(
     with torch.inference_mode():
         root = network.top.body(x)
         assert torch.equal(root, backbone.blocks[:4](backbone.stem(x)))  # type: ignore[index, operator]
-        assert torch.equal(network.top.head.extra(root), backbone.blocks[4](root))  # type: ignore[index, operator]
+        assert torch.equal(network.top.head.body(root), backbone.blocks[4](root))  # type: ignore[index, operator]
         for group in network.groups.values():
             assert torch.equal(group.body(root), backbone.forward_features(x))  # type: ignore[operator, union-attr]
 
@@ -60,8 +60,8 @@ def test_another_backbones_weights_are_refused(hierarchical: Recipe, taxonomy: T
 def test_it_trains_on_the_joint_distribution(
     hierarchical: Recipe, taxonomy: Taxonomy, swatches: Any, tmp_path: Path
 ) -> None:
-    """The loss is the negative sum of log-probabilities on the way to the class; and what is saved is what was trained."""
-    trained = train(hierarchical, taxonomy, swatches(range(120)), tmp_path, workers=0)
+    """The loss is the negative sum of log-probabilities on the way to the class; what is saved is what was trained."""
+    trained = train(hierarchical, taxonomy, swatches(range(60)), tmp_path, workers=0)
     assert trained.facts["history"][-1]["loss"] < trained.facts["history"][0]["loss"]
     network = trained.network
     x, y = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
@@ -74,7 +74,7 @@ def test_it_trains_on_the_joint_distribution(
                     vivid[2] * found["vivid"].exp()[2, 1], grey[3]]  # fmt: skip
         torch.testing.assert_close(loss, -torch.stack(products).log().mean())
         save_trained(tmp_path, trained, hierarchical, taxonomy)
-        assert torch.equal(load_trained(tmp_path).network(x), made)
+        torch.testing.assert_close(load_trained(tmp_path).network(x), made)
 
 
 @pytest.mark.parametrize("drops", [(0.5, 0.75), (1.0,)])
