@@ -67,12 +67,13 @@ def network(tree: Tree, *, seed: int = 0, batch: int | str = "batch", opset: int
     """The slow form, with its card."""
     net = Net(opset, seed=seed, batch=batch)
     logs: dict[str, str] = {}
+    temperature = net.constant(0.05, "temperature")  # which all share; nothing is certain
 
     def choice(at: Tree, x: str, name: str) -> str:
         """Log-probabilities ``[N, classes]`` of the classes in ``at`` given ``at``."""
         body = net.node("LeakyRelu", net.conv(x, 3, WIDTH, kernel=3, name=f"{name}.body"))
         head = net.head(body, WIDTH, len(at), name=f"{name}.head")
-        soft = net.node("Mul", head, net.constant(0.05, "temperature"))  # nothing is certain
+        soft = net.node("Mul", head, temperature)
         logs[name] = own = net.node("LogSoftmax", soft, axis=1, out=f"{name}.logs")
         if not is_router(at):
             return str(own)
