@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from . import manifest
-from .bundle import MODEL, WEIGHTS, Bundle
+from .bundle import MODEL, ROUTES, WEIGHTS, Bundle
 from .errors import BundleError, ModelError, UnsupportedError, UsageError, VerificationError
 from .finish import Finish, card_of
 from .graph import File, Model, pack
@@ -106,6 +106,7 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
             "preprocessing": (bundle.preprocess, cut.card.preprocess if baked is None else baked.as_bytes()),
             "output": (about["output"], asdict(cut.card.outputs[0])),
             "controls": (bundle.controls, () if embedded else cut.card.controls),
+            "routes": (about.get(ROUTES), manifest.routes(cut.card)),
         }
         for what, (found, wanted) in kept.items():
             if found != wanted:

@@ -39,6 +39,9 @@ FILES = (MANIFEST, REPORT, MODEL, WEIGHTS, ENGINE, LABELS, PREPROCESS, README)
 CONTROLS, EMBEDDED = "controls", "embedded"
 """Keys of the manifest for the inputs beside the image, and for those that the expert has as constants."""
 
+ROUTES = "routes"
+"""Key of the manifest for the output that explains a prediction, and which of its columns are on whose path."""
+
 REJECT = "reject"
 """Key of the manifest for the threshold below which a photo shows none of the classes (``runtime.reject``)."""
 

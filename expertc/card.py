@@ -17,12 +17,13 @@ from .controls import read_controls
 from .errors import CardError, LabelsError, TaxonomyError
 from .preprocessing import BYTES, required
 from .preprocessing import Preprocess as Preprocess
+from .routes import Routes as Routes
 from .selection import fold
 from .taxonomy import MAX_NAME, Taxonomy
 from .text import clean_text, parse_json, shown
 
 CARD_KEY = "expertc.card"
-SCHEMA = 2
+SCHEMA = 3
 KINDS = ("logits", "probabilities", "joint", "scores")
 MAX_DEPTH = 16  # of the provenance
 MAX_AXIS = 7
@@ -33,9 +34,12 @@ Shape = Sequence[int | str | None] | None
 
 _KEYS = [
     "schema", "name", "classes", "taxonomy", "outputs", "input", "preprocess", "weights_licence", "provenance",
-    "selected_from", "controls",
+    "selected_from", "controls", "routes",
 ]  # fmt: skip
-_UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (lambda data: {"controls": [], **data},)
+_UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (
+    lambda data: {"controls": [], **data},
+    lambda data: {"routes": None, **data},
+)
 """``_UPGRADES[v - 1]`` turns the mapping of version ``v`` into that of version ``v + 1``."""
 
 
@@ -73,6 +77,7 @@ class Card:
         provenance: JSON values, free form; text in it is cleaned and keys are sorted.
         selected_from: how many classes the full model has; None for a full model.
         controls: the inputs beside the image, with what they hold by default.
+        routes: the output that explains a prediction, of a tree of classifiers.
 
     Raises ``CardError`` for values that make no sense.
     """
@@ -86,6 +91,7 @@ class Card:
     provenance: Mapping[str, Any] = field(default_factory=dict, hash=False)
     selected_from: int | None = None
     controls: tuple[Control, ...] = ()
+    routes: Routes | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.input, "the input")
@@ -97,7 +103,8 @@ class Card:
             raise CardError("The card's 'provenance' is not a JSON object.", "It should begin with '{'.")
         object.__setattr__(self, "provenance", _plain(self.provenance))
         names = [output.name for output in self.outputs]
-        if not names or len(set(names)) != len(names):
+        beside = [] if self.routes is None else [self.routes.name]
+        if not names or len({*names, *beside}) != len(names) + len(beside):
             raise CardError("The card names no output, or one twice.", "Name each output of the graph once.")
         full = self.selected_from
         if full is not None and (type(full) is not int or not len(self.taxonomy) <= full < 2**31):
@@ -115,6 +122,8 @@ class Card:
                     f"{len(self.taxonomy)} classes.",
                     "Give one for each.",
                 )
+        if self.routes is not None:
+            self.routes.check(self.taxonomy)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -127,7 +136,8 @@ class Card:
         indices = tuple(indices)
         taxonomy = self.taxonomy.restrict(indices)
         controls = tuple(control.restrict(indices) for control in self.controls)
-        return replace(self, taxonomy=taxonomy, selected_from=full, controls=controls)
+        routes = None if self.routes is None else self.routes.restrict(self.taxonomy, indices)
+        return replace(self, taxonomy=taxonomy, selected_from=full, controls=controls, routes=routes)
 
     def with_defaults(self, values: Mapping[str, Sequence[float]]) -> Card:
         """The card with other defaults, flat, for the controls named in ``values``."""
@@ -160,6 +170,7 @@ class Card:
             "provenance": self.provenance,
             "selected_from": self.selected_from,
             "controls": [control.to_mapping() for control in self.controls],
+            "routes": self.routes.to_mapping() if self.routes else None,
         }
         return json.dumps(mapping, separators=(",", ":"), allow_nan=False)
 
@@ -190,7 +201,8 @@ class Card:
         preprocess = None if data["preprocess"] is None else Preprocess.from_mapping(data["preprocess"])
         rest = {key: data[key] for key in ("name", "input", "weights_licence", "provenance", "selected_from")}
         controls = read_controls(data["controls"], "The list of controls on the card")
-        return cls(taxonomy=taxonomy, outputs=outputs, preprocess=preprocess, controls=controls, **rest)
+        routes = Routes.from_mapping(data["routes"])
+        return cls(taxonomy=taxonomy, outputs=outputs, preprocess=preprocess, controls=controls, routes=routes, **rest)
 
     # -- against the graph -------------------------------------------------------------------------------------
 
@@ -207,22 +219,9 @@ class Card:
         for control in self.controls:
             control.check(inputs[control.name], (types or {}).get(control.name))
         for output in self.outputs:
-            if output.name not in outputs:
-                raise CardError(f"The graph has no output {shown(output.name)}, which the card names.", _has(outputs))
-            shape = outputs[output.name]
-            if shape is None:
-                continue
-            if len(shape) <= output.axis:
-                raise CardError(
-                    f"The output {shown(output.name)} has {len(shape)} axes, but its classes should be on axis "
-                    f"{output.axis}.",
-                    "The card belongs to another model.",
-                )
-            if not _may_be(shape[output.axis], len(self.taxonomy)):
-                raise CardError(
-                    f"The output {shown(output.name)} has {shape[output.axis]} classes, the card {len(self.taxonomy)}.",
-                    "The card belongs to another model.",
-                )
+            _check_output(outputs, output.name, output.axis, len(self.taxonomy), "classes")
+        if self.routes is not None:
+            _check_output(outputs, self.routes.name, 1, len(self.routes.columns), "columns")
         shape, kind = inputs[self.input], (types or {}).get(self.input)
         if self.preprocess is not None and kind is not None and (kind == _UINT8) != (self.preprocess.dtype == BYTES):
             raise CardError(
@@ -279,6 +278,21 @@ def card_for_foreign(
             f"Row {row} is {shown(label)} in the labels but {shown(leaf.name)} in the taxonomy{place}.", hint
         )
     return Card(name, taxonomy, tuple(outputs), input, preprocess)
+
+
+def _check_output(outputs: Mapping[str, Shape], name: str, axis: int, size: int, what: str) -> None:
+    if name not in outputs:
+        raise CardError(f"The graph has no output {shown(name)}, which the card names.", _has(outputs))
+    shape = outputs[name]
+    if shape is not None and len(shape) <= axis:
+        raise CardError(
+            f"The output {shown(name)} has {len(shape)} axes, but its {what} should be on axis {axis}.",
+            "The card belongs to another model.",
+        )
+    if shape is not None and not _may_be(shape[axis], size):
+        raise CardError(
+            f"The output {shown(name)} has {shape[axis]} {what}, the card {size}.", "The card belongs to another model."
+        )
 
 
 def _may_be(axis: int | str | None, size: int) -> bool:

@@ -19,8 +19,13 @@ import onnx
 
 from . import __version__
 from .backends import cpu
+<<<<<<< HEAD
 from .bundle import CONTROLS, DEVICE, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, Bundle
 from .card import KINDS
+=======
+from .bundle import CONTROLS, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, ROUTES, Bundle
+from .card import KINDS, Card
+>>>>>>> h8-hexp
 from .errors import BundleError
 from .finish import card_of
 from .graph import Model
@@ -86,6 +91,7 @@ def describe(
             if control.name in final.inputs
         ],
         EMBEDDED: [control.to_mapping() for control in inside],
+        ROUTES: routes(cut.card),
         "renormalised": cut.renormalised,
         "costs": dict(costs),
         "verification": certificate.to_mapping(),
@@ -98,6 +104,14 @@ def describe(
         "weights_licence": cut.card.weights_licence,
         "provenance": dict(cut.card.provenance),
     }
+
+
+def routes(card: Card) -> dict[str, Any] | None:
+    """The entry for the output that explains predictions: its columns, and which of them lead to each class."""
+    if card.routes is None:
+        return None
+    steps = [list(card.routes.steps(card.taxonomy, name)) for name in card.classes]
+    return card.routes.to_mapping() | {"steps": steps}
 
 
 def images_per_call(model: Model) -> int | None:
@@ -164,10 +178,11 @@ def read(bundle: Bundle) -> dict[str, Any]:
         raise _malformed(bundle, "selection.classes")
     if bundle.manifest["output"]["kind"] not in KINDS:
         raise _malformed(bundle, "output.kind")
+    from .runtime.paths import read_paths
     from .runtime.reject import read_reject  # PIL, which a build does not need
 
     Certificate.from_mapping(bundle.manifest["verification"])
-    _ = bundle.controls, bundle.embedded  # which a manifest of an older expertc does not have
+    _ = bundle.controls, bundle.embedded, read_paths(bundle)  # which an older manifest does not have
     read_reject(bundle, bundle.manifest["output"]["kind"])
     return bundle.manifest
 

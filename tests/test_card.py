@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expertc import card as module
-from expertc.card import SCHEMA, Card, Control, Output, Preprocess, card_for_foreign
+from expertc.card import SCHEMA, Card, Control, Output, Preprocess, Routes, card_for_foreign
 from expertc.errors import CardError, ExitCode, LabelsError, TaxonomyError
 from expertc.taxonomy import Taxonomy
 
@@ -67,6 +67,8 @@ def test_every_version_that_was_ever_written_is_read(file: Path) -> None:
     assert card.selected_from == 23
     since_two = (Control("gain", (1, 1, 1.5, 1), True), Control("threshold", (0.25,), False))
     assert card.controls == (() if file.stem == "v1" else since_two)
+    columns = ("fishes", "invertebrates", "cartilaginous-fishes", "bony-fishes")
+    assert card.routes == (Routes("routes", columns) if file.stem == "v3" else None)
     assert Card.from_json(card.to_json()) == card
 
 

@@ -53,7 +53,7 @@ ORDER = [
     ("targets",),
     ("sets",),
     ("card",),
-    ("controls",),
+    ("controls", "routes"),
     ("preprocessing",),
     ("labels",),
     ("selection",),

@@ -19,16 +19,23 @@ if TYPE_CHECKING:
 
 @click.command(
     epilog=options.example(
-        "expertc export run/ -o full.onnx --data photos/", "expertc export hlfp_small --num-classes 100 -o full.onnx"
+        "expertc export run/ -o full.onnx --data photos/",
+        "expertc export hlfp_small --num-classes 100 -o full.onnx",
+        "expertc export hiernet_resnet20 --num-classes 100 --form fast -o fast.onnx",
     )
 )
 @click.argument("network")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The full model to write.")
 @click.option("--num-classes", type=click.IntRange(1, 10**6), metavar="K", help="Classes of a network given by name.")
 @click.option("--taxonomy", metavar="NAME|FILE", help="Class tree of a network given by name, instead.")
-@click.option("--form", default="fused", show_default=True, metavar="fused|separate", help="How HLFP's branches stand.")
+@click.option(
+    "--form", default="", metavar="FORM",
+    help="HLFP: fused or separate branches (default: fused). HierNet: slow, every classifier, or fast, the likeliest "
+    "branch alone (default: slow).",
+)  # fmt: skip
+@click.option("--batch", default="1", show_default=True, metavar="1|dynamic", help="Images that a fast HierNet takes.")
 @click.option("--embed-gain", is_flag=True, help="Leave out HLFP's input 'gain': every branch counts as it is.")
-@click.option("--size", type=click.IntRange(32, 4096), metavar="PIXELS", help="Side of the image (default: 224).")
+@click.option("--size", type=click.IntRange(32, 4096), metavar="PIXELS", help="Side of the image (default: its own).")
 @click.option("--data", metavar="DIR", help="Check the export against torch on these photos instead of noise.")
 @click.option("--licence", default="", metavar="TEXT", help="One line on the licence of the weights, for the card.")
 @options.quietly
@@ -39,6 +46,7 @@ def command(
     num_classes: int | None,
     taxonomy: str | None,
     form: str,
+    batch: str,
     embed_gain: bool,
     size: int | None,
     data: str | None,
@@ -55,6 +63,7 @@ def command(
     from ..errors import UsageError
     from ..evaluate.sampling import photos
     from ..export import export_random, export_trained
+    from ..text import shown
 
     gc.set_threshold(2000, 10, 10)  # Python's own: torch's exporter leaves loops of references around every weight
     named = num_classes is not None or taxonomy is not None
@@ -63,16 +72,22 @@ def command(
             "A folder brings its classes along; a network of the zoo is given by name with --num-classes K.",
             "Write expertc export run/ -o full.onnx, or expertc export hlfp_small --num-classes 100 -o full.onnx.",
         )
+    if batch not in ("1", "dynamic"):
+        raise UsageError(f"The fast form does not take the batch {shown(batch)}.", "Use --batch 1 or --batch dynamic.")
+    images_per_call = 1 if batch == "1" else None
     images: Sequence[Source] = photos(data) if data else ()
     with options.stages(quiet) as progress:
         progress("export")
         if not named:
-            path = export_trained(Path(network), Path(output), images, weights_licence=licence, gain=not embed_gain)
+            path = export_trained(
+                Path(network), Path(output), images, weights_licence=licence, gain=not embed_gain, form=form,
+                batch=images_per_call,
+            )  # fmt: skip
         else:
             tree = _taxonomy(taxonomy, num_classes)
             classes = tree or num_classes or 0
             path = export_random(
-                network, classes, Path(output), images, form=form, size=size or 224, gain=not embed_gain
+                network, classes, Path(output), images, form=form, size=size, gain=not embed_gain, batch=images_per_call
             )
     click.echo(f"full model: {path} ({show.size(path.stat().st_size)})")
     click.echo(f"next:       expertc classes {shlex.quote(str(path))}")

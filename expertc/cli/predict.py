@@ -20,11 +20,13 @@ BAR_FROM = 20  # images
         "expertc predict sharks-rays.expert holiday-photos/ --json",
         "expertc predict sharks-rays.expert photo.jpg --gain sharks=1.8",
         "expertc predict sharks-rays.expert photo.jpg --strict",
+        "expertc predict vehicles.expert photo.jpg --explain",
     )
 )
 @click.argument("bundle")
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--top", default=5, show_default=True, type=click.IntRange(1), metavar="N", help="Labels per image.")
+@click.option("--explain", is_flag=True, help="Of a HierNet: how likely the router of each step found it.")
 @click.option("--strict", is_flag=True, help="Refuse to run anywhere but on the device the bundle is for.")
 @click.option("--trust-plan", is_flag=True, help="Open the bundle's own engine.plan: native code of its maker.")
 @options.gain
@@ -33,8 +35,8 @@ BAR_FROM = 20  # images
 @options.quietly
 @options.everywhere
 def command(
-    bundle: str, images: tuple[str, ...], top: int, strict: bool, trust_plan: bool, gains: tuple[str, ...],
-    threads: int | None, as_json: bool, quiet: bool,
+    bundle: str, images: tuple[str, ...], top: int, explain: bool, strict: bool, trust_plan: bool,
+    gains: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Classify images, or all images in folders, with the expert in BUNDLE.
 
@@ -55,7 +57,7 @@ def command(
         opened as expert,
         options.bar("classifying", quiet or len(files) < BAR_FROM) as bar,
     ):
-        for done, prediction in enumerate(expert.iter_predict(files, top, controls=controls), 1):
+        for done, prediction in enumerate(expert.iter_predict(files, top, controls=controls, explain=explain), 1):
             failed |= prediction.error is not None
             if as_json:
                 collected.append(prediction.to_mapping())
@@ -71,6 +73,9 @@ def _print(prediction: Prediction) -> None:
     if prediction.error is not None:
         show.line(f"{prediction.image}: {prediction.error}", error=True)
         return
+    if prediction.paths:
+        _print_paths(prediction)
+        return
     if prediction.none_of_these:
         answers = ["none of these"]
     elif prediction.raw:
@@ -78,3 +83,14 @@ def _print(prediction: Prediction) -> None:
     else:
         answers = [f"{label} {100 * value:.1f} %" for label, value in prediction.labels]
     show.line(f"{prediction.image}: {', '.join(answers)}")
+
+
+def _print_paths(prediction: Prediction) -> None:
+    """A table: each class, how likely it is among the expert's, and what the routers said on the way to it."""
+    show.line(f"{prediction.image}:{' none of these; nearest' if prediction.none_of_these else ''}")
+    rows = []
+    for (label, value), path in zip(prediction.labels, prediction.paths, strict=True):
+        steps = " > ".join(f"{name} {show.percent(chance)}" for name, chance in path)
+        rows.append((label, steps, f"{value:.4f}" if prediction.raw else show.percent(value)))
+    show.table(("class", "by way of", "score" if prediction.raw else "likely"), rows, left=2)
+    show.line()

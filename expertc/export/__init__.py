@@ -5,6 +5,7 @@ Importing this room needs the ``train`` extra (torch, onnxscript, safetensors).
 
 from .checking import check
 from .exporter import export, export_file, export_plain
+from .hierarchical import export_hiernet
 from .random import export_random
 from .trained import TrainedNetwork, export_trained, load_trained
 
@@ -13,6 +14,7 @@ __all__ = [
     "check",
     "export",
     "export_file",
+    "export_hiernet",
     "export_plain",
     "export_random",
     "export_trained",

@@ -84,7 +84,7 @@ def _use_up(module: nn.Module) -> None:
 
 
 def _with_card(module: nn.Module, card: Card, size: tuple[int, int], opset: int) -> Lean:
-    names = [output.name for output in card.outputs]
+    names = [output.name for output in card.outputs] + ([] if card.routes is None else [card.routes.name])
     lean = _lean(module, size, card.input, names, opset, {CARD_KEY: card.to_json()}, card.controls)
     card.check_graph(*face(lean.proto))
     return lean

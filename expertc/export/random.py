@@ -15,9 +15,12 @@ from ..text import shown
 from ..zoo import HLFP, import_timm
 from ..zoo.arguments import build, require_arch
 from .exporter import OPSETS, export_file
+from .hierarchical import FORMS, SLOW, export_hiernet, is_routed, require_routed
 from .trained import tensors
 
 SEED = 0
+FUSED = "fused"
+SIDE = 224  # of a network that is at home in no other size
 IMAGES = 2  # of noise to check the export on
 
 
@@ -27,19 +30,23 @@ def export_random(
     output: Path,
     images: Sequence[Source] = (),
     *,
-    form: str = "fused",
-    size: int = 224,
+    form: str = "",
+    size: int | None = None,
     gain: bool = True,
+    batch: int | None = 1,
     opset: int = OPSETS[-1],
 ) -> Path:
     """Export timm's ``arch`` for ``classes`` (a tree, or a number) as the full model ``output`` and return that path.
 
-    ``form`` is that of an HLFP, and ``gain`` whether it gets its input; ``size`` the side of the image in pixels. The
+    ``form`` is that of an HLFP ("fused" by default) or a HierNet ("slow"), ``gain`` whether an HLFP gets its input, and
+    ``batch`` how many images a HierNet's fast form takes; ``size`` is the side of the image in pixels. The
     weights are random, the same every time.
     Raises ``UsageError`` if there is no such architecture or it does not fit the classes, and what ``export_file``
     raises.
     """
     network = _network(arch, classes, form)
+    preprocess = _preprocess(network, size)
+    form = form or (FUSED if isinstance(network, HLFP) else "")
     taxonomy = getattr(network, "taxonomy", None)
     if not isinstance(taxonomy, Taxonomy):
         taxonomy = classes if isinstance(classes, Taxonomy) else Taxonomy.flat([f"class-{i}" for i in range(classes)])
@@ -48,18 +55,23 @@ def export_random(
         taxonomy,
         (Output("logits"),),
         "image",
-        Preprocess.imagenet(size),
+        preprocess,
         "Random weights.",
-        {"arch": arch, "form": form if isinstance(network, HLFP) else "", "weights": "random", "seed": SEED},
+        {"arch": arch, "form": form, "weights": "random", "seed": SEED},
         controls=network.controls if isinstance(network, HLFP) and gain else (),
     )
-    probes = tensors(images, Preprocess.imagenet(size), IMAGES)
-    return export_file(network, card, (size, size), probes, output, opset=opset)
+    probes = tensors(images, preprocess, IMAGES)
+    if is_routed(network) or form in FORMS:
+        routed = require_routed(network, form)
+        return export_hiernet(
+            routed, card, preprocess.size, probes, output, form=form or SLOW, batch=batch, opset=opset
+        )
+    return export_file(network, card, preprocess.size, probes, output, opset=opset)
 
 
 def _network(arch: str, classes: Taxonomy | int, form: str) -> torch.nn.Module:
     require_arch(arch)
-    arguments = {"form": form} if arch.startswith("hlfp_") else {}
+    arguments = {"form": form} if form and arch.startswith("hlfp_") else {}
     torch.manual_seed(SEED)
     try:
         if isinstance(classes, Taxonomy):
@@ -71,3 +83,10 @@ def _network(arch: str, classes: Taxonomy | int, form: str) -> torch.nn.Module:
             f"{shown(arch)} cannot be built: {shown(str(error))}.", "See expertc export --help."
         ) from error
     return network.eval()
+
+
+def _preprocess(network: torch.nn.Module, size: int | None) -> Preprocess:
+    """For images of ``size``, or of the size that the network was made for; small ones are CIFAR's."""
+    facts = getattr(network, "pretrained_cfg", None) or {}
+    side = size or min(facts.get("input_size", (3, SIDE, SIDE))[-1], SIDE)
+    return Preprocess.imagenet(side)

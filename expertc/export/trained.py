@@ -23,6 +23,7 @@ from ..taxonomy import Taxonomy
 from ..text import clean_text, parse_json, read_text
 from ..zoo import HLFP, create
 from .exporter import OPSETS, export_file
+from .hierarchical import SLOW, export_hiernet, is_routed, require_routed
 
 WEIGHTS = "model.safetensors"
 FACTS = "model.json"
@@ -78,11 +79,14 @@ def export_trained(
     *,
     weights_licence: str = "",
     gain: bool = True,
+    form: str = "",
+    batch: int | None = 1,
     opset: int = OPSETS[-1],
 ) -> Path:
     """Export the network in ``folder`` as the full model ``output`` and return that path.
 
-    ``gain``: an HLFP gets its input for selective attention.
+    ``gain``: an HLFP gets its input for selective attention. ``form`` is that of a HierNet, "slow" (by default) or
+    "fast", and ``batch`` how many images its fast form takes.
     It is checked against torch on ``images`` (on noise if there are none) before anything is written. Raises what
     ``load_trained`` and ``export_file`` raise, and ``DataError`` for an image that cannot be read.
     """
@@ -91,6 +95,11 @@ def export_trained(
     if gain and isinstance(trained.network, HLFP):
         card = replace(card, controls=trained.network.controls)
     probes = tensors(images, trained.preprocess)
+    if form or is_routed(trained.network):
+        network = require_routed(trained.network, form)
+        return export_hiernet(
+            network, card, trained.preprocess.size, probes, output, form=form or SLOW, batch=batch, opset=opset
+        )
     return export_file(trained.network, card, trained.preprocess.size, probes, output, opset=opset)
 
 

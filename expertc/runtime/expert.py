@@ -20,6 +20,8 @@ from ..controls import Control, Setting, settle
 from ..errors import BundleError, DataError, UsageError
 from ..taxonomy import Taxonomy, clean_text
 from .images import Source, load_image, source_name
+from .paths import Path as Steps
+from .paths import Paths, read_paths
 from .preprocess import apply
 from .reject import Reject, read_reject
 from .scores import probabilities
@@ -35,7 +37,8 @@ class Prediction:
     ``(label, probability)``, best first; with ``raw`` there is one class only, which cannot be told from others, and
     its number is the model's raw score. ``none_of_these`` says that the photo does not look like any of the classes,
     None that the bundle has no threshold for that (``expertc calibrate`` finds one); the labels are then what comes
-    nearest. With ``error``, one sentence, there are no labels.
+    nearest. ``paths``, one for each label if they were asked for, say how likely the routers on the way to it found its
+    categories. With ``error``, one sentence, there are no labels.
     """
 
     image: str
@@ -43,6 +46,7 @@ class Prediction:
     error: str | None = None
     raw: bool = False
     none_of_these: bool | None = None
+    paths: tuple[Steps, ...] = ()
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON types: ``image`` and ``error`` or ``predictions``, with ``none_of_these`` if that is known."""
@@ -50,7 +54,9 @@ class Prediction:
             return {"image": self.image, "error": self.error}
         number = "score" if self.raw else "probability"
         judged = {} if self.none_of_these is None else {"none_of_these": self.none_of_these}
-        predictions = [{"label": label, number: value} for label, value in self.labels]
+        predictions: list[dict[str, Any]] = [{"label": label, number: value} for label, value in self.labels]
+        for prediction, path in zip(predictions, self.paths, strict=False):
+            prediction["path"] = [{"name": name, "probability": chance} for name, chance in path]
         return {"image": self.image, "predictions": predictions, **judged}
 
 
@@ -60,8 +66,13 @@ class Expert:
     ``labels`` name the classes in output order; ``preprocess`` is None for a bundle that does not say how images become
     tensors (``scores`` works, ``predict`` does not). ``controls`` are the model's inputs beside the image, with their
     defaults; what a call says of them, ``{"gain": {"sharks": 1.8}}``, holds for that call. ``kind`` is that of the
+<<<<<<< HEAD
     output (``card.KINDS``); ``reject`` is when a photo is none of the classes, found with the controls' defaults.
     ``notices`` say what a person should know about where it runs, in sentences.
+=======
+    output (``card.KINDS``); ``reject`` is when a photo is none of the classes, found with the controls' defaults;
+    ``paths`` are the routers' output, of a tree of classifiers.
+>>>>>>> h8-hexp
     """
 
     def __init__(
@@ -73,11 +84,15 @@ class Expert:
         kind: str,
         controls: tuple[Control, ...] = (),
         reject: Reject | None = None,
+<<<<<<< HEAD
         notices: tuple[str, ...] = (),
+=======
+        paths: Paths | None = None,
+>>>>>>> h8-hexp
     ) -> None:
         self.notices = notices
         self.labels, self.preprocess, self.controls = labels, preprocess, controls
-        self.kind, self.reject = kind, reject
+        self.kind, self.reject, self.paths = kind, reject, paths
         self._session, self._output = session, output
         self._batch = session.input_shape[0]  # None: any number of images at once
 
@@ -111,6 +126,7 @@ class Expert:
         output = bundle.manifest.get("output")
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
+<<<<<<< HEAD
         reject = read_reject(bundle, output["kind"])
         device = bundle.manifest.get(DEVICE)
         notices: tuple[str, ...] = ()
@@ -128,6 +144,18 @@ class Expert:
             raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
         labels, name, kind = bundle.labels, output["name"], output["kind"]
         return cls(session, labels, bundle.preprocess, name, kind, bundle.controls, reject, notices)
+=======
+        reject, paths = read_reject(bundle, output["kind"]), read_paths(bundle)
+        session = open_session(bundle.file(MODEL), threads=threads)
+        problem = _contradiction(session, bundle, output.get("name"), paths)
+        if problem:
+            session.close()
+            raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
+        return cls(
+            session, bundle.labels, bundle.preprocess, output["name"], output["kind"], bundle.controls, reject,
+            paths,
+        )  # fmt: skip
+>>>>>>> h8-hexp
 
     def __enter__(self) -> Expert:
         return self
@@ -152,7 +180,7 @@ class Expert:
         Raises ``BundleError`` if the model gives another number of scores than the bundle has labels, ``UsageError``
         and ``SelectionError`` for controls, and classes of them, that it does not have.
         """
-        return self._scores(batch, self._settled(controls))
+        return self._outputs(batch, self._settled(controls))[0]
 
     def _settled(self, controls: Mapping[str, Setting] | None) -> Mapping[str, tuple[float, ...]]:
         """The values of all controls."""
@@ -164,7 +192,8 @@ class Expert:
             )
         return settle(self.controls, Taxonomy.flat(self.labels), controls)
 
-    def _scores(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> np.ndarray:
+    def _outputs(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:
+        """The scores ``[N, classes]`` and the routes ``[N, columns]``, no columns for an expert without."""
         size = self._batch
         if size is None or size == len(batch):
             return self._run(batch, controls)
@@ -172,8 +201,9 @@ class Expert:
         for start in range(0, len(batch), size):
             part = batch[start : start + size]
             missing = [(0, size - len(part)), *((0, 0) for _ in part.shape[1:])]
-            parts.append(self._run(np.pad(part, missing), controls)[: len(part)])
-        return np.concatenate(parts)
+            parts.append([values[: len(part)] for values in self._run(np.pad(part, missing), controls)])
+        scores, routes = (np.concatenate(values) for values in zip(*parts, strict=True))
+        return scores, routes
 
     def predict(
         self,
@@ -181,16 +211,18 @@ class Expert:
         top: int | None = None,
         batch: int = 1,
         controls: Mapping[str, Setting] | None = None,
+        *,
+        explain: bool = False,
     ) -> list[Prediction]:
         """One prediction per image, in order: ``top`` labels of each (default: all), ``batch`` images per model call
-        (where the model fixes that number, its own).
+        (where the model fixes that number, its own); with ``explain`` the path to each label.
 
         An image is whatever ``load_image`` takes; kinds may be mixed. An image that cannot be read, or for which the
         model gives no numbers, yields a prediction with ``error`` while the others go on. Raises ``UsageError`` for
-        ``top`` or ``batch`` below 1, ``BundleError`` for a bundle without preprocessing, and what ``scores`` raises for
-        ``controls``.
+        ``top`` or ``batch`` below 1, and for ``explain`` where the expert has no routers; ``BundleError`` for a bundle
+        without preprocessing, and what ``scores`` raises for ``controls``.
         """
-        return list(self.iter_predict(images, top, batch, controls))
+        return list(self.iter_predict(images, top, batch, controls, explain=explain))
 
     def iter_predict(
         self,
@@ -198,6 +230,8 @@ class Expert:
         top: int | None = None,
         batch: int = 1,
         controls: Mapping[str, Setting] | None = None,
+        *,
+        explain: bool = False,
     ) -> Iterator[Prediction]:
         """Like ``predict``, one after another."""
         if batch < 1 or (top is not None and top < 1):
@@ -206,8 +240,12 @@ class Expert:
             raise BundleError(
                 "The bundle does not say how images become tensors.", "Build it with preprocessing, or use scores()."
             )
-        values = self._settled(controls)
-        return self._predict(enumerate(_several(images)), self.preprocess, top, self._batch or batch, values)
+        if explain and self.paths is None:
+            raise UsageError(
+                "This expert has no routers whose steps could be shown.", "Ask without; a HierNet's experts have them."
+            )
+        values, paths = self._settled(controls), self.paths if explain else None
+        return self._predict(enumerate(_several(images)), self.preprocess, top, self._batch or batch, values, paths)
 
     def _predict(
         self,
@@ -216,19 +254,25 @@ class Expert:
         top: int | None,
         batch: int,
         controls: Mapping[str, tuple[float, ...]],
+        paths: Paths | None,
     ) -> Iterator[Prediction]:
+        places = {label: index for index, label in enumerate(self.labels)}
         while chunk := list(islice(images, batch)):
             names = [source_name(source) or f"#{number}" for number, source in chunk]
             made = [_tensor(source, name, spec) for name, (_, source) in zip(names, chunk, strict=True)]
             tensors = [tensor for tensor in made if isinstance(tensor, np.ndarray)]
-            ranked = self.answers(self._scores(np.stack(tensors), controls), top) if tensors else iter(())
+            ranked: Iterator[Any] = iter(())
+            if tensors:
+                scores, routes = self._outputs(np.stack(tensors), controls)
+                ranked = zip(self.answers(scores, top), routes, strict=True)
             for name, tensor in zip(names, made, strict=True):
                 if isinstance(tensor, DataError):
                     yield Prediction(name, error=tensor.message)
-                else:
-                    labels, none = next(ranked)
-                    error = None if labels else _NO_NUMBER
-                    yield Prediction(name, labels, error, len(self.labels) == 1, none if labels else None)
+                    continue
+                (labels, none), row = next(ranked)
+                steps = () if paths is None else tuple(paths.to(places[label], row) for label, _ in labels)
+                error = None if labels else _NO_NUMBER
+                yield Prediction(name, labels, error, len(self.labels) == 1, none if labels else None, steps)
 
     def answers(
         self, scores: np.ndarray, top: int | None = None
@@ -249,14 +293,18 @@ class Expert:
             best = zip(picked.tolist(), values[row, picked].tolist(), strict=True)
             yield tuple((self.labels[index], value) for index, value in best) if usable else ()
 
-    def _run(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> np.ndarray:
-        scores: np.ndarray = self._session.run(batch, controls)[self._output]
-        if scores.shape != (len(batch), len(self.labels)):
-            raise BundleError(
-                f"The model gives scores of shape {list(scores.shape)}, but the bundle has {len(self.labels)} labels.",
-                "Build it again.",
-            )
-        return scores
+    def _run(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:
+        found = self._session.run(batch, controls)
+        scores, columns = found[self._output], () if self.paths is None else self.paths.columns
+        routes = np.empty((len(batch), 0)) if self.paths is None else found[self.paths.name]
+        for values, wanted, what in ((scores, self.labels, "scores"), (routes, columns, "routes")):
+            if values.shape != (len(batch), len(wanted)):
+                raise BundleError(
+                    f"The model gives {what} of shape {list(values.shape)}, but the bundle has {len(wanted)} "
+                    f"{'labels' if wanted is self.labels else 'columns'}.",
+                    "Build it again.",
+                )
+        return scores, routes
 
 
 def _tensor(source: Source, name: str, spec: Preprocess) -> np.ndarray | DataError:
@@ -273,9 +321,11 @@ def _several(images: Source | Iterable[Source]) -> Iterable[Source]:
     return [images] if isinstance(images, np.ndarray) and images.ndim < 4 else images
 
 
-def _contradiction(session: Session, bundle: Bundle, output: Any) -> str:
+def _contradiction(session: Session, bundle: Bundle, output: Any, paths: Paths | None) -> str:
     """What the model and the bundle's description of it do not agree about, or ""."""
     spec = bundle.preprocess
+    if paths is not None and paths.name not in session.outputs:
+        return f"the model has no output '{paths.name}'"
     if output not in session.outputs:
         return f"the model has no output '{output}'"
     if session.controls != bundle.controls:

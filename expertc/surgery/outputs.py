@@ -12,6 +12,7 @@ from ..errors import CardError, ModelError, UsageError
 from ..graph import Model, Shape
 from ..text import clean_text, shown
 from .demand import Demand, demand, full, join
+from .routing import routing
 from .site import Result
 
 _SOFTMAX = ("Softmax", "LogSoftmax")
@@ -179,12 +180,18 @@ def plan_outputs(model: Model, card: Card, indices: Sequence[int]) -> OutputPlan
     """How to cut ``model`` to the classes ``indices``. Raises ``CardError`` if the card contradicts the graph."""
     check_card(model, card)
     scores = {output.name: output for output in card.outputs}
+    routes = card.routes
     results: list[Result] = []
     seeds: dict[str, Demand] = {}
     through: set[int] = set()
     notes: list[str] = []
     for name in model.outputs:
         output = scores.get(name)
+        if routes is not None and name == routes.name:
+            marks = full(False, len(routes.columns))
+            marks[list(routes.kept(card.taxonomy, indices))] = True
+            results.append(Result(name, name, demand(True, {1: marks}) or Demand(True)))
+            continue
         if output is None:
             results.append(Result(name, name, Demand(True)))
             notes.append(f"The output '{clean_text(name)}' is not a class score and is kept whole.")
@@ -203,6 +210,8 @@ def plan_outputs(model: Model, card: Card, indices: Sequence[int]) -> OutputPlan
         marks = full(False, len(card.classes))
         marks[np.asarray(indices, dtype=np.int64)] = True
         results.append(Result(name, below, demand(True, {output.axis: marks}) or Demand(True)))
+    if routing(model):
+        notes.append("Its routers choose among the branches that it keeps; the full model may choose another.")
     for result in results:
         seeds[result.source] = join((seeds.get(result.source), result.want)) or result.want
     return OutputPlan(tuple(results), seeds, frozenset(through), tuple(notes))

@@ -9,6 +9,8 @@ merged with its own, or nothing where the tensor has already shrunk to the right
 from __future__ import annotations
 
 import hashlib
+import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -34,11 +36,12 @@ from .demand import Demand, covers
 from .inputs import Held
 from .rules.pieces import is_selection
 from .rules.sizes import sizes_read
-from .site import Answer, Draft, Flow, Inner, Result, Site
+from .site import Answer, Draft, Flow, Inner, Result, Site, readable
 from .sweep import rule_at
 
 CUT_MARK = "@cut-"
 FILLED_MARK = "@filled"  # a control with the defaults of classes that are gone
+_NUMBER = re.compile(r"(?<=@\d)\.\d+$")  # which of the selections along one axis
 WHOLE_MARK = "@whole"  # a tensor of which the graph output of that name shows only a part
 Array = np.ndarray[Any, Any]
 
@@ -121,6 +124,7 @@ class _Writer:
             if answer is not None and self.model.nodes[at].outputs[0].name not in self.virtual:
                 self._write_node(at, answer)
         outputs = [self._output(result) for result in results]
+        self._settle_selections(outputs)
         self._name_constants()
         source = self.model.graph
         return Graph(self.nodes, self.inputs, outputs, source.name, source.opsets, self._local(outputs))
@@ -213,6 +217,40 @@ class _Writer:
             self.made[key] = made
         return self.made[key]
 
+    def _settle_selections(self, outputs: Sequence[Tensor]) -> None:
+        """Put every selection before its first reader, and number those of one tensor in that order.
+
+        Whoever asked for it first may be gone, such as a Concat of one input, and would not ask in a cut of this cut.
+        """
+        makers = {tensor: node for node in self.nodes for tensor in node.outputs}
+        waiting = {tensor.name: tensor for tensor in self.made.values()}
+        numbered = defaultdict[str, list[Variable]](list)
+        placed: list[Node] = []
+
+        def place(name: str) -> None:
+            tensor = waiting.pop(name, None)
+            if tensor is not None:
+                place(makers[tensor].inputs[0].name)
+                placed.append(makers[tensor])
+                if tensor not in outputs:
+                    numbered[_NUMBER.sub("", name)].append(tensor)
+
+        chosen = set(self.made.values())
+        for node in self.nodes:
+            if node.outputs[0] not in chosen:
+                for name in (*(tensor.name for tensor in node.inputs), *captured(node)):
+                    place(name)
+                placed.append(node)
+        for tensor in (*outputs, *list(waiting.values())):
+            place(tensor.name)
+        self.nodes = placed
+        for tensors in numbered.values():
+            names = sorted((tensor.name for tensor in tensors), key=lambda name: (len(name), name))
+            for tensor, name in zip(tensors, names, strict=True):
+                for constant in makers[tensor].inputs[1:]:
+                    constant.name = name + constant.name.removeprefix(tensor.name)
+                tensor.name = makers[tensor].name = name
+
     # -- what a rule may ask for (site.Maker) ------------------------------------------------------------------------
 
     def emit(self, op: str, name: str, attrs: dict[str, Any], inputs: Sequence[Tensor]) -> Variable:
@@ -269,7 +307,9 @@ class _Writer:
         shape = self.model.shapes.get(result.source)
         if isinstance(tensor, Variable):
             if shape is not None:
-                tensor.shape = [result.want.size(axis, dim) for axis, dim in enumerate(shape)]
+                # How a size inside a branch is called that depends on data is of no interest, and not always the same.
+                known = [d if not self.outer or readable(self.root.model, (d,)) else None for d in shape]
+                tensor.shape = [result.want.size(axis, dim) for axis, dim in enumerate(known)]
             tensor.kind = self.model.types.get(result.source)
         return tensor
 

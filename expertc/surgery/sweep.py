@@ -8,21 +8,27 @@ from dataclasses import replace
 from ..graph import Model, captured
 from .demand import Demand, join
 from .passes import MALFORMED, malformed
+from .routing import routing
 from .rules import rule_of
 from .rules.elementwise import first_only
 from .site import Answer, Flow, Rule, Site, Wanted, everyone
 
 CUT_THROUGH = Rule(first_only)
-"""The rule of a class softmax: the expert normalises over the classes it keeps (RULES, outputs)."""
+"""The rule of a class softmax and of a router's choice: the expert normalises over the classes, and chooses among the
+branches, that it keeps (RULES, outputs)."""
 
 
 def rule_at(site: Site, through: frozenset[int]) -> Rule:
-    """The rule of a node, the class softmax included."""
+    """The rule of a node, the class softmax and the choice of a branch included."""
     return CUT_THROUGH if site.at in through else rule_of(site)
 
 
 def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = frozenset()) -> Flow:
-    """Spread ``seeds`` (demands on graph outputs) backwards. ``through`` are the nodes that are class softmaxes."""
+    """Spread ``seeds`` (demands on graph outputs) backwards. ``through`` are the nodes that are class softmaxes.
+
+    A router's choice (``routing``) is cut through as well.
+    """
+    through = through | routing(model)
     demands: dict[str, Demand] = dict(seeds)
     answers: list[Answer | None] = [None] * len(model.nodes)
     for at in range(len(model.nodes) - 1, -1, -1):

@@ -27,6 +27,7 @@ from ..preprocessing import Preprocess
 from .inputs import prepare
 from .ladder import climb
 from .lowered import Lowered
+from .roads import roads
 
 
 def main(folder: Path) -> None:
@@ -59,6 +60,7 @@ def _run(folder: Path) -> dict[str, Any]:
         given, (count, *sides) = job["limits"], inputs.values.shape
         runs = count * (2 if card.controls else 1)  # at most: see control_settings
         runs *= 1 if lowered is None else 2  # twice more, one of them with every tensor kept
+        runs *= len(roads(card, job["indices"])) or 1
         (Limits.of(full, shape, (runs, *sides), batch) if given is None else Limits(**given)).impose()
 
     certificate = climb(

@@ -5,7 +5,7 @@ It stops at the first failure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from .inputs import Inputs
 from .lowered import Lowered
 from .precision import converted, precision
 from .reference import poisoned, whole
+from .roads import Road, closed, is_routed, roads
 from .running import BATCH, batch_of, distance, rounding, run, short
 from .scores import by_class, decisions, monotony, reversals
 from .settings import ControlSetting, Values, control_settings
@@ -156,7 +157,7 @@ class _Ladder:
                 raise Mismatch("raw scores", f"The expert does not normalise {shown(here.output)} over its classes.")
         reference, poison = self._reference(traced, [view.tensor for view in seen])
         seen_of_cut = whole(self.cut, [name for view in own for name in (view.tensor, view.output)])
-        found = self._scores(self._packed(seen_of_cut, "cut-reference.onnx"), self.inputs.values, False, self._fed)
+        found = self._scores(self._expert(seen_of_cut, None, "cut.onnx"), self.inputs.values, False, self._fed)
         rows = {view.output: view.rows(reference[view.tensor], self.indices) for view in seen}
         expected = {view.output: view.finish(rows[view.output]) for view in seen}
         for view in own:
@@ -177,17 +178,19 @@ class _Ladder:
         }
         numbers |= {"control_settings": len(self.settings)} if self.card.controls else {}
         numbers |= {"after_softmax": short(conditioned)} if renormalised else {}
+        numbers |= self._routed(reference)
         if largest > allowed or conditioned > max(RAW, self._grain):
             far = f"differ by {max(largest, conditioned):.2g} of the largest"
             raise Mismatch("raw scores", f"The expert's scores and the full model's {far}.", numbers)
         equal = "are equal to the full model's, bit for bit" if not largest else "are the full model's but for rounding"
         dull = [sentence for view in seen if (sentence := self._monotony(view, rows[view.output]))]
-        detail = f"The scores {equal}{''.join(f'; but {sentence}' for sentence in dict.fromkeys(dull))}."
+        sentences = "".join(f"; but {sentence}" for sentence in dict.fromkeys(dull))
+        detail = f"The scores {equal}{sentences}.{_elsewhere(numbers)}"
         return expected, Step("raw scores", True, detail, numbers), bool(dull)
 
     def optimised(self, final: File, expected: Mapping[str, Array]) -> tuple[Step, Mapping[str, Array]]:
         """(c) The final model, optimised, is within ``FINAL`` of it, and in the same order where that is clear."""
-        found = self._scores(final, self.inputs.fed, True, self._fed_to_final)
+        found = self._scores(self._expert(self.final, final, "final.onnx"), self.inputs.fed, True, self._fed_to_final)
         if self.embedded:  # the defaults are all that it knows, and they came first
             expected = {n: values[: len(found[n])] if values.ndim else values for n, values in expected.items()}
         axes = {output.name: output.axis for output in self.card.outputs}
@@ -211,7 +214,7 @@ class _Ladder:
         if turned:
             raise Mismatch("optimised", f"The final model ranks the classes of {turned} inputs otherwise.", numbers)
         detail = "The final model, optimised by the runtime, gives the same scores but for rounding, in the same order."
-        return Step("optimised", True, detail, numbers), found
+        return Step("optimised", True, detail, numbers), {name: self._freely(values) for name, values in found.items()}
 
     def decisions(self, expected: Mapping[str, Array], found: Mapping[str, Array]) -> Step:
         """(d) On photos, the final model decides as the full model does among the selected classes."""
@@ -276,22 +279,60 @@ class _Ladder:
             }
             made = poisoned(self.full, traced.twins, tensors, sizes, traced.unread)
             poison, model = made.poisoned, made.model
-        packed = self._packed(model, "reference.onnx")
-        with closing(self.open_session(packed, optimise=False)) as session:
-            size = session.input_shape[0] or BATCH
-            return run(session.run, size, x, [setting.full for setting in self.settings]), poison
+        variants = [closed(model, self.card, road) for road in self._roads] or [model]
+        controls = [setting.full for setting in self.settings]
+        parts = [self._run(file, x, False, controls) for file in self._files(variants, "reference.onnx")]
+        return _joined(parts), poison
 
-    def _packed(self, model: Model, name: str) -> File:
-        return pack(model, None if self.scratch is None else self.scratch / name)
+    def _expert(self, model: Model, shipped: File | None, name: str) -> Iterator[File]:
+        """The expert as it is, in the file ``shipped`` if there is one, and with each of its roads as the only one.
 
-    def _scores(self, model: File, x: Array, optimise: bool, settings: Sequence[Values]) -> dict[str, Array]:
-        """The expert's outputs; that it does not run is a mismatch."""
+        One with its controls embedded, of which only the defaults can be compared, only as it is.
+        """
+        own = self.card.restrict(self.indices)
+        if shipped is not None:
+            yield shipped
+        variants = [] if shipped is not None else [model]
+        variants += [] if shipped is not None and self.embedded else [closed(model, own, r) for r in self._roads[1:]]
+        yield from self._files(variants, name)
+
+    def _files(self, models: Iterable[Model], name: str) -> Iterator[File]:
+        """Each packed, one after another in the same place."""
+        for model in models:
+            yield pack(model, None if self.scratch is None else self.scratch / name)
+
+    def _scores(self, models: Iterable[File], x: Array, optimise: bool, settings: Sequence[Values]) -> dict[str, Array]:
+        """The expert's outputs, of all ``models`` one after another; that one does not run is a mismatch."""
         step = "optimised" if optimise else "raw scores"
         try:
-            with closing(self.open_session(model, optimise=optimise)) as session:
-                return run(session.run, session.input_shape[0] or BATCH, x, settings)
+            return _joined([self._run(model, x, optimise, settings) for model in models])
         except (ModelError, UnsupportedError) as error:
             raise Mismatch(step, f"The expert does not run: {error.message}") from error
+
+    def _run(self, model: File, x: Array, optimise: bool, settings: Sequence[Values]) -> dict[str, Array]:
+        with closing(self.open_session(model, optimise=optimise)) as session:
+            return run(session.run, session.input_shape[0] or BATCH, x, settings)
+
+    # -- routes --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _roads(self) -> tuple[Road, ...]:
+        """The roads that are looked at, of a routed model: all of the expert's first, and then each alone."""
+        return roads(self.card, self.indices) if is_routed(self.full, self.card) else ()
+
+    def _freely(self, values: Array) -> Array:
+        """Of the outputs for all roads one after another, those where the expert chose for itself."""
+        return values[: len(values) // len(self._roads)] if self._roads and values.ndim else values
+
+    def _routed(self, reference: Mapping[str, Array]) -> dict[str, Number]:
+        """How many roads there are, and how many inputs the full model sends down one that the expert has not."""
+        routes = self.card.routes
+        if routes is None or not self._roads:
+            return {}
+        kept = self._roads[0]
+        taken = [routes.likeliest(self.card.taxonomy, row) for row in reference[routes.name][: len(self.inputs.values)]]
+        elsewhere = sum(any(routes.columns[at] not in kept for at in columns) for columns in taken)
+        return {"roads": max(1, len(self._roads) - 1), "routed_elsewhere": elsewhere}
 
     def _require_finite(self, reference: Array, found: Array) -> None:
         if np.isfinite(reference).all():
@@ -308,9 +349,27 @@ class _Ladder:
         if view.axis is None:
             return ""
         # A score that only the controls move says nothing about images.
-        row, why = monotony(by_class(rows[: len(rows) // len(self.settings)], view.axis), RAW)
+        freely = self._freely(rows)
+        row, why = monotony(by_class(freely[: len(freely) // len(self.settings)], view.axis), RAW)
         if not why:
             return ""
         return (
             f"the scores {why}" if row is None else f"the score of {shown(self.card.classes[self.indices[row]])} {why}"
         )
+
+
+def _joined(parts: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """The outputs of several runs one after another."""
+    if len(parts) == 1:
+        return dict(parts[0])
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _elsewhere(numbers: Mapping[str, Number]) -> str:
+    """A sentence about inputs that the full model sends where the expert has nothing."""
+    if not numbers.get("routed_elsewhere"):
+        return ""
+    return (
+        f" The full model sends {numbers['routed_elsewhere']} of {numbers['inputs']} inputs to branches that are gone;"
+        " there both choose among those that are left."
+    )

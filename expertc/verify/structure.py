@@ -237,7 +237,9 @@ class _Tracer:
     def _is_weight(self, x: Constant, y: Constant) -> bool:
         if (x.name, y.name) in self.pairs:
             return True
-        named = x.name.partition(CUT_MARK)[0] == y.name.partition(CUT_MARK)[0]
+        # What branches share stands outside them in the full model, and in each of the expert's.
+        mine, theirs = (t.name.removeprefix(self.scope).partition(CUT_MARK)[0] for t in (x, y))
+        named = mine == theirs
         if not named or not is_part(np.asarray(x.values), np.asarray(y.values)):
             return False
         self.pairs[x.name, y.name] = tuple(x.shape) != tuple(y.shape)

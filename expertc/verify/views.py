@@ -26,6 +26,7 @@ class View:
             softmax reads (its value depends on all classes, so the rows of the output are not comparable).
         source: where the output's value stands in the full model: the output itself, or the scores below an ArgMax.
         tail: the nodes from the class softmax to the output, in order; empty if there is none.
+        columns: of the routes, the classes that each column is about; they are on axis 1.
     """
 
     output: str
@@ -33,9 +34,13 @@ class View:
     tensor: str
     source: str
     tail: tuple[Node, ...] = ()
+    columns: tuple[frozenset[int], ...] = ()
 
     def rows(self, values: Array, indices: Sequence[int]) -> Array:
-        """The values of the selected classes, if the output has classes."""
+        """The values of the selected classes, if the output has classes; of the routes, those on their paths."""
+        if self.columns:
+            kept = [at for at, classes in enumerate(self.columns) if classes.intersection(indices)]
+            return np.take(values, kept, axis=1)
         return values if self.axis is None else np.take(values, indices, axis=self.axis)
 
     def finish(self, values: Array) -> Array:
@@ -55,10 +60,13 @@ class View:
 def views(model: Model, card: Card) -> tuple[View, ...]:
     """A view for every graph output of ``model``, in order."""
     axes = {output.name: output.axis for output in card.outputs}
-    return tuple(_view(model, name, axes.get(name)) for name in model.outputs)
+    return tuple(_view(model, card, name, axes.get(name)) for name in model.outputs)
 
 
-def _view(model: Model, name: str, axis: int | None) -> View:
+def _view(model: Model, card: Card, name: str, axis: int | None) -> View:
+    if card.routes is not None and name == card.routes.name:
+        columns = (frozenset(card.taxonomy.by_name[column].leaves) for column in card.routes.columns)
+        return View(name, None, name, name, columns=tuple(columns))
     if axis is None:
         return View(name, None, name, name)
     source = score_source(model, name)

@@ -145,8 +145,8 @@ def test_a_model_call_takes_as_many_images_as_it_can(
     make: Maker, monkeypatch: pytest.MonkeyPatch, graph_batch: int | str, batch: int, sizes: list[int]
 ) -> None:
     expert = make(batch=graph_batch)
-    real, seen = expert._scores, list[int]()
-    monkeypatch.setattr(expert, "_scores", lambda x, controls: seen.append(len(x)) or real(x, controls))
+    real, seen = expert._outputs, list[int]()
+    monkeypatch.setattr(expert, "_outputs", lambda x, controls: seen.append(len(x)) or real(x, controls))
     expert.predict([RED] * 7, batch=batch)
     assert seen == sizes
 
