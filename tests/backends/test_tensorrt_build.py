@@ -299,7 +299,9 @@ def test_what_tensorrt_says_is_read(severity: str, text: str, kind: type[Expertc
 
 
 def test_without_a_gpu_it_says_so(release: str, onnx: Path) -> None:
-    assert "finds no GPU" in refused(UnsupportedError, Scene(driver=False), onnx, release).message
+    error = refused(UnsupportedError, Scene(driver=False), onnx, release)
+    assert "does not start: TensorRT says “CUDA initialization failure with error: 35" in error.message
+    assert "driver" in error.hint
 
 
 def test_what_is_no_model(tmp_path: Path) -> None:

@@ -154,3 +154,14 @@ def test_without_a_driver_it_ends_as_the_real_one_does() -> None:
         trt.Builder(trt.Logger())
     with pytest.raises(Segfault):
         trt.Runtime(trt.Logger())
+
+
+def test_the_contract_is_true_of_the_tensorrt_that_is_here() -> None:
+    """Not simulated: where a release of the contract is installed, with a GPU or without."""
+    trt = pytest.importorskip("tensorrt")
+    if trt.__version__ not in RELEASES:
+        pytest.skip(f"{trt.__version__} is none of the contract's releases")
+    for kind in {*CONTRACT["core"], *CONTRACT["gated"]}:
+        found = set(names(kind, trt.__version__))
+        everywhere = {*CONTRACT["core"].get(kind, ()), *CONTRACT["gated"].get(kind, ())}
+        assert {name for name in everywhere if has(trt, f"{kind}.{name}")} == found, kind

@@ -66,8 +66,9 @@ def test_one_that_is_broken_is_told_from_none(missing: Path, tmp_path: Path, mon
     monkeypatch.syspath_prepend(str(tmp_path))
     place = tmp_path / "tensorrt.py"
     place.write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file: No such file')")
-    with pytest.raises(UnsupportedError, match=r"cannot be loaded: libnvinfer\.so\.10"):
+    with pytest.raises(UnsupportedError, match=r"cannot be loaded: libnvinfer\.so\.10") as caught:
         load()
+    assert caught.value.hint.startswith("A library that it needs is missing")
     place.write_text("import tensorrt_libs_that_are_missing")
     with pytest.raises(UnsupportedError, match="tensorrt_libs_that_are_missing"):
         load()
@@ -101,3 +102,4 @@ def test_releases_are_read_whatever_follows_them() -> None:
     assert has(fake("10.3"), "IBuilderConfig.progress_monitor")
     assert not has(fake("8.6"), "IBuilderConfig.progress_monitor")
     assert not has(fake("8.6"), "IProgressMonitor.phase_start")
+    assert not has(fake("8.6"), "IProgressMonitor.__init__")  # which what is missing has too

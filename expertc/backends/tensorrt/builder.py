@@ -21,7 +21,7 @@ from .library import has
 from .listener import Log, logger, monitor
 from .network import Parsed, parse, set_dla, set_precision, set_shapes
 from .options import Options
-from .readings import failure
+from .readings import failure, read
 
 _MIB = 2**20
 
@@ -127,7 +127,7 @@ def _builder(trt: ModuleType, listener: Any, log: Log) -> Any:
     try:
         return trt.Builder(listener)
     except TypeError as error:  # "factory function returned nullptr": what it says without a GPU, or without memory
-        if log.errors:
+        if log.errors or read(log.warnings):
             raise failure(f"TensorRT {trt.__version__} does not start", log) from error
         raise UnsupportedError(
             f"TensorRT {trt.__version__} finds no GPU.", "Check NVIDIA's driver: 'nvidia-smi' must list the GPU."

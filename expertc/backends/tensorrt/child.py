@@ -1,8 +1,8 @@
 """The process in which TensorRT builds: ``python -m expertc.backends.tensorrt.child FOLDER EVENTS``.
 
-FOLDER holds ``job.json``; the outcome, and the plan, are written beside it. EVENTS is a descriptor that takes JSON
-lines: "phase", "workspace_mb", "expected". The other end of standard input is held by the parent: the process ends when
-that does, whichever way, and then takes the folder with it.
+FOLDER holds ``job.json``, and gets the plan. EVENTS is a descriptor that takes JSON lines: "phase", "workspace_mb",
+"expected", and as the last one "plan" or "error", which so need no room on the disk. The other end of standard input is
+held by the parent: the process ends when that does, whichever way, and then takes the folder with it.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ...errors import ExpertcError, FileSystemError
 from ...targets import WORKSPACE_SHARE
@@ -27,23 +28,24 @@ from .readings import BuildMemoryError
 _MIB = 2**20
 
 
-def main(folder: Path, events: int) -> None:
-    """Do the job in ``folder`` and write ``outcome.json``: what the plan is, or the error there was."""
+def main(folder: Path, events: BinaryIO) -> None:
+    """Do the job in ``folder`` and tell what the plan is, or the error there was."""
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+
+    def tell(**event: Any) -> None:
+        events.write(json.dumps(event).encode() + b"\n")
+        events.flush()
+
     try:
-        outcome: dict[str, Any] = {"plan": _build(folder, events)}
+        tell(plan=_build(folder, tell))
     except ExpertcError as error:
         kind = next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in FORWARDED)
-        outcome = {"error": kind, "message": error.message, "hint": error.hint}
+        tell(error=kind, message=error.message, hint=error.hint)
     except MemoryError:
-        outcome = {"error": BuildMemoryError.__name__, "message": "There is no memory left.", "hint": ""}
-    (folder / "outcome.json").write_text(json.dumps(outcome), encoding="utf-8")
+        tell(error=BuildMemoryError.__name__, message="There is no memory left.", hint="")
 
 
-def _build(folder: Path, events: int) -> dict[str, Any]:
-    def tell(**event: Any) -> None:
-        os.write(events, json.dumps(event).encode() + b"\n")
-
+def _build(folder: Path, tell: Callable[..., None]) -> dict[str, Any]:
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     options = Options.from_mapping(job["options"])
     trt = library.load()
@@ -88,4 +90,5 @@ def _end_with_parent(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    with open(int(sys.argv[2]), "wb") as pipe:
+        main(Path(sys.argv[1]), pipe)

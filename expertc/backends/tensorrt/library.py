@@ -6,9 +6,9 @@ import platform
 import re
 import sys
 from collections.abc import Mapping
-from functools import reduce
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from ...errors import UnsupportedError
 from ...targets import Release, release
@@ -74,12 +74,20 @@ def has(trt: ModuleType, name: str) -> bool:
     What not all releases from 8.5 on have is only used where this has been asked: which ones have it is then nobody's
     to know.
     """
-    return reduce(lambda found, part: getattr(found, part, None), name.split("."), trt) is not None  # type: ignore[arg-type, return-value]
+    found: Any = trt
+    for part in name.split("."):
+        if not hasattr(found, part):
+            return False
+        found = getattr(found, part)
+    return True
 
 
 def _broken(error: Exception) -> UnsupportedError:
     why = clean_text(str(error)).rstrip(".")
-    return UnsupportedError(f"TensorRT is installed but cannot be loaded: {why[:300]}.", _package())
+    return UnsupportedError(
+        f"TensorRT is installed but cannot be loaded: {why[:300]}.",
+        f"A library that it needs is missing, or of another release. {_package()}",
+    )
 
 
 def _package() -> str:

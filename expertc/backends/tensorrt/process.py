@@ -27,7 +27,7 @@ TRIES = 4
 """How often a build is tried when the memory runs out, each time with half the workspace."""
 
 LEAST_WORKSPACE_MB = 16
-"""With less than this, convolutions find no kernel (8.x: "try increasing the workspace size")."""
+"""Where halving ends. A choice of ours: kernels that want more have others beside them by then."""
 
 TICK = 1.0
 """Seconds after which progress is told again where TensorRT says nothing."""
@@ -88,6 +88,7 @@ class _Attempt:
         self._job = {"onnx": str(onnx.absolute()), "options": options.to_mapping()}
         self._began, self._told = began, told
         self._phase, self._expected = "starting", None
+        self._last: dict[str, Any] = {}
         self.workspace_mb = options.workspace_mb
 
     def run(self) -> Plan:
@@ -119,6 +120,7 @@ class _Attempt:
                     self._hear(json.loads(line))
 
     def _hear(self, event: dict[str, Any]) -> None:
+        self._last = event or self._last
         self._phase = event.get("phase", self._phase)
         self._expected = event.get("expected", self._expected)
         self.workspace_mb = event.get("workspace_mb", self.workspace_mb)
@@ -127,10 +129,9 @@ class _Attempt:
     def _outcome(self, folder: Path, status: int) -> Plan:
         if status != 0:
             raise self._death(status, (folder / "complaint.txt").read_text(encoding="utf-8", errors="replace"))
-        found = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-        if "error" in found:
-            raise FORWARDED.get(found["error"], CompilationError)(found["message"], found["hint"])
-        plan = found["plan"]
+        if "error" in self._last:
+            raise FORWARDED[self._last["error"]](self._last["message"], self._last["hint"])
+        plan = self._last["plan"]
         data = (folder / "engine.plan").read_bytes()
         return Plan(data, **{**plan, "notes": tuple(plan["notes"]), "tensors": tuple(plan["tensors"])})
 

@@ -94,7 +94,9 @@ def failure(what: str, log: Log, said: Iterable[str] = ()) -> ExpertcError:
     """
     texts = [*said, *log.errors]
     reading = read(texts) or read(log.warnings)
-    told = next((text for text in texts if reading and reading.pattern.search(text)), texts[-1] if texts else "")
+    told = texts[-1] if texts else ""
+    if reading is not None:
+        told = next(text for text in (*texts, *log.warnings) if reading.pattern.search(text))
     told = _PREFIX.sub("", told).strip().rstrip(".")
     if len(told) > LONGEST:
         told = f"{told[:LONGEST]}…"
