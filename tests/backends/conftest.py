@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from fake_cuda import FakeCuda, compiled
+from fake_tensorrt import Scene, fake
 from onnx import TensorProto, helper, numpy_helper
 
-from expertc.backends.tensorrt import driver
+from expertc.backends.tensorrt import driver, library
 
 
 @dataclass(frozen=True)
@@ -88,3 +89,41 @@ def cuda(cuda_library: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCu
     monkeypatch.setattr(driver, "KERNEL_MODULE", Path("nowhere"))
     yield fake
     fake.check()
+
+
+@pytest.fixture
+def scene(cuda: FakeCuda) -> Scene:
+    return Scene(launched=cuda.launched)
+
+
+@pytest.fixture
+def install(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
+    """Puts the fake of a release in TensorRT's place."""
+
+    def put(release: str) -> Any:
+        trt = fake(release, scene)
+        monkeypatch.setattr(library, "load", lambda: trt)
+        return trt
+
+    return put
+
+
+@pytest.fixture
+def trt(install: Callable[[str], Any]) -> Any:
+    return install("10.3")
+
+
+@pytest.fixture
+def ranked(make_classifier: MakeClassifier) -> bytes:
+    """Scores, the best three of them and where they are, and the best class: float32 and int64 outputs."""
+    model = make_classifier(classes=7).model
+    graph = model.graph
+    graph.initializer.append(numpy_helper.from_array(np.array([3]), "three"))
+    graph.node.append(helper.make_node("TopK", ["scores", "three"], ["top", "places"], axis=1))
+    graph.node.append(helper.make_node("ArgMax", ["scores"], ["best"], axis=1, keepdims=0))
+    for name, kind, shape in (
+        ("top", TensorProto.FLOAT, ["batch", 3]), ("places", TensorProto.INT64, ["batch", 3]),
+        ("best", TensorProto.INT64, ["batch"]),
+    ):  # fmt: skip
+        graph.output.append(helper.make_tensor_value_info(name, kind, shape))
+    return bytes(model.SerializeToString())
