@@ -1,9 +1,10 @@
 """The forms one expert can run in, as calls that can be timed.
 
-They are: the full model; the expert as it was cut, which is what Polygraphy's extract gives too; folded; fused in each
-way there is; int8. Beside them the same torch network built with only the selected branches (random weights): exported
-("re-export"), in torch, and compiled by torch; OpenVINO on the cut; and products of 1024 x 1024 matrices, which say
-what this machine can do at all. All but torch, OpenVINO and numpy run on ONNX Runtime.
+They are: the full model; the expert as it was cut, which is what Polygraphy's extract gives too; folded, and what ONNX
+Runtime is slow at written otherwise; that fused in each way there is; int8. Beside them the same torch network built
+with only the selected branches (random weights): exported ("re-export"), in torch, and compiled by torch; OpenVINO on
+the cut; and products of 1024 x 1024 matrices, which say what this machine can do at all. All but torch, OpenVINO and
+numpy run on ONNX Runtime.
 
 Threads of ONNX Runtime stop spinning when a call ends, or they would take the next form's processor; a user who runs
 one model has them spin.
@@ -34,6 +35,7 @@ from expertc.source import Source, open_source
 from expertc.surgery.fold import Fold
 from expertc.surgery.fuse import FORMS, Form, Fuse
 from expertc.surgery.prune import Cut, prune
+from expertc.surgery.strength import Strength
 from expertc.taxonomy import Taxonomy
 
 FULL, CUT, FOLDED, FUSED, AGAIN = "full model", "cut", "folded", "fused: ", "re-export"
@@ -108,7 +110,7 @@ class Expert:
 
     @cached_property
     def folded(self) -> Model:
-        return Fold().run(self.single)[0]
+        return Strength().run(Fold().run(self.single)[0])[0]
 
     @cached_property
     def image(self) -> Array:

@@ -27,10 +27,12 @@ from .finish import OFF, Finish, require_form
 from .forms import formed
 from .graph import DATA_SUFFIX, File, Model, is_large, pack, read_model
 from .graph.cost import Cost, cost
+from .limits import memory_for
 from .machine import as_here
 from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
+from .stages import Stages, silent
 from .surgery.prune import Cut, prune
 from .targets import Target, load_target
 from .text import shown
@@ -93,7 +95,7 @@ class Built:
 class _Clock:
     """Times of the stages; ``told`` hears the name of each as it begins."""
 
-    told: Callable[[str], None]
+    told: Stages
     seconds: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -125,7 +127,7 @@ def build(
     threads: int | None = None,
     measure_seconds: float | None = None,
     standing: Standby | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
+    progress: Stages = silent,
 ) -> Built:
     """Build an expert for ``classes`` and write its bundle.
 
@@ -153,7 +155,7 @@ def build(
             the full model has more than a gigabyte. What is for another device is not measured here.
         standing: a process of ``verify.standby`` that gets ready to verify; by default one is started when the model is
             read.
-        progress: is told the name of each stage as it begins.
+        progress: is told the name of each stage as it begins, and how far it is where that is counted.
 
     Raises every error of ``expertc.errors`` up to 9; whatever is raised, nothing is left at ``output``.
     """
@@ -171,7 +173,7 @@ def build(
         form = require_form(fuse)
         if form == "auto" and measure_seconds == 0 and device.is_host:
             form = OFF
-        finish = Finish(batch, embed is not None, bake, OFF, device.max_opset)
+        finish = Finish(batch, embed is not None, bake, OFF, device.max_opset, strength=device.backend == "onnxruntime")
         photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
         if embed is not None:
@@ -199,11 +201,11 @@ def build(
             expert = pack(final, None if scratch is None else scratch / MODEL)
         exact = None
         if recipe is not None or precision != "fp32":
-            with clock.stage("calibrate"):
+            with clock.stage("calibrate"), memory_for(final):
                 exact = _precise(
                     precision, recipe, final, expert, device, cut.card.outputs[0], max_drop=max_drop, scratch=scratch,
                     photos=None if calibration is None else lambda: calibration(source, selection),
-                    fallback=photos, progress=lambda seen: progress(f"calibrate, {seen} images"),
+                    fallback=photos, progress=progress,
                 )  # fmt: skip
         lowered = None if exact is None else exact.lowered
         if lowered is not None and not device.is_host:
@@ -268,7 +270,7 @@ def build(
 def _precise(
     precision: str, recipe: Mapping[str, Any] | None, final: Model, expert: File, device: Target, output: Output, *,
     photos: Callable[[], Photos] | None, fallback: Array | None, max_drop: float | None, scratch: Path | None,
-    progress: Callable[[int], None],
+    progress: Stages,
 ) -> Precise:  # fmt: skip
     """The expert in the precision that is asked for, or in that of ``recipe``."""
     from . import precise

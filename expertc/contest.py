@@ -21,6 +21,7 @@ from .backends import Session, cpu
 from .errors import FileSystemError
 from .graph import Model, is_large, pack, to_proto, volume
 from .graph.cost import cost
+from .limits import has_loops, memory_for
 from .measure import MIN_BLOCKS, Ratio, interleave
 from .surgery.fuse import siblings
 
@@ -60,9 +61,8 @@ def is_worth(model: Model) -> bool:
     """Whether an expert is large enough for a contest, and what it takes to run it is known beforehand and bearable."""
     if is_large(model):
         return False
-    loops = any(node.op in ("Loop", "Scan") for node in model.nodes)
     activations = 4 * sum(volume(model.shapes.get(t.name, ())) for node in model.nodes for t in node.outputs)
-    return not loops and activations <= MOST_BYTES and cost(model).macs >= FEWEST_MACS
+    return not has_loops(model.nodes) and activations <= MOST_BYTES and cost(model).macs >= FEWEST_MACS
 
 
 def has_siblings(model: Model) -> bool:
@@ -80,7 +80,7 @@ def contest(plain: str, candidates: Mapping[str, Model], *, threads: int | None 
     known = _remembered(place, candidates)
     if known is not None:
         return known
-    with ExitStack() as stack:
+    with memory_for(candidates[plain]), ExitStack() as stack:
         sessions = {
             name: stack.enter_context(closing(cpu.open_session(pack(model, None), threads=threads)))
             for name, model in candidates.items()

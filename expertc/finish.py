@@ -29,6 +29,7 @@ class Finish:
         bake: make the scaling of pixels a part of the graph, which then takes bytes.
         fuse: name of the form its branches take, "off" for none.
         opset: the newest opset that the target reads, None without a limit.
+        strength: write what ONNX Runtime is slow at by operators that it is fast at.
     """
 
     batch: int | None = 1
@@ -36,6 +37,7 @@ class Finish:
     bake: bool = False
     fuse: str = OFF
     opset: int | None = None
+    strength: bool = False
 
     def run(self, cut: Cut) -> tuple[Model, tuple[str, ...]]:
         """The finished expert, and the names of the passes that changed something. Raises what they raise."""
@@ -52,6 +54,8 @@ class Finish:
         found.append(Fold())
         if self.fuse != OFF:
             found.append(_fuse(self.fuse))
+        if self.strength:
+            found.append(_strength())
         if self.opset is not None:
             found.append(_lower(self.opset))
         return tuple(found)
@@ -64,6 +68,7 @@ class Finish:
             "embed": self.embed,
             "bake": self.bake,
             "opset": self.opset,
+            "strength": self.strength,
         }
 
     @classmethod
@@ -75,11 +80,12 @@ class Finish:
         batch, opset = forms.get("batch"), forms.get("opset")
         found = cls(
             None if batch == "dynamic" else batch, forms.get("embed", embed), forms.get("bake", False),
-            forms.get("fuse", OFF), opset,
+            forms.get("fuse", OFF), opset, forms.get("strength", False),
         )  # fmt: skip
         whole = [number is None or (type(number) is int and number > 0) for number in (found.batch, opset)]
         known = found.fuse == OFF or found.fuse in _forms()
-        if not (all(whole) and known and type(found.embed) is bool and type(found.bake) is bool):
+        flags = [type(flag) is bool for flag in (found.embed, found.bake, found.strength)]
+        if not (all(whole) and known and all(flags)):
             raise BundleError("The manifest does not say how the expert was made.", "Build the bundle again.")
         return found
 
@@ -125,6 +131,12 @@ def _fuse(name: str) -> Pass:
     from .surgery.fuse import FORMS, Fuse
 
     return next(Fuse(form) for form in FORMS if form.name == name)
+
+
+def _strength() -> Pass:
+    from .surgery.strength import Strength
+
+    return Strength()
 
 
 def _lower(opset: int) -> Pass:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,8 +16,10 @@ from .errors import UnsupportedError, UsageError, VerificationError
 from .finish import card_of
 from .gain import Gain, gain
 from .graph import File, Model, is_large, pack
+from .limits import has_loops
 from .observe import Ranges, observe
 from .sensitivity import MAX_DROP, within_budget
+from .stages import Stages, silent
 from .surgery.half import Half, choose_islands, is_single, notes
 from .surgery.precision import conversion, quantise_recipe
 from .surgery.quantise import FLAVOURS, Quantise
@@ -86,7 +88,7 @@ def choose(
     fallback: Array | None,
     max_drop: float | None,
     scratch: Path | None = None,
-    progress: Callable[[int], None] = lambda images: None,
+    progress: Stages = silent,
 ) -> Precise:
     """Convert the fp32 expert ``final``, which is packed as ``expert``, to the precision ``wanted``.
 
@@ -97,20 +99,26 @@ def choose(
         photos: to calibrate on. int8 needs them; fp16 otherwise takes the images ``fallback``, or noise.
         max_drop: points of top-1 agreement that may be lost; None for the budget of the precision.
         scratch: a folder for models that are too large to be bytes.
-        progress: is told how many images have been looked at.
+        progress: is told how many images have been looked at, and how far the search for layers to restore is.
 
-    Raises ``UsageError`` for a model that is not fp32 or int8 without photos, ``VerificationError`` if int8 cannot keep
-    to its budget, and what the passes raise.
+    Raises ``UsageError`` for a model that is not fp32 or int8 without photos, ``UnsupportedError`` for one with loops,
+    ``VerificationError`` if int8 cannot keep to its budget, and what the passes raise.
     """
     if not is_single(final):
         raise UsageError("The model is in half precision or quantised already.", "Leave out --precision.")
+    if has_loops(final.nodes):
+        raise UnsupportedError(
+            "The expert has a loop, and how long that runs is not known beforehand.", "Leave out --precision."
+        )
     if wanted == "int8" and photos is None:
         raise UsageError("int8 has to be calibrated on photos of the expert's classes.", "Give a folder with --calib.")
     if not is_worth(final) and wanted == "auto":
         return Precise(None, ("The expert is too small for another precision to matter: it stays fp32.",))
     tried = [p for p in device.precisions if p != "fp32"] if wanted == "auto" else [wanted]
     images = photos.observed if photos is not None else _noise(final) if fallback is None else fallback
-    seen = observe(final, [images], scratch=scratch, progress=progress)
+    seen = observe(
+        final, [images], scratch=scratch, progress=lambda done: progress("observe photos", done, len(images))
+    )
     best: tuple[Lowered, float, tuple[str, ...]] | None = None
     said, gains = list(photos.notes if photos is not None else ()), []
     for precision in tried:
@@ -118,7 +126,7 @@ def choose(
             said.append("int8 was not tried: it needs photos to calibrate on (--calib).")
             continue
         try:
-            lowered, told = _convert(precision, final, seen, device, output, photos, max_drop, scratch)
+            lowered, told = _convert(precision, final, seen, device, output, photos, max_drop, scratch, progress)
         except (VerificationError, UnsupportedError, UsageError) as error:
             if wanted != "auto":
                 raise
@@ -143,7 +151,7 @@ def choose(
 
 def _convert(
     precision: str, final: Model, seen: Ranges, device: Target, output: Output, photos: Photos | None,
-    max_drop: float | None, scratch: Path | None,
+    max_drop: float | None, scratch: Path | None, progress: Stages,
 ) -> tuple[Lowered, tuple[str, ...]]:  # fmt: skip
     if precision == "fp16":
         islands = choose_islands(final, {name: (found.low, found.high) for name, found in seen.items()})
@@ -153,7 +161,10 @@ def _convert(
     if device.backend == "onnxruntime":
         flavour = replace(flavour, reduce_range=saturates())
     drop = MAX_DROP if max_drop is None else max_drop
-    _, report = within_budget(final, seen, photos.judged, flavour=flavour, output=output, max_drop=drop)
+    _, report = within_budget(
+        final, seen, photos.judged, flavour=flavour, output=output, max_drop=drop,
+        progress=lambda stage, done, total: progress(f"int8: {stage}", done, total),
+    )  # fmt: skip
     layers = frozenset(layer.layer for layer in report.restored)
     recipe = quantise_recipe(Quantise(seen, flavour, layers, report.chosen.percentile))
     return repeat(final, recipe, max_drop, scratch), report.notes

@@ -46,6 +46,7 @@ ORDER = [
     ("measure",),
     ("lint",),
     ("finish",),
+    ("limits",),
     ("surgery",),
     ("graph",),
     ("jetson",),
@@ -60,6 +61,7 @@ ORDER = [
     ("strict_yaml",),
     ("text",),
     ("intervals",),
+    ("stages",),
     ("errors",),
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -1,6 +1,6 @@
 """Prepare here, run on the machine with the GPU, and write the table.
 
-    python -m benchmarks.gpu prepare FOLDER --scratch SCRATCH [--data DIR] [--only PART] [--opset 17]
+    python -m benchmarks.gpu prepare FOLDER --scratch SCRATCH [--data DIR] [--only PART] [--tensorrt 8.6]
     python -m benchmarks.gpu run FOLDER --work WORK --results RESULTS [--minutes 9] [--seconds 10] [--only PART]
                                         [--level 3] [--own-kernels]
     python -m benchmarks.gpu table RESULTS [--output benchmarks/results]
@@ -29,7 +29,7 @@ def main() -> int:
     prepare.add_argument("--scratch", type=Path, required=True, help="for exported networks, up to 2 GB")
     prepare.add_argument("--data", type=Path, help="photos of the bundled model's classes; without, it judges noise")
     prepare.add_argument("--only", default="", help="a part of the names of contests")
-    prepare.add_argument("--opset", type=int, default=17, help="17 is what TensorRT 8.6 reads")
+    prepare.add_argument("--tensorrt", default="8.6", help="the oldest release that is to read the graphs")
     run = verbs.add_parser("run")
     run.add_argument("folder", type=Path)
     run.add_argument("--work", type=Path, required=True, help="weights and plans, up to 10 GB; may be lost")
@@ -44,9 +44,11 @@ def main() -> int:
     table.add_argument("--output", type=Path, default=Path(__file__).parent.parent / "results")
     given = parser.parse_args()
     if given.verb == "prepare":
+        from expertc.targets import release
+
         from .prepare import prepare as make
 
-        make(given.folder, given.scratch, given.data, given.only, given.opset)
+        make(given.folder, given.scratch, given.data, given.only, release(given.tensorrt))
         return 0
     if given.verb == "run":
         from .machine import Machine

@@ -28,6 +28,7 @@ from expertc.errors import ExpertcError
 from expertc.evaluate.calibration import Calibration, calibration
 from expertc.graph import Model, read_model, to_proto, with_batch
 from expertc.graph.cost import cost
+from expertc.lint import ceiling, lint, refuse
 from expertc.observe import observe
 from expertc.sensitivity import within_budget
 from expertc.source import Source
@@ -36,6 +37,7 @@ from expertc.surgery.fuse import FORMS, Fuse
 from expertc.surgery.half import Half
 from expertc.surgery.lower import Lower
 from expertc.surgery.quantise import TENSORRT
+from expertc.targets import Release, load_target
 
 from .contests import ALL, CONTESTS, FP16, FP32, SIDES, Contest, Entry
 from .hollow import Known, hollow, redraw
@@ -90,8 +92,8 @@ class Trained:
 class Preparation:
     """The folder that is carried, while it is made."""
 
-    def __init__(self, folder: Path, scratch: Path, data: Path | None, opset: int) -> None:
-        self.folder, self.scratch, self.data, self.opset = folder, scratch, data, opset
+    def __init__(self, folder: Path, scratch: Path, data: Path | None, tensorrt: Release) -> None:
+        self.folder, self.scratch, self.data, self.tensorrt = folder, scratch, data, tensorrt
         self.engines: dict[str, dict[str, Any]] = {}
         self.images: dict[str, dict[str, Any]] = {}
         self.left_out: dict[str, str] = {}
@@ -117,7 +119,7 @@ class Preparation:
         expert = self.experts.setdefault(
             entry.network, Sized(network, self.scratch, self.data, SIDES.get(entry.network, 224))
         )
-        single = Lower(self.opset).run(shaped(expert, entry.form))[0]
+        single = Lower(ceiling(self.tensorrt)).run(shaped(expert, entry.form))[0]
         trained = network.arch is None and entry.form != FULL
         proto, known = to_proto(single), {}
         if not trained:
@@ -128,6 +130,8 @@ class Preparation:
         if reference not in self.answered:
             self.answer(proto, view, reference)
         lowered = single if entry.precision == FP32 else self.lowered(single, entry.precision, expert)
+        target = load_target("gpu")
+        refuse(lint(lowered, target, release=self.tensorrt), target)
         proto = proto if lowered is single else to_proto(lowered)
         about = {
             "id": name, **asdict(entry), "file": f"{name}.onnx.rest", "draws": f"{name}.draws.json",
@@ -185,21 +189,21 @@ class Preparation:
             return None
         return {
             "id": asked.id, "name": asked.name, "engines": [name for name in made.values() if name is not None],
-            "base": made[asked.base],
+            "base": made[asked.base], "budget": asked.budget,
         }  # fmt: skip
 
 
-def prepare(folder: Path, scratch: Path, data: Path | None, only: str, opset: int) -> None:
+def prepare(folder: Path, scratch: Path, data: Path | None, only: str, tensorrt: Release) -> None:
     """Write ``folder``; what it holds already is written over."""
     for place in (folder, scratch):
         place.mkdir(parents=True, exist_ok=True)
-    work = Preparation(folder, scratch, data, opset)
+    work = Preparation(folder, scratch, data, tensorrt)
     contests = [made for asked in CONTESTS if only in asked.name and (made := work.contest(asked)) is not None]
     packages = ("onnx", "onnxruntime", "numpy")
     plan = {
         "prepared": {
             "expertc": __version__,
-            "opset": opset,
+            "tensorrt": list(tensorrt),
             "machine": platform.machine(),
             **{name: version(name) for name in packages},
         },

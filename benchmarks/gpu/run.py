@@ -44,11 +44,15 @@ Timed = Mapping[str, float]
 
 @dataclass(frozen=True)
 class Step:
-    """``do`` is told when to stop (monotonic) and gives what belongs into ``name``.json. One ``kind`` takes as long."""
+    """``do`` is told when to stop (monotonic) and gives what belongs into ``name``.json. One ``kind`` takes as long.
+
+    ``makes`` is a file that is still needed and may have been lost since.
+    """
 
     name: str
     kind: str
     do: Callable[[float], dict[str, Any]]
+    makes: Path | None = None
 
 
 def run(
@@ -63,15 +67,17 @@ def run(
     here = machine.to_mapping() | {"prepared": plan["prepared"]}
     if about.exists() and json.loads(about.read_text()) != here:
         raise SystemExit(f"{results} has results of another machine or preparation: give another folder")
-    about.write_text(json.dumps(here, indent=1) + "\n")
-    (results / "plan.json").write_text(json.dumps(plan, indent=1) + "\n")
+    keep(about, here)
+    keep(results / "plan.json", plan)
     longest: dict[str, float] = {}
     did = 0
-    for step in steps(plan, folder, work, machine, seconds, only):
+    for step in steps(plan, folder, work, results, machine, seconds, only):
         file = results / f"{step.name}.json"
         if file.exists():
-            longest[step.kind] = max(longest.get(step.kind, 0.0), json.loads(file.read_text())["took"])
-            continue
+            found = json.loads(file.read_text())
+            longest[step.kind] = max(longest.get(step.kind, 0.0), found["took"])
+            if "error" in found or step.makes is None or step.makes.exists():
+                continue
         if did and time.monotonic() - begun + longest.get(step.kind, FIRST) > limit:
             return False
         did += 1
@@ -83,9 +89,16 @@ def run(
             return False
         found |= {"took": time.monotonic() - start, "simulated": machine.simulated}
         longest[step.kind] = max(longest.get(step.kind, 0.0), found["took"])
-        file.write_text(json.dumps(found, indent=1) + "\n")
+        keep(file, found)
         print(f"{step.name}: {found.get('error') or 'done'}, {found['took']:.0f} s", file=sys.stderr, flush=True)
     return True
+
+
+def keep(file: Path, found: Mapping[str, Any]) -> None:
+    """Write a file in one step: whoever cuts a run off leaves no half of one."""
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(found, indent=1) + "\n")
+    part.replace(file)
 
 
 def attempted(step: Step, count: Path, end: float) -> dict[str, Any]:
@@ -95,6 +108,7 @@ def attempted(step: Step, count: Path, end: float) -> dict[str, Any]:
     """
     before = int(count.read_text()) if count.exists() else 0
     if before >= ATTEMPTS:
+        count.unlink()
         return {"error": f"begun {before} times and never ended"}
     count.write_text(str(before + 1))
     try:
@@ -106,19 +120,19 @@ def attempted(step: Step, count: Path, end: float) -> dict[str, Any]:
 
 
 def steps(
-    plan: Mapping[str, Any], folder: Path, work: Path, machine: Machine, seconds: float, only: str
+    plan: Mapping[str, Any], folder: Path, work: Path, results: Path, machine: Machine, seconds: float, only: str
 ) -> Iterator[Step]:
     """Contest by contest, the most telling first: its engines, then their times."""
     engines = {engine["id"]: engine for engine in plan["engines"]}
-    asked: set[str] = set()
     for contest in plan["contests"]:
         if only not in contest["name"]:
             continue
+        timed_already = (results / f"contest-{contest['id']}.json").exists()
         for name in contest["engines"]:
-            if name not in asked:
-                asked.add(name)
-                about = engines[name]
-                yield Step(f"engine-{name}", "engine", lambda end, e=about: engine(e, plan, folder, work, machine, end))
+            yield Step(
+                f"engine-{name}", "engine", lambda end, e=engines[name]: engine(e, plan, folder, work, machine, end),
+                None if timed_already else work / f"{name}.plan",
+            )  # fmt: skip
         yield Step(
             f"contest-{contest['id']}", "contest",
             lambda end, c=contest: timed(c, engines, plan, folder, work, machine, seconds),

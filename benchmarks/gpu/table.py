@@ -11,6 +11,8 @@ from expertc.backends.tensorrt.session import COMPUTE, D2H, ENQUEUE, H2D, LATENC
 
 from .run import GRAPH, HOST
 
+FUSED = "fused: "  # what the names of fused forms begin with, in benchmarks.forms
+
 EXACT = 1e-5  # relative error that fp32 may have with TF32 off
 SIMULATED = "**SIMULATED: neither TensorRT nor the GPU is real. No number here means anything.**"
 
@@ -82,6 +84,8 @@ def section(contest: Json, found: Json) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
     yield ""
     rows = times.get("rows", {})
+    if contest["budget"] is not None and rows:
+        yield from (kept(contest, engines, rows), "")
     warned = [f"* {name}: {warning}." for name, row in rows.items() for warning in row["warnings"]]
     if rows:
         yield from (f"{times['blocks']} blocks; nvidia-smi before and after: {' / '.join(times['clocks'])}.", "")
@@ -89,6 +93,23 @@ def section(contest: Json, found: Json) -> Iterator[str]:
     failed = [f"* {name}: {step['error']}" for name, step in done.items() if "error" in step]
     for title, items in (("Warnings, as trtexec's:", warned), ("Failed:", failed)):
         yield from ((title, "", *items, "") if items else ())
+
+
+def kept(contest: Json, engines: Json, rows: Json) -> str:
+    """Whether the best fused form keeps the contest's budget, as far as its interval tells."""
+    last = engines[contest["engines"][-1]]["network"]
+    names = [
+        name for name in contest["engines"]
+        if (engines[name]["network"], engines[name]["precision"]) == (last, "fp32")
+        and engines[name]["form"].startswith(FUSED) and name + GRAPH in rows
+    ]  # fmt: skip
+    if not names:
+        return "The budget cannot be judged: there is no fused form."
+    best = min(names, key=lambda name: float(rows[name + GRAPH]["over_base"][COMPUTE][0]))
+    value, low, high = rows[best + GRAPH]["over_base"][COMPUTE]
+    limit = contest["budget"]
+    word = "kept" if high is not None and high <= limit else "missed" if low is not None and low > limit else "not sure"
+    return f"Budget: {best} takes {value:.2f} times the base, at most {limit:g} times is wanted: {word}."
 
 
 def engine_cells(about: Json, step: Json | None) -> Sequence[str]:

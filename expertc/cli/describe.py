@@ -20,6 +20,7 @@ def arch(facts: Mapping[str, Any]) -> None:
         "parameters": show.count(facts["parameters"]),
         "MACs": show.count(facts["macs"]),
         "as thop counts": show.count(facts["macs_thop"]),
+        **({"MACs, routed": show.count(facts["macs_routed"])} if "macs_routed" in facts else {}),
     })  # fmt: skip
 
 

@@ -11,8 +11,8 @@ from . import options, show
 
 @click.command(
     epilog=options.example(
-        "expertc taxonomy from-wordnet /usr/share/wordnet --g-max 100 --g-max 20 -o t.yaml",
-        "expertc taxonomy from-wordnet /usr/share/wordnet --classes-of pets.yaml -o t.yaml",
+        "expertc taxonomy from-wordnet wordnet/ --g-max 100 --g-max 20 -o t.yaml",
+        "expertc taxonomy from-wordnet wordnet/ --classes-of pets.yaml -o t.yaml",
     )
 )
 @click.argument("folder", metavar="DIR")

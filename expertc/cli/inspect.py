@@ -14,6 +14,7 @@ from . import describe, features, options, show
     epilog=options.example(
         "expertc inspect sharks-rays.expert",
         "expertc inspect --arch resnet50 --classes-count 1000",
+        "expertc inspect --arch hiernet --taxonomy cifar100 --set split=4 --set add=3",
         "expertc inspect --features photo.jpg --branches cetaceans,sharks",
     )
 )
@@ -21,14 +22,16 @@ from . import describe, features, options, show
 @click.option("--explain", is_flag=True, help="List what stopped the demand analysis, and so was kept whole.")
 @click.option("--arch", metavar="NAME", help="Count a network of the zoo instead, without weights.")
 @click.option("--classes-count", type=click.IntRange(1, 10**6), metavar="K", help="Number of classes for --arch.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An argument of --arch, as JSON.")
+@click.option("--size", type=click.IntRange(1, 4096), metavar="PIXELS", help="Side of the image for --arch.")
 @features.options
 @options.foreign
 @options.as_json
 @options.everywhere
 def command(
-    path: str | None, explain: bool, arch: str | None, classes_count: int | None, labels: str | None,
-    taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], as_json: bool,
-    **picture: Any,
+    path: str | None, explain: bool, arch: str | None, classes_count: int | None, settings: tuple[str, ...],
+    size: int | None, labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...],
+    as_json: bool, **picture: Any,
 ) -> None:  # fmt: skip
     """Show what is in a model or a bundle: card, inputs and outputs, parameters, MACs, bytes, branches.
 
@@ -36,9 +39,13 @@ def command(
     """
     from ..errors import UsageError
 
-    foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
-    if (arch is None) != (classes_count is None):
-        raise UsageError("--arch and --classes-count go together.", "Write --arch resnet50 --classes-count 1000.")
+    classes = taxonomy if arch is not None and classes_count is None else classes_count
+    foreign = options.make_foreign(labels, None if classes is taxonomy else taxonomy, preprocess, outputs)
+    if (arch is None) != (classes is None) or (arch is None and (settings or size)):
+        raise UsageError(
+            "--arch and --classes-count go together, and --set and --size with them.",
+            "Write --arch resnet50 --classes-count 1000, or --taxonomy FILE instead of the number.",
+        )
     drawn = features.asked(**picture)
     if drawn and explain:
         raise UsageError("--features and --explain do not go together.", "Leave out one of them.")
@@ -47,10 +54,12 @@ def command(
     if drawn:
         features.draw(path, foreign, as_json, **picture)
         return
-    if arch is not None and classes_count is not None:
+    if arch is not None and classes is not None:
+        from ..taxonomy import Taxonomy
         from ..zoo.count import count_arch
 
-        facts, print_facts = count_arch(arch, classes_count), describe.arch
+        counted = Taxonomy.named(classes) if isinstance(classes, str) else classes
+        facts, print_facts = count_arch(arch, counted, size, _settings(settings)), describe.arch
     elif path is not None and Path(path).is_dir():
         facts, print_facts = _bundle(path, explain), describe.bundle
     else:
@@ -61,6 +70,25 @@ def command(
     print_facts(facts)
     if explain:
         describe.explain(facts["kept_whole"])
+
+
+def _settings(items: tuple[str, ...]) -> dict[str, Any]:
+    """What ``--set`` says; a value that is no JSON is text. Raises ``UsageError`` for what is not NAME=VALUE."""
+    import json
+
+    from ..errors import UsageError
+    from ..text import shown
+
+    found: dict[str, Any] = {}
+    for item in items:
+        name, _, value = item.partition("=")
+        if not name.isidentifier() or not value:
+            raise UsageError(f"{shown(item)} is not NAME=VALUE.", "Write for example --set split=5.")
+        try:
+            found[name] = json.loads(value)
+        except (ValueError, RecursionError):
+            found[name] = value
+    return found
 
 
 def _model(path: str | None, foreign: Any, explain: bool) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import click
 if TYPE_CHECKING:
     from ..selection import Selection
     from ..source import Foreign, Source
+    from ..stages import Stages
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -136,9 +137,7 @@ def photos(source: Source, data: str | None, *, baked: bool = False) -> Any:
     return sample(data, source.card.preprocess.as_bytes() if baked else source.card.preprocess)
 
 
-def calibration(
-    data: str, source: Source, selection: Selection, *, baked: bool, progress: Callable[[str], None]
-) -> Any:
+def calibration(data: str, source: Source, selection: Selection, *, baked: bool, progress: Stages) -> Any:
     """Photos of the selected classes to calibrate a precision on, and others to judge it on; see ``evaluate``.
 
     For an expert with its preprocessing ``baked`` in they are bytes.
@@ -152,20 +151,38 @@ def calibration(
         raise CardError("The model does not say how images become its input.", "Give --preprocess.")
     return read(
         data, spec.as_bytes() if baked else spec, selection.classes, taxonomy=source.card.taxonomy,
-        progress=lambda done, total: progress(f"read photo {done} of {total}"),
+        progress=lambda done, total: progress("read photos", done, total),
     )  # fmt: skip
 
 
 @contextmanager
-def stages(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """A spinner on stderr that names what is being done; nothing without a terminal."""
+def stages(quiet: bool) -> Iterator[Stages]:
+    """A spinner on stderr that names what is done, and a bar where that is counted; nothing without a terminal."""
+    from ..stages import silent
+
     if quiet or not sys.stderr.isatty():
-        yield lambda stage: None
+        yield silent
         return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, Task, TextColumn
+    from rich.text import Text
+
     from . import show
 
-    with show.console(stderr=True).status("starting …") as status:
-        yield lambda stage: status.update(f"{stage} …")
+    class Counted(BarColumn):
+        def render(self, task: Task) -> Any:
+            return super().render(task) if task.fields["counted"] else Text("")
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), Counted(), TextColumn("{task.fields[counted]}"))
+    together = sys.stdout.isatty()  # see ``bar``
+    with Progress(*columns, console=show.console(stderr=True), transient=True, redirect_stdout=together) as shown:
+        task = shown.add_task("starting …", counted="")
+
+        def told(stage: str, done: int = 0, total: int = 0) -> None:
+            counted = f"{done}/{total}" if total else ""
+            name = stage if total else f"{stage} …"
+            shown.reset(task, description=name, completed=done, total=total or 1, counted=counted)
+
+        yield told
 
 
 @contextmanager

@@ -21,7 +21,7 @@ BASE_URL = "https://api.openai.com/v1"
 @click.command(
     epilog=options.example(
         "expertc taxonomy propose full.onnx --model gpt-4o -o t.yaml",
-        "expertc taxonomy propose --labels labels.txt --model qwen3 --base-url http://localhost:8000/v1 -o t.yaml",
+        "expertc taxonomy propose --model qwen3 --base-url http://gpu/v1 -o t.yaml",
     )
 )
 @click.argument("path", metavar="MODEL", required=False)

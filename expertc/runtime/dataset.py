@@ -1,6 +1,6 @@
 """Images on disk: files and folders of them, and labelled sets, read one image at a time.
 
-A labelled set is a folder of class folders, or a packed ``<split>.npz``.
+A labelled set is a folder of class folders, a packed ``<split>.npz``, or CIFAR's binary version.
 
 The packed form holds ``jpeg`` (uint8, all files one after another), ``offset`` (int64, N+1), ``label`` (int16) and,
 optionally, ``name`` (bytes); ``meta.json`` beside it lists ``classes[k]`` with a ``label`` and a taxonomy ``path``.
@@ -21,6 +21,8 @@ import numpy as np
 
 from ..errors import DataError
 from ..taxonomy import clean_text
+from .cifar import is_cifar, open_cifar
+from .parts import HALVES, half
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 MAX_PACKED_BYTES = 2**36
@@ -138,9 +140,15 @@ def expand_images(paths: Iterable[str | Path]) -> list[Path]:
 def open_dataset(path: str | Path, split: str = "val") -> LabelledImages:
     """Open the labelled images under ``path``; ``split`` picks ``<split>.npz`` or a sub-folder of that name.
 
-    Raises ``DataError`` if there is nothing usable.
+    Behind the name, ``:tuning`` and ``:report`` pick one of its halves (``parts.half``), ``:coarse`` CIFAR-100's coarse
+    labels. Raises ``DataError`` if there is nothing usable.
     """
     path = image_folder(path)
+    name, _, kind = split.rpartition(":")
+    if name and kind in HALVES:
+        return half(open_dataset(path, name), kind)
+    if is_cifar(path):
+        return open_cifar(path, split.removesuffix(":coarse"), coarse=split.endswith(":coarse"))
     shown = clean_text(str(path))
     if (path / f"{split}.npz").is_file():
         return _open_packed(path, split)

@@ -161,8 +161,11 @@ def _seed_worker(process: int, _: int) -> None:
 
 
 def train_transform(recipe: Recipe, stage: Stage) -> Callable[[Any], Tensor]:
-    """timm's training transform for a stage: random resized crop, flip, RandAugment or colour jitter."""
-    return _transform(
+    """timm's training transform for a stage: random resized crop, flip, RandAugment or colour jitter.
+
+    With ``pad`` the crop is one of the image's own size, of the image with a border of the mean around it.
+    """
+    made = _transform(
         recipe,
         stage.size,
         is_training=True,
@@ -171,18 +174,24 @@ def train_transform(recipe: Recipe, stage: Stage) -> Callable[[Any], Tensor]:
         auto_augment=stage.auto_augment or None,
         mean=recipe.mean,  # what a turned or shifted image is filled up with
     )
+    if stage.pad:
+        from torchvision.transforms import RandomCrop, Resize
+
+        fill = tuple(round(255 * share) for share in recipe.mean)
+        cropped = next(at for at, step in enumerate(made.transforms) if "Crop" in type(step).__name__)
+        made.transforms[cropped : cropped + 1] = [Resize(stage.size), RandomCrop(stage.size, stage.pad, fill=fill)]
+    found: Callable[[Any], Tensor] = made
+    return found
 
 
 def eval_transform(recipe: Recipe, size: int) -> Callable[[Any], Tensor]:
     """timm's evaluation transform: resize, centre crop of the whole image."""
-    return _transform(recipe, size, is_training=False, crop_pct=1.0)
+    made: Callable[[Any], Tensor] = _transform(recipe, size, is_training=False, crop_pct=1.0)
+    return made
 
 
-def _transform(recipe: Recipe, size: int, **options: Any) -> Callable[[Any], Tensor]:
+def _transform(recipe: Recipe, size: int, **options: Any) -> Any:
     import_timm()
     from timm.data import create_transform
 
-    made: Callable[[Any], Tensor] = create_transform(
-        (3, size, size), interpolation=recipe.interpolation, use_prefetcher=True, **options
-    )
-    return made
+    return create_transform((3, size, size), interpolation=recipe.interpolation, use_prefetcher=True, **options)

@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import InvalidArtifactError, UsageError
 from ..taxonomy import Taxonomy
 from ..text import clean_text, shown
-from ..zoo import build, rehearse
+from ..zoo import HierNet, build, rehearse
 from .recipe import Recipe
 
 FETCHED = "pretrained_backbone"  # the argument that lets timm fetch the trunk's weights
@@ -54,11 +54,14 @@ def _load_trunk(network: nn.Module, path: Path) -> str:
     try:
         given = {_plain(name): tensor for name, tensor in load(content).items()}
         trunk = getattr(network, "trunk", network)
-        own = trunk.state_dict()
-        if trunk is network:
-            head = str(network.pretrained_cfg["classifier"])  # type: ignore[index]
-            own = {name: tensor for name, tensor in own.items() if not name.startswith(f"{head}.")}
-        trunk.load_state_dict({name: given[_plain(name)] for name in own}, strict=False)
+        if isinstance(network, HierNet):
+            own = network.origins()  # the same weights in the top's body, its head and every group
+        else:
+            own = {name: name for name in trunk.state_dict()}
+            if trunk is network:
+                head = str(network.pretrained_cfg["classifier"])  # type: ignore[index]
+                own = {name: name for name in own if not name.startswith(f"{head}.")}
+        trunk.load_state_dict({name: given[_plain(origin)] for name, origin in own.items()}, strict=False)
     except (SafetensorError, KeyError, RuntimeError) as error:  # RuntimeError: a tensor of another shape
         reason = f"no {error}" if isinstance(error, KeyError) else clean_text(" ".join(str(error).split())[:200])
         raise InvalidArtifactError(

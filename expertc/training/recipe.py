@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ _RAND_AUGMENT = re.compile(r"rand(-((m|n|mmax)[1-9]\d?|(p|mstd)\d+(\.\d+)?|inc[0
 class Stage:
     """One stretch of training with its own image size and learning-rate cycle.
 
-    ``lr`` is the peak of a cosine cycle with linear warm-up; ``mix`` the probability that a batch is mixed (CutMix or
-    mixup).
+    ``lr`` is the peak of a cosine cycle with linear warm-up; with ``drops``, shares of the stage, it stays at its peak
+    and falls to a tenth at each of them instead (1.0: never). ``mix`` is the probability that a batch is mixed (CutMix
+    or mixup).
     """
 
     name: str
@@ -38,7 +40,9 @@ class Stage:
     lr: float
     batch: int = 64
     warmup_epochs: float = 1.0
+    drops: tuple[float, ...] = ()
     scale: float = 0.35  # smallest area of the random resized crop
+    pad: int = 0  # pixels: instead of the resized crop, one of the image with so many around it
     colour_jitter: float = 0.3
     auto_augment: str = ""  # RandAugment as timm spells it, such as rand-m9-n2; it takes the colour jitter's place
     mix: float = 0.0
@@ -53,6 +57,10 @@ class Stage:
             raise ValueError(f"stage '{self.name}': a batch holds at least two images")
         if not self.lr > 0:
             raise ValueError(f"stage '{self.name}': lr is not above 0")
+        if not all(0 < drop <= 1 for drop in self.drops):
+            raise ValueError(f"stage '{self.name}': drops are not shares above 0, up to 1")
+        if not isinstance(self.pad, int) or not 0 <= self.pad < self.size:
+            raise ValueError(f"stage '{self.name}': pad is not a number of pixels below the image's side")
         if self.auto_augment and not _RAND_AUGMENT.fullmatch(self.auto_augment):
             raise ValueError(f"stage '{self.name}': auto_augment is not like 'rand-m9-n2'")
 
@@ -99,8 +107,9 @@ class Recipe:
         """A short hash of the recipe; a checkpoint of another one is not resumed."""
         facts = asdict(self)
         for stage in facts["stages"]:
-            if not stage["auto_augment"]:
-                del stage["auto_augment"]  # as it was before there was one, so that older runs go on
+            for later in ("auto_augment", "drops", "pad"):
+                if not stage[later]:
+                    del stage[later]  # as it was before there was one, so that older runs go on
         text = json.dumps(facts, sort_keys=True, default=list)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -120,10 +129,11 @@ def load_recipe(name: str | Path) -> Recipe:
     except (OSError, ValueError) as error:  # ValueError: not TOML, or not UTF-8
         raise UsageError(f"The recipe '{path}' cannot be read ({error}).", "Give a TOML file.") from error
     try:
-        stages = tuple(Stage(**stage) for stage in data.pop("stage"))
-        for key in ("mean", "std"):
-            if key in data:
-                data[key] = tuple(data[key])
+        tables = [data, *data.pop("stage")]
+        for table, key in product(tables, ("mean", "std", "drops")):
+            if key in table:
+                table[key] = tuple(table[key])
+        stages = tuple(Stage(**stage) for stage in tables[1:])
         return Recipe(stages=stages, **data)
     except (KeyError, TypeError, ValueError, CardError) as error:
         allowed = [", ".join(f.name for f in fields(kind)) for kind in (Recipe, Stage)]

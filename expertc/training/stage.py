@@ -53,13 +53,19 @@ class StageRun:
 
     def epoch(self, loader: Any, epoch: int) -> Iterator[float]:
         """Train epoch number ``epoch`` of the run; yields the loss of every step."""
-        from timm.scheduler import CosineLRScheduler
+        from timm.scheduler import CosineLRScheduler, MultiStepLRScheduler
 
         steps = len(loader)
-        schedule = CosineLRScheduler(
-            self.optimizer, t_initial=max(1, self.stage.epochs * steps), t_in_epochs=False, lr_min=self.stage.lr * 0.01,
-            warmup_t=int(self.stage.warmup_epochs * steps), warmup_lr_init=self.stage.lr * 0.05,
-        )  # fmt: skip
+        length = max(1, self.stage.epochs * steps)
+        warm_up = {"warmup_t": int(self.stage.warmup_epochs * steps), "warmup_lr_init": self.stage.lr * 0.05}
+        if self.stage.drops:
+            # timm looks one step ahead.
+            at = [round(drop * length) + 1 for drop in self.stage.drops]
+            schedule = MultiStepLRScheduler(self.optimizer, at, 0.1, t_in_epochs=False, **warm_up)
+        else:
+            schedule = CosineLRScheduler(
+                self.optimizer, length, t_in_epochs=False, lr_min=self.stage.lr * 0.01, **warm_up
+            )
         kind = torch.device(self.device).type
         self.parallel.train()
         for step, (x, y) in enumerate(loader):

@@ -22,10 +22,10 @@ from ..backends.cpu import open_session
 from ..card import Card
 from ..errors import ExpertcError
 from ..graph import DATA_SUFFIX, File, read_model
+from ..limits import Limits
 from ..preprocessing import Preprocess
 from .inputs import prepare
 from .ladder import climb
-from .limits import Limits
 from .lowered import Lowered
 
 

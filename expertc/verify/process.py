@@ -22,7 +22,7 @@ from .lowered import STEP, Lowered
 from .standby import Standby, standby, writing
 
 if TYPE_CHECKING:
-    from .limits import Limits
+    from ..limits import Limits
 
 _FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError, UnsupportedError)}
 _SHORT = (MemoryError.__name__, OutOfMemoryError.__name__)

@@ -40,7 +40,8 @@ def check(arch: str, arguments: Mapping[str, Any]) -> None:
 def require_arch(name: str) -> None:
     """Raise ``UsageError``, with names that are near, unless timm knows the architecture ``name``."""
     if not _is_known(name):
-        near = ", ".join(import_timm().list_models(f"*{name[:6]}*")[:5])
+        known = import_timm().list_models
+        near = ", ".join((known(f"{name[:6]}*") or known(f"*{name[:6]}*"))[:5])
         hint = f"Try {near}." if near else "See timm.list_models()."
         raise UsageError(f"There is no architecture {shown(name)}.", hint)
 
@@ -60,7 +61,7 @@ def rehearse(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], sizes:
     Raises ``InvalidArtifactError`` if that fails or it does not map ``[N, 3, H, W]`` to ``[N, classes]``.
     """
     check(arch, arguments)
-    with _building(arch, arguments), torch.device("meta"), torch.no_grad():
+    with building(arch, arguments), torch.device("meta"), torch.no_grad():
         network = build(arch, taxonomy, arguments).eval()
         for size in sizes:
             logits = network(torch.empty(2, 3, size, size))
@@ -75,7 +76,7 @@ def create(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], state: M
     weight is missing, left over or of another shape.
     """
     check(arch, arguments)
-    with _building(arch, arguments):
+    with building(arch, arguments):
         with torch.device("meta"):
             skeleton = build(arch, taxonomy, arguments).state_dict()
         for name in skeleton.keys() | state.keys():
@@ -91,7 +92,8 @@ def create(arch: str, taxonomy: Taxonomy, arguments: Mapping[str, Any], state: M
 
 
 @contextmanager
-def _building(arch: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+def building(arch: str, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Turn what timm and torch raise inside into an ``InvalidArtifactError`` that says which network it is."""
     try:
         yield
     except _UNBUILDABLE as error:

@@ -77,9 +77,9 @@ def nest(nodes: Sequence[Node], cin: int, levels: Sequence[Level], depth: int, d
     made = nn.ModuleDict()
     for node in nodes:
         if node.index is not None:
-            made[_module_name(node.name)] = ClassNode(node.index, cin, _level(levels, depth), drop_rate)
+            made[module_name(node.name)] = ClassNode(node.index, cin, _level(levels, depth), drop_rate)
         else:
-            made[_module_name(node.name)] = GroupNode(node.children, cin, levels, depth, drop_rate)
+            made[module_name(node.name)] = GroupNode(node.children, cin, levels, depth, drop_rate)
     return made
 
 
@@ -165,7 +165,7 @@ class NHL(nn.Module):
         return [found[index] for index in range(self.num_classes)]
 
 
-def _module_name(name: str) -> str:
+def module_name(name: str) -> str:
     """A taxonomy name as a torch module name, different for different names.
 
     A dot would be read as a path, and a class may be called "pop", like a method of the container.

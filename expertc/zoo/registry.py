@@ -11,12 +11,14 @@ from typing import Any
 from ..taxonomy import Taxonomy
 from . import trees
 from ._timm import import_timm
+from .cifar import CifarResNet
+from .hiernet import HierNet
 from .hlfp import BIG, HLFP, LATE, NESTED, ONE_BRANCH, SMALL, Design
 from .nhl import NHL
 
 import_timm()
 
-from timm.models import register_model  # noqa: E402  (timm must be imported through import_timm first)
+from timm.models import build_model_with_cfg, register_model  # noqa: E402  (timm must be imported through import_timm first)
 
 __all__: list[str] = []  # register_model adds the names it registers
 
@@ -97,3 +99,46 @@ def nhl_convnextv2_tiny(pretrained: bool = False, **kwargs: Any) -> NHL:
 def nhl_efficientnet_lite0(pretrained: bool = False, **kwargs: Any) -> NHL:
     """A small NHL: EfficientNet-Lite0 up to its last layers of stride 16, 112 channels."""
     return NHL(**{"backbone": "efficientnet_lite0", **_arguments(pretrained, trees.flat, kwargs)})
+
+
+# Of CIFAR-100, whose pixels are HierNet's inputs; "classifier" is what a trained backbone does not hand on.
+_CIFAR = {
+    "input_size": (3, 32, 32), "mean": (0.5071, 0.4865, 0.4409), "std": (0.2673, 0.2564, 0.2762),
+    "interpolation": "bilinear", "crop_pct": 1.0, "first_conv": "stem.0", "classifier": "head",
+}  # fmt: skip
+
+# n, and for ReLU and ELU where the top's body ends and how many blocks its head has: the paper's.
+_PUBLISHED = {3: ((5, 2), (6, 2)), 5: ((9, 3), (9, 3)), 7: ((12, 4), (15, 2)), 9: ((16, 5), (19, 5)),
+              18: ((38, 4), (38, 4))}  # fmt: skip
+
+
+@register_model
+def hiernet(pretrained: bool = False, **kwargs: Any) -> HierNet:
+    """HierNet on any timm row of stages: ``timm.create_model("hiernet", backbone=..., taxonomy=...)``."""
+    return HierNet(**_arguments(pretrained, trees.hiernet, kwargs))
+
+
+def _register_published(n: int, elu: bool, split: int, add: int) -> None:
+    """``cifar_resnet20`` and ``hiernet_resnet20``, or with "elu_" in their names, for one n."""
+    kind = f"{'elu_' if elu else ''}resnet{6 * n + 2}"
+    backbone = f"cifar_{kind}"
+
+    def resnet(pretrained: bool = False, **kwargs: Any) -> Any:
+        arguments = {"n": n, "elu": elu, **_arguments(pretrained, trees.flat, kwargs)}
+        return build_model_with_cfg(
+            CifarResNet, backbone, False, pretrained_cfg=_CIFAR, kwargs_filter=("num_classes", "global_pool"),
+            feature_cfg={"flatten_sequential": True}, **arguments,
+        )  # fmt: skip
+
+    def hierarchical(pretrained: bool = False, **kwargs: Any) -> HierNet:
+        published = {"backbone": backbone, "split": split, "add": add}
+        return HierNet(**{**published, **_arguments(pretrained, trees.hiernet, kwargs)})
+
+    for entry, name in ((resnet, backbone), (hierarchical, f"hiernet_{kind}")):
+        entry.__name__ = name
+        register_model(entry)
+
+
+for _n, _kinds in _PUBLISHED.items():
+    for _elu, _at in enumerate(_kinds):
+        _register_published(_n, bool(_elu), *_at)

@@ -41,6 +41,12 @@ def nhl_convnextv2_tiny(classes: int) -> Taxonomy:
     return three_levels([[next(sizes) for _ in range(groups)] for groups in even(312, 51)])
 
 
+def hiernet(classes: int) -> Taxonomy:
+    """HierNet: 7 groups of 100 classes, as the paper's 6 to 8; as many classes in a group for any other number."""
+    groups = round(classes / (100 / 7))
+    return two_levels(even(classes, groups)) if groups > 1 else flat(classes)
+
+
 def even(total: int, parts: int) -> list[int]:
     """``total`` in ``parts`` that differ by one at most, the larger ones first."""
     return [total // parts + (i < total % parts) for i in range(parts)]

@@ -13,10 +13,10 @@ from networks import run
 
 from expertc.errors import BundleError, DataError
 from expertc.graph import read_model, to_bytes
+from expertc.limits import Limits
 from expertc.preprocessing import Preprocess
 from expertc.verify import Certificate
 from expertc.verify.inputs import noise, prepare
-from expertc.verify.limits import Limits
 from expertc.verify.reference import poisoned, whole
 from expertc.verify.scores import decisions, monotony, relative_distance, reversals
 from expertc.verify.structure import trace

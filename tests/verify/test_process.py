@@ -16,11 +16,10 @@ from typing import Any
 
 import branched
 import numpy as np
-import onnx
 import pytest
 from branched import Case
-from networks import Net, card
-from onnx import helper
+from networks import card
+from strangers import bomb, endless
 
 from expertc.errors import (
     CardError,
@@ -32,8 +31,8 @@ from expertc.errors import (
     UnsupportedError,
     VerificationError,
 )  # fmt: skip
+from expertc.limits import Limits
 from expertc.verify import process
-from expertc.verify.limits import Limits
 from expertc.verify.process import verifier, verify
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
@@ -101,45 +100,14 @@ def test_a_missing_model_is_named(tmp_path: Path) -> None:
 # -- programs of strangers -----------------------------------------------------------------------------------------
 
 
-def bomb() -> Case:
-    """A small file that asks for six gigabytes, by a size that is only known when it runs."""
-    net = Net(17, seed=8)
-    x = net.image(3, 8, 8)
-    total = net.node("Cast", net.node("Abs", net.node("ReduceMax", x, keepdims=0)), to=onnx.TensorProto.INT64)
-    size = net.node("Add", net.node("Mul", total, net.constant(0)), net.constant(6 * 2**28))
-    many = net.node("ConstantOfShape", net.node("Unsqueeze", size, net.constant([0])))
-    nothing = net.node("Mul", net.node("ReduceMax", many, keepdims=0), net.constant(0.0))
-    net.node("Add", net.head(x, 3, 2, name="fc"), nothing, out="scores")
-    net.result("scores", 2)
-    return branched.case(net.bytes(), card(2), (0, 1))
-
-
-def endless() -> Case:
-    """A loop of 2**62 turns."""
-    net = Net(17, seed=9)
-    x = net.image(3, 8, 8)
-    value = helper.make_tensor_value_info
-    body = helper.make_graph(
-        [helper.make_node("Identity", ["go"], ["go on"]), helper.make_node("Neg", ["held"], ["held on"])],
-        "turn",
-        [value("turn", onnx.TensorProto.INT64, []), value("go", onnx.TensorProto.BOOL, []),
-         value("held", onnx.TensorProto.FLOAT, [])],
-        [value("go on", onnx.TensorProto.BOOL, []), value("held on", onnx.TensorProto.FLOAT, [])],
-    )  # fmt: skip
-    zero = net.node("Loop", net.constant(2**62), net.constant(True), net.constant(0.0), out="zero", body=body)
-    net.node("Add", net.head(x, 3, 2, name="fc"), zero, out="scores")
-    net.result("scores", 2)
-    return branched.case(net.bytes(), card(2), (0, 1))
-
-
 def test_a_model_that_asks_for_gigabytes_is_stopped() -> None:
-    case = bomb()
+    case = branched.case(bomb(), card(2), (0, 1))
     with pytest.raises(ModelError, match="memory"):
         verify(case.full, case.cut, case.final, **options(case), limits=Limits(2**32, 600))
 
 
 def test_a_model_that_never_ends_is_stopped() -> None:
-    case = endless()
+    case = branched.case(endless(), card(2), (0, 1))
     with pytest.raises(ModelError, match="longer"):
         verify(case.full, case.cut, case.final, **options(case), limits=Limits(2**34, 0.5))
 
@@ -189,7 +157,7 @@ def test_an_interruption_kills_the_child(temporary: Path, monkeypatch: pytest.Mo
             threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
 
     monkeypatch.setattr(subprocess, "Popen", Recorded)
-    case = endless()
+    case = branched.case(endless(), card(2), (0, 1))
     with pytest.raises(KeyboardInterrupt):
         verify(case.full, case.cut, case.final, **options(case))
     assert not is_alive(started[0])

@@ -7,6 +7,7 @@ of failures, and that the scores of the graphs that are put together again are O
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ from fake_tensorrt import Scene, fake
 
 TREE = tuple(Entry("tree", form) for form in (forms.FULL, forms.CUT, contests.GROUPED))
 CONTESTS = (
-    Contest("trees", "trees", (*TREE, Entry("tree", forms.CUT, "fp16")), TREE[1]),
+    Contest("trees", "trees", (*TREE, Entry("tree", forms.CUT, "fp16")), TREE[1], 1.25),
     contests.expert("trained", contests.SEA, forms=()),
 )
 
@@ -49,7 +50,7 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patched.setitem(contests.ALL, "tree", forms.Network("tree", 4, "separate", "warm"))
         patched.setitem(contests.ALL, contests.SEA, forms.Network(None, 0, "", "warm"))
         patched.setattr(forms, "open_source", lambda path=full: open_source(path))
-        prepare.prepare(folder, scratch, data, "", 17)
+        prepare.prepare(folder, scratch, data, "", (8, 6))
     return folder
 
 
@@ -124,6 +125,7 @@ def test_to_the_end(carried: Path, scene: Scene, tmp_path: Path) -> None:
     assert text.count(SIMULATED) == 1
     assert not (tmp_path / "results").exists()
     assert all(engine["form"] in text for engine in plan["engines"])
+    assert "Budget: tree-fused-grouped-fp32 takes 1.00 times the base, at most 1.25 times is wanted: kept." in text
     assert "It says nothing about a Jetson's latency" in " ".join(text.split())
 
 
@@ -146,6 +148,12 @@ def test_step_by_step_and_after_being_cut_off(carried: Path, scene: Scene, tmp_p
     assert read(tmp_path, "contest-trees")["error"] == "begun 2 times and never ended"
     assert all(file.stat().st_mtime_ns == time for file, time in before.items() if file != lost)
     assert "begun 2 times" in write(tmp_path / "found", tmp_path / "results")
+    # Weights and plans are lost: what is still needed is made again, and nothing else.
+    lost.unlink()
+    shutil.rmtree(tmp_path / "work")
+    assert go_on(carried, tmp_path)
+    assert "rows" in read(tmp_path, "contest-trees")
+    assert len(list((tmp_path / "work").glob("*.plan"))) == 4
 
 
 CHILD = """
