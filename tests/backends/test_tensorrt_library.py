@@ -36,8 +36,9 @@ def missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
         (R36, r"apt install python3-libnvinfer \(JetPack 6\.2: TensorRT 10\.3 for Python 3\.10\)"),
         (R38, r"python3-libnvinfer \(JetPack 7\.0: TensorRT 10\.13 for Python 3\.12\)"),
         (R36.replace("4.3", "3.0"), r"JetPack 6\.0: TensorRT 8\.6\.2"),
-        (R36.replace("R36", "R47"), r"JetPack 7\.2 for Python 3\.12"),
-        (R35, r"JetPack 5\.1 has it for Python 3\.8 only: compile with trtexec"),
+        (R36.replace("R36", "R47"), r"apt install python3-libnvinfer; a virtual environment"),
+        (R38.replace("R38", "R39"), r"JetPack 7\.2 for Python 3\.12"),
+        (R35, r"JetPack 5\.1\.2 has it for Python 3\.8 only: compile with trtexec"),
         (R32, "older than 5.1: update it"),
     ],
 )

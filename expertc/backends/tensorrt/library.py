@@ -11,8 +11,10 @@ from types import ModuleType
 from typing import Any
 
 from ...errors import UnsupportedError
+from ...jetson import JETPACKS, jetson_linux
+from ...jetson import jetpack as jetpack_of
 from ...targets import Release, release
-from ...text import clean_text, read_text
+from ...text import clean_text, system_text
 
 OLDEST: Release = (8, 5)
 """The first release with tensor names all through its runtime (``num_io_tensors``, ``execute_async_v3``)."""
@@ -22,19 +24,12 @@ PYTHON: Release = (3, 10)
 
 TEGRA = Path("/etc/nv_tegra_release")
 
-_L4T = re.compile(r"# R(\d+) \(release\), REVISION: (\d+)\.(\d+)")
-
-# The first L4T of a JetPack, the JetPack, its TensorRT ("" where sources differ) and its Python. Sources: NVIDIA's
-# pages on JetPack, and l4t_version.py and tensorrt/config.py of jetson-containers.
-_JETPACKS: Mapping[tuple[int, int, int], tuple[str, str, str]] = {
-    (35, 2, 1): ("5.1", "8.5.2", "3.8"),
-    (36, 2, 0): ("6.0", "8.6.2", "3.10"),
-    (36, 4, 0): ("6.1", "10.3", "3.10"),
-    (36, 4, 3): ("6.2", "10.3", "3.10"),
-    (38, 2, 0): ("7.0", "10.13", "3.12"),
-    (38, 4, 0): ("7.1", "10.13", "3.12"),
-    (39, 0, 0): ("7.2", "", "3.12"),
-}
+# What a JetPack brings: TensorRT ("" where sources differ) and the Python it is for. Sources: NVIDIA's pages on
+# JetPack, and tensorrt/config.py of github.com/dusty-nv/jetson-containers.
+_BRINGS: Mapping[str, tuple[str, str]] = {
+    "5.1": ("8.5.2", "3.8"), "6.0": ("8.6.2", "3.10"), "6.1": ("10.3", "3.10"), "6.2": ("10.3", "3.10"),
+    "7.0": ("10.13", "3.12"), "7.1": ("10.13", "3.12"), "7.2": ("", "3.12"),
+}  # fmt: skip
 
 
 def load() -> ModuleType:
@@ -92,21 +87,22 @@ def _broken(error: Exception) -> UnsupportedError:
 
 def _package() -> str:
     """What to install on this machine, in one sentence."""
-    found = _L4T.match(read_text(TEGRA, "The release of L4T", UnsupportedError)) if TEGRA.is_file() else None
-    if found is None:
+    linux = jetson_linux(system_text(TEGRA) or "")
+    if linux is None:
         if platform.machine() == "x86_64":
             return "Install it with: pip install 'expertc[tensorrt]'."
         return "Install it from NVIDIA's repository for this system (python3-libnvinfer), or use NVIDIA's container."
-    here = tuple(map(int, found.groups()))
-    known = [each for first, each in _JETPACKS.items() if first <= here]  # in the order of time
-    if not known:
+    jetpack = jetpack_of(linux)
+    if jetpack is None and linux < min(JETPACKS):
         return "This Jetson's JetPack is older than 5.1: update it."
-    jetpack, tensorrt, python = known[-1]
+    brought = _BRINGS.get((jetpack or "")[:3])  # a third number changes neither
+    install = "Install it with: sudo apt install python3-libnvinfer"
+    needs = "a virtual environment needs --system-site-packages to see it."
+    if brought is None:
+        return f"{install}; {needs}"
+    tensorrt, python = brought
     if release(python) < PYTHON:
         return f"JetPack {jetpack} has it for Python {python} only: compile with trtexec, as the bundle's README says."
     what = f"JetPack {jetpack}{f': TensorRT {tensorrt}' if tensorrt else ''} for Python {python}"
     other = "" if release(python) == sys.version_info[:2] else f", and run expertc with Python {python}"
-    return (
-        f"Install it with: sudo apt install python3-libnvinfer ({what}){other}; a virtual environment needs "
-        "--system-site-packages to see it."
-    )
+    return f"{install} ({what}){other}; {needs}"
