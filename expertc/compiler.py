@@ -173,7 +173,7 @@ def build(
         form = require_form(fuse)
         if form == "auto" and measure_seconds == 0 and device.is_host:
             form = OFF
-        finish = Finish(batch, embed is not None, bake, OFF, device.max_opset, strength=device.backend == "onnxruntime")
+        finish = Finish(batch, embed is not None, bake, OFF, device.max_opset, strength=device.is_host)
         photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
         if embed is not None:

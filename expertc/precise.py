@@ -132,8 +132,9 @@ def choose(
                 raise
             said.append(f"{precision} was left out: {error.message}")
             continue
-        if not device.is_host:  # nothing that is measured here counts there; the last one has the fewest bits
-            best = (lowered, 0.0, told)
+        if not device.is_host:  # nothing that is measured here counts there
+            if best is None or not lowered.recipe.get("exclude"):
+                best = (lowered, 0.0, told)
             continue
         won = gain(expert, lowered.file, _image(final), precision=precision, seconds=SECONDS)
         gains.append(won)
@@ -141,7 +142,8 @@ def choose(
         if wanted != "auto" or (won.pays and (best is None or won.ratio.value < best[1])):
             best = (lowered, won.ratio.value, told)
     if best is not None and wanted == "auto" and not device.is_host:
-        said.append(f"{best[0].precision} was chosen by rule, the fewest bits within its budget: not measured.")
+        rule = "int8 if no layer has to stay in fp32, else fp16"
+        said.append(f"{best[0].precision} was chosen by rule ({rule}): not measured.")
     if best is None:
         return Precise(None, tuple(said), tuple(gains))
     return Precise(best[0], (*best[2], *said), tuple(gains))

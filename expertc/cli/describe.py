@@ -69,6 +69,7 @@ def bundle(facts: Mapping[str, Any]) -> None:
         "verification": summary(Certificate.from_mapping(facts["verification"])),
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         **_card(facts),
+        **_engine(facts.get("engine")),
         "files": "\n".join(f"{name}, {show.size(entry['bytes'])}" for name, entry in facts["files"].items()),
     })  # fmt: skip
     full, expert = facts["costs"]["full"], facts["costs"]["expert"]
@@ -78,6 +79,14 @@ def bundle(facts: Mapping[str, Any]) -> None:
     rows = [(names[key], show.count(a), show.count(b), show.change(b, a)) for key, (a, b) in pairs.items()]
     show.line()
     show.table(("", "full model", "expert", "change"), rows)
+
+
+def _engine(record: Any) -> dict[str, str]:
+    """Where the plan in a bundle was compiled, as the bundle says; nothing without one."""
+    made = record.get("identity") if isinstance(record, dict) else None
+    if not isinstance(made, dict):
+        return {}
+    return {"engine": ", ".join(f"{key} {made.get(key)}" for key in ("tensorrt", "device", "sm", "os"))}
 
 
 def _forms(forms: Mapping[str, Any]) -> list[str]:
