@@ -19,13 +19,8 @@ import onnx
 
 from . import __version__
 from .backends import cpu
-<<<<<<< HEAD
-from .bundle import CONTROLS, DEVICE, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, Bundle
-from .card import KINDS
-=======
-from .bundle import CONTROLS, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, ROUTES, Bundle
+from .bundle import CONTROLS, DEVICE, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, ROUTES, Bundle
 from .card import KINDS, Card
->>>>>>> h8-hexp
 from .errors import BundleError
 from .finish import card_of
 from .graph import Model

@@ -66,13 +66,9 @@ class Expert:
     ``labels`` name the classes in output order; ``preprocess`` is None for a bundle that does not say how images become
     tensors (``scores`` works, ``predict`` does not). ``controls`` are the model's inputs beside the image, with their
     defaults; what a call says of them, ``{"gain": {"sharks": 1.8}}``, holds for that call. ``kind`` is that of the
-<<<<<<< HEAD
-    output (``card.KINDS``); ``reject`` is when a photo is none of the classes, found with the controls' defaults.
-    ``notices`` say what a person should know about where it runs, in sentences.
-=======
     output (``card.KINDS``); ``reject`` is when a photo is none of the classes, found with the controls' defaults;
-    ``paths`` are the routers' output, of a tree of classifiers.
->>>>>>> h8-hexp
+    ``paths`` are the routers' output, of a tree of classifiers. ``notices`` say what a person should know about where
+    it runs, in sentences.
     """
 
     def __init__(
@@ -84,11 +80,8 @@ class Expert:
         kind: str,
         controls: tuple[Control, ...] = (),
         reject: Reject | None = None,
-<<<<<<< HEAD
-        notices: tuple[str, ...] = (),
-=======
         paths: Paths | None = None,
->>>>>>> h8-hexp
+        notices: tuple[str, ...] = (),
     ) -> None:
         self.notices = notices
         self.labels, self.preprocess, self.controls = labels, preprocess, controls
@@ -126,8 +119,7 @@ class Expert:
         output = bundle.manifest.get("output")
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
-<<<<<<< HEAD
-        reject = read_reject(bundle, output["kind"])
+        reject, paths = read_reject(bundle, output["kind"]), read_paths(bundle)
         device = bundle.manifest.get(DEVICE)
         notices: tuple[str, ...] = ()
         if isinstance(device, dict) and device.get("backend") == "tensorrt":
@@ -138,24 +130,12 @@ class Expert:
             from ..backends.cpu import open_session
 
             session = open_session(bundle.file(MODEL), threads=threads)
-        problem = _contradiction(session, bundle, output.get("name"))
-        if problem:
-            session.close()
-            raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
-        labels, name, kind = bundle.labels, output["name"], output["kind"]
-        return cls(session, labels, bundle.preprocess, name, kind, bundle.controls, reject, notices)
-=======
-        reject, paths = read_reject(bundle, output["kind"]), read_paths(bundle)
-        session = open_session(bundle.file(MODEL), threads=threads)
         problem = _contradiction(session, bundle, output.get("name"), paths)
         if problem:
             session.close()
             raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
-        return cls(
-            session, bundle.labels, bundle.preprocess, output["name"], output["kind"], bundle.controls, reject,
-            paths,
-        )  # fmt: skip
->>>>>>> h8-hexp
+        labels, name, kind = bundle.labels, output["name"], output["kind"]
+        return cls(session, labels, bundle.preprocess, name, kind, bundle.controls, reject, paths, notices)
 
     def __enter__(self) -> Expert:
         return self
