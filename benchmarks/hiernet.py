@@ -7,6 +7,8 @@ Per seed: (1) the backbone is trained; (2) it groups the classes by what it conf
 the same schedule, so that both have had as much; with --scratch also (5) HierNet from random weights. All are judged
 once, on the other half: HierNet *slow* (all leaves) and *fast* (only the likeliest group's).
 
+--bf16 is for GPUs and processors with AMX; one with AVX-512 alone takes twice as long with it.
+
 DIR holds the packed photos, or CIFAR's binary version. Networks are trained once and kept in RUNS: the script may be
 stopped and started again, and goes on after the last whole epoch.
 """
@@ -58,7 +60,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=3, choices=(3, 5, 7, 9, 18), help="blocks of one width")
     parser.add_argument("--elu", action="store_true", help="the variant with ELU")
     parser.add_argument("--seeds", default="0,1")
-    parser.add_argument("--epochs", type=int, default=200, help="of every network")
+    parser.add_argument("--epochs", type=int, default=200, help="of every network (the paper's 200)")
     parser.add_argument("--p-min", type=float, help="what groups must be closer than (default: the paper's)")
     parser.add_argument("--groups", type=int, help="find the --p-min that leaves so many (CIFAR-10: 3)")
     parser.add_argument("--scratch", action="store_true", help="also train HierNet from random weights")
