@@ -174,6 +174,17 @@ def test_a_gain_per_channel_stays_what_it_is() -> None:
     assert kernels(made)["QLinearConv"] == 2
 
 
+def test_a_square_stays_what_it_is() -> None:
+    """One scale for the squares of small and of large values would lose the small ones."""
+    net = Net(20)
+    x = net.conv(net.image(3, 16, 16), 3, 8, kernel=3, name="first")
+    squared = net.node("Mul", x, x, out="squared")
+    net.result(net.head(net.conv(squared, 8, 8, name="last"), 8, CLASSES, name="scores"), CLASSES)
+    _, made = quantised(ONNXRUNTIME, net=net)
+    assert kernels(made)["Mul"] == 1
+    assert kernels(made)["QLinearMul"] == 0
+
+
 def test_weights_that_two_layers_share() -> None:
     net = Net(17)
     x = net.conv(net.image(3, 16, 16), 3, 3, kernel=3, name="first")

@@ -51,7 +51,7 @@ def _follows(node: Node, flavour: Flavour, held: Collection[str], behind: Collec
     read = [tensor.name for tensor in node.inputs if tensor.name and not isinstance(tensor, Constant)]
     if node.op not in flavour.followers or node.domain or not read or not all(name in held for name in read):
         return False
-    if node.op in _OF_TWO and len(read) < 2:  # a gain or bias per channel is too uneven for one scale
+    if node.op in _OF_TWO and len(set(read)) < 2:  # a gain or bias per channel, or a square: too uneven for one scale
         return False
     return node.op in _REMOVED or any(tensor.name in behind for tensor in node.outputs)
 

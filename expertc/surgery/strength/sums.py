@@ -41,10 +41,8 @@ def as_product(place: Place, node: Node) -> list[Node] | None:
         rows = place.constant(node, "rows", np.array([*(0,) * first, count, channels], np.int64))
         made.append(place.emit(node, "Reshape", "flat", [values, rows]))
         values = made[-1].outputs[0]
-    if node.op in _SQUARED:  # a power and no product: int8 would take that for a layer's follower
-        made.append(
-            place.emit(node, "Pow", "squares", [values, place.constant(node, "two", np.full((), 2, np.float32))])
-        )
+    if node.op in _SQUARED:  # not Pow, which takes as long as the sum did
+        made.append(place.emit(node, "Mul", "squares", [values, values]))
         values = made[-1].outputs[0]
     weight = 1 / count if node.op == "ReduceMean" else 1
     ones = place.constant(node, "ones", np.full((1, count), weight, np.float32))
