@@ -68,6 +68,12 @@ class Bundle:
             raise BundleError(f"The bundle '{self.path}' has no {name}.", "Build it again.")
         return self.path / name
 
+    @property
+    def backend(self) -> str:
+        """What runs the expert on its device, as that one's profile says; "onnxruntime" where there is none."""
+        device = self.manifest.get(DEVICE)
+        return str(device.get("backend")) if isinstance(device, dict) else "onnxruntime"
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Class names, one per output row; raises ``LabelsError`` if the list is malformed."""

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..backends.cpu import open_session
 from ..errors import UsageError
 from ..measure import SEED, Glance, interleave
 from ..source import open_source
@@ -19,7 +18,7 @@ from .camera import RATE, check_rate, streams
 from .cold import cold_start
 from .phases import Phases
 from .report import CAMERA, OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Branch, Entry, warnings_about
-from .subjects import files_of, noise, open_subject
+from .subjects import files_of, is_for_device, noise, open_model, open_subject
 from .sweep import LARGEST, Sweep, saturate
 from .watch import Watcher, locked_clocks
 
@@ -75,6 +74,8 @@ def bench(
             f"Give one full model with a model card, the scenario {SINGLE_STREAM}, and neither --cold nor --phases.",
         )
     files = files_of(paths)
+    if cold and any(is_for_device(Path(path)) for path in paths):
+        raise UsageError("Cold starts are measured with ONNX Runtime only.", "Leave out --cold.")
     places = dict(zip(files, map(Path, paths), strict=True))
     photos = _photos(places, data, threads) if phases else None
     lock: AbstractContextManager[tuple[str, ...]] = locked_clocks() if lock_clocks else nullcontext(())
@@ -84,7 +85,7 @@ def bench(
         sweeps = {}
         if scenario == OFFLINE and batch_size is None:
             limit = CHOOSING * seconds / len(files)
-            found = ((name, _sweep(name, file, threads, limit, seed)) for name, file in files.items())
+            found = ((name, _sweep(name, places[name], file, threads, limit, seed)) for name, file in files.items())
             sweeps = {name: sweep for name, sweep in found if sweep is not None}
         own = harness.look()
         with ExitStack() as opened:
@@ -132,6 +133,7 @@ def bench(
             )
     warnings = [*warnings_about(entries, samples.warmup, before, environment.cores())]
     warnings += own.warnings()
+    warnings += [f"{name}: {note}" for name, one in subjects.items() for note in one.notes]
     if scenario == OFFLINE:
         fixed = {name: one.session.input_shape[0] for name, one in subjects.items()}
         warnings += [f"{n} is made for a batch of {size}: no other was tried." for n, size in fixed.items() if size]
@@ -176,9 +178,9 @@ def _refuse(scenario: str, rate: float | None, batch_size: int | None, phases: b
         raise UsageError("Photos are for taking the time of a prediction apart.", "Use --data with --phases.")
 
 
-def _sweep(name: str, file: Path, threads: int | None, seconds: float, seed: int) -> Sweep | None:
+def _sweep(name: str, path: Path, file: Path, threads: int | None, seconds: float, seed: int) -> Sweep | None:
     """How large its batch should be, found in a session whose memory is gone afterwards; None if that is fixed."""
-    with closing(open_session(file, threads=threads)) as session:
+    with closing(open_model(path, file, threads)[0]) as session:
         if session.input_shape[:1] != (None,):
             return None
         return saturate(

@@ -22,18 +22,41 @@ from .report import OFFLINE
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is open; ``path`` is as it was given, ``sha256`` that of the ONNX file or bytes."""
+    """A model that is open; ``path`` is as it was given, ``sha256`` that of the ONNX file or bytes.
+
+    ``notes`` say where it runs, if that is not the processor or should not be.
+    """
 
     path: str
     sha256: str
     session: Session
+    notes: tuple[str, ...] = ()
 
 
 def open_subject(path: str | Path, model: Path | bytes, threads: int | None, opened: ExitStack) -> Subject:
-    """Open ``model``, which stands for ``path``, for as long as ``opened``. Raises what ``open_session`` raises."""
-    session = opened.enter_context(closing(open_session(model, threads=threads)))
+    """Open ``model``, which stands for ``path``, for as long as ``opened``. Raises what ``open_model`` raises."""
+    session, notes = open_model(Path(path), model, threads)
+    opened.enter_context(closing(session))
     data = model if isinstance(model, bytes) else model.read_bytes()
-    return Subject(str(path), hashlib.sha256(data).hexdigest(), session)
+    return Subject(str(path), hashlib.sha256(data).hexdigest(), session, notes)
+
+
+def open_model(path: Path, model: Path | bytes, threads: int | None) -> tuple[Session, tuple[str, ...]]:
+    """A session for ``model``, on the processor; for a bundle at ``path`` that is for a device, its engine there.
+
+    Also says where it runs. Raises what ``open_bundle``, ``open_session`` and ``open_anywhere`` raise.
+    """
+    if not is_for_device(path):
+        return open_session(model, threads=threads), ()
+    from ..engines import open_anywhere
+
+    session, said = open_anywhere(open_bundle(path), threads=threads)
+    return session, said or ("Its engine runs, on the GPU.",)
+
+
+def is_for_device(path: Path) -> bool:
+    """Whether there is a bundle at ``path`` whose expert TensorRT compiles. Raises what ``open_bundle`` raises."""
+    return path.is_dir() and open_bundle(path).backend == "tensorrt"
 
 
 def files_of(paths: Sequence[str | Path]) -> Mapping[str, Path]:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..backends import Session
-from ..bundle import DEVICE, MODEL, Bundle, open_bundle
+from ..bundle import MODEL, Bundle, open_bundle
 from ..card import KINDS, Preprocess
 from ..controls import Control, Setting, settle
 from ..errors import BundleError, DataError, UsageError
@@ -120,9 +120,8 @@ class Expert:
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
         reject, paths = read_reject(bundle, output["kind"]), read_paths(bundle)
-        device = bundle.manifest.get(DEVICE)
         notices: tuple[str, ...] = ()
-        if isinstance(device, dict) and device.get("backend") == "tensorrt":
+        if bundle.backend == "tensorrt":
             from ..engines import open_anywhere
 
             session, notices = open_anywhere(bundle, threads=threads, strict=strict, trust_plan=trust_plan, told=told)

@@ -96,3 +96,19 @@ def test_interrupted(cli, jetson: Device, orin: Path, tmp_path: Path) -> None:
     assert not [path for path in cache.rglob("*") if path.is_file()]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     shutil.rmtree(cache)
+
+
+def test_bench_runs_the_engine_and_says_where(cli, jetson: Device, orin: Path) -> None:
+    assert cli("compile", orin, "-q")[0] == 0
+    code, out, err = cli("bench", orin, "--duration", "0.2")
+    assert code == 0, err
+    assert "Its engine runs, on the GPU." in " ".join(out.split())
+    assert len(jetson.opened) == 1
+    jetson.missing = NO_DRIVER
+    code, out, _ = cli("bench", orin, "--duration", "0.2")
+    assert code == 0
+    assert "runs on the processor with ONNX Runtime, not on 'orin-nano-8gb': There is no CUDA driver." in " ".join(
+        out.split()
+    )
+    code, _, err = cli("bench", orin, "--cold")
+    assert (code, "Leave out --cold" in err) == (2, True)
