@@ -3,7 +3,7 @@
 Random weights: what is computed does not depend on them, but for which leaf the fast form takes, and those are alike.
 The models are timed in turns in one process, and the ratios are of neighbouring calls.
 
-    python benchmarks/routing.py --out routing.json
+    python -m benchmarks.routing [--depths 20 32 44] [--batches 1 16] [--seconds 20] [--threads 1]
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from expertc.measure import interleave
 
 CLASSES = 100
 DEPTHS = (20, 32, 44)
+RESULTS = Path(__file__).parent / "results"
 FORMS = {"backbone": "cifar_resnet{}", "fast": "hiernet_resnet{}", "slow": "hiernet_resnet{}"}
 
 
@@ -61,7 +62,6 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16], help="images per call")
     parser.add_argument("--seconds", type=float, default=20.0, help="per row")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
     args = parser.parse_args()
     rows = []
     with TemporaryDirectory() as folder:
@@ -73,9 +73,33 @@ def main() -> None:
                     f"{form} {row[form]['median_ms']:.2f} ms ({row[form]['over_backbone'][0]:.2f} x)" for form in FORMS
                 ]
                 print(f"ResNet-{depth}, batch {batch}: {', '.join(texts)}", flush=True)
-    if args.out:
-        found = {"machine": describe(), "threads": args.threads, "seconds": args.seconds, "rows": rows}
-        args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    found = {"machine": describe(), "threads": args.threads, "seconds": args.seconds, "rows": rows}
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "routing.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (RESULTS / "routing.md").write_text(table(found), encoding="utf-8")
+
+
+def table(found: dict[str, Any]) -> str:
+    """Markdown."""
+    machine = found["machine"]
+    lines = [
+        f"HierNet with {CLASSES} classes in seven groups, random weights; {machine['processor']}, {found['threads']}",
+        f"thread(s), ONNX Runtime {machine['version']}. Each row's forms were timed in turns. The fast form's file has all",
+        "leaves, of which it computes one per image.",
+        "",
+        "| backbone | batch | form | MMACs in the file | median, ms | over the backbone |",
+        "| --- | ---: | --- | ---: | ---: | ---: |",
+    ]
+    for row in found["rows"]:
+        for form in FORMS:
+            one = row[form]
+            ratio, low, high = one["over_backbone"]
+            span = "" if form == "backbone" or low is None else f"{ratio:.2f} ({low:.2f} to {high:.2f})"
+            lines.append(
+                f"| ResNet-{row['depth']} | {row['batch']} | {form} | {one['macs'] / 1e6:.1f}"
+                f" | {one['median_ms']:.2f} | {span} |"
+            )
+    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
