@@ -84,7 +84,7 @@ def table(found: dict[str, Any]) -> str:
     machine = found["machine"]
     lines = [
         f"HierNet with {CLASSES} classes in seven groups, random weights; {machine['processor']}, {found['threads']}",
-        f"thread(s), ONNX Runtime {machine['version']}. Each row's forms were timed in turns. The file of the fast form",
+        f"thread(s), ONNX Runtime {machine['version']}. Each row's forms were timed in turns. The fast form's file",
         "has all leaves, of which it computes one per image.",
         "",
         "| backbone | batch | form | MMACs in the file | median, ms | over the backbone |",
