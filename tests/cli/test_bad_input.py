@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -306,10 +307,15 @@ def test_an_output_in_a_folder_that_is_read_only(cli, full, tmp_path_factory, re
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "full.onnx").write_bytes(full.read_bytes())
+        # A profile that anybody may read, wherever this package lies.
+        (folder / "here.toml").write_text('description = "a CPU"\nbackend = "onnxruntime"\nprecisions = ["fp32"]\n')
+        arguments = ("build", folder / "full.onnx", "--classes", "reds", "--target", folder / "here.toml", *QUICK)
+        assert cli(*arguments, "-o", folder / "a.expert")[0] == 0  # which imports what it takes
+        shutil.rmtree(folder / "a.expert")
         folder.chmod(0o555)
         with unprivileged():
-            code, out, err = cli("build", folder / "full.onnx", "--classes", "reds", "-o", folder / "a.expert", *QUICK)
-        assert [path.name for path in folder.iterdir()] == ["full.onnx"]
+            code, out, err = cli(*arguments, "-o", folder / "a.expert")
+        assert sorted(path.name for path in folder.iterdir()) == ["full.onnx", "here.toml"]
         folder.chmod(0o755)
     assert (code, out) == (9, "")
     assert "cannot be written (Permission denied)" in err
