@@ -36,7 +36,8 @@ class Gain:
         """What to say about it, in one sentence."""
         low, high = self.ratio.low, self.ratio.high
         span = "" if low is None or high is None else f" (95 % interval {low:.2f} to {high:.2f})"
-        verdict = "" if self.pays else ": it is not faster on this target"
+        doubt = ", or not beyond doubt" if self.ratio.value < 1 else ""
+        verdict = "" if self.pays else f": it is not faster on this target{doubt}"
         return f"{self.precision} takes {self.ratio.value:.2f} times as long as fp32{span}{verdict}."
 
 

@@ -39,8 +39,12 @@ def test_which_of_two_is_faster(fp32: int, form: int, pays: bool) -> None:
     [
         (Ratio(0.5, 0.45, 0.6, 9), "int8 takes 0.50 times as long as fp32 (95 % interval 0.45 to 0.60)."),
         (Ratio(0.97, 0.9, 1.02, 9),
-         "int8 takes 0.97 times as long as fp32 (95 % interval 0.90 to 1.02): it is not faster on this target."),
-        (Ratio(0.9, None, None, 2), "int8 takes 0.90 times as long as fp32: it is not faster on this target."),
+         "int8 takes 0.97 times as long as fp32 (95 % interval 0.90 to 1.02): it is not faster on this target, or not"
+         " beyond doubt."),
+        (Ratio(0.9, None, None, 2),
+         "int8 takes 0.90 times as long as fp32: it is not faster on this target, or not beyond doubt."),
+        (Ratio(1.2, 1.1, 1.3, 9),
+         "int8 takes 1.20 times as long as fp32 (95 % interval 1.10 to 1.30): it is not faster on this target."),
     ],
 )  # fmt: skip
 def test_what_is_said(ratio: Ratio, note: str) -> None:
