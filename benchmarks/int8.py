@@ -8,7 +8,8 @@ with fp32 says anything, and on a network that has learnt nothing even that is t
 ``benchmarks.latency`` keeps its exports, also NHL on ConvNeXt V2, whose layers are not those int8 was made for.
 
 Forms: fp32; int8 throughout, with scales from the least and greatest values; int8 with the layers in fp32 that one
-point of agreement needs (of the trained one). Ranges are taken from photos of train, layers chosen on others of train.
+point of agreement needs (of the trained one); int8 but for the depthwise layers, or the first. Ranges are taken from
+photos of train, layers chosen on others of train.
 """
 
 from __future__ import annotations
@@ -136,6 +137,10 @@ def measured(case: Case, given: argparse.Namespace) -> tuple[list[str], list[str
     flavour = replace(ONNXRUNTIME, reduce_range=saturates())
     models = {"fp32": case.model, "int8": Quantise(ranges, flavour).run(case.model)[0]}
     single = {"fp32": "all", "int8": "0"}
+    for what, kept in {"depthwise": depthwise(case.model), "first layer": first(case.model)}.items():
+        if kept:
+            models[f"int8, {what} fp32"] = Quantise(ranges, flavour, kept).run(case.model)[0]
+            single[f"int8, {what} fp32"] = str(len(kept))
     if case.trained:  # what has learnt nothing decides by chance
         try:
             made, report = within_budget(
@@ -172,6 +177,18 @@ def measured(case: Case, given: argparse.Namespace) -> tuple[list[str], list[str
         for kind in sorted(fp32 | int8, key=lambda kind: -max(fp32[kind], int8[kind]))
     ]
     return rows, profile
+
+
+def depthwise(model: Model) -> frozenset[str]:
+    """Results of the depthwise convolutions."""
+    convolutions = (node for node in model.nodes if node.op == "Conv" and node.attrs.get("group", 1) > 1)
+    return frozenset(node.outputs[0].name for node in convolutions if model.shapes[node.inputs[1].name][1] == 1)
+
+
+def first(model: Model) -> frozenset[str]:
+    """The result of the convolution that reads the image."""
+    [image] = model.inputs
+    return frozenset(n.outputs[0].name for n in model.nodes if n.op == "Conv" and n.inputs[0].name == image)
 
 
 def unknown(given: argparse.Namespace, preprocess: Any) -> Any:
