@@ -35,8 +35,9 @@ out even in every form."""
 MOST_BYTES = 2**31
 """Of activations: what a graph takes whose shapes ask for more is not tried out without limits."""
 
-SHORTEST, LONGEST = 0.4, 4.0
-"""Seconds of a round: short for what is quick, and never so long that a build seems stuck."""
+SHORTEST, LONGEST, FINAL = 0.4, 4.0, 20.0
+"""Seconds of a round, and of the last one, which decides: short for what is quick, long enough to be sure of what is
+slow, and never so long that a build seems stuck."""
 
 FINALISTS = 2  # that meet the plain form in the second round
 
@@ -85,23 +86,24 @@ def contest(plain: str, candidates: Mapping[str, Model], *, threads: int | None 
             name: stack.enter_context(closing(cpu.open_session(pack(model, None), threads=threads)))
             for name, model in candidates.items()
         }
-        ratios = _round(sessions, plain)
+        ratios = _round(sessions, plain, LONGEST if len(sessions) > 2 else FINAL)
         rivals = sorted((name for name in sessions if name != plain and _may_win(ratios[name])), key=_by_time(ratios))
         if rivals and len(sessions) > 2:
-            ratios = ratios | _round({name: sessions[name] for name in (plain, *rivals[:FINALISTS])}, plain)
+            ratios = ratios | _round({name: sessions[name] for name in (plain, *rivals[:FINALISTS])}, plain, FINAL)
     winners = [name for name in rivals[:FINALISTS] if _wins(ratios[name])]
     found = Contest(min(winners, key=_by_time(ratios), default=plain), ratios, False)
-    with suppress(FileSystemError):  # a cache that cannot be written is none
-        _remember(place, found)
+    if all(ratios[name].high is not None for name in rivals[:FINALISTS]):  # else it is open who is faster
+        with suppress(FileSystemError):  # a cache that cannot be written is none
+            _remember(place, found)
     return found
 
 
-def _round(sessions: Mapping[str, Session], plain: str) -> dict[str, Ratio]:
+def _round(sessions: Mapping[str, Session], plain: str, longest: float) -> dict[str, Ratio]:
     calls = {name: cpu.on_noise(session) for name, session in sessions.items()}
     for call in calls.values():
         call()
     once = sum(map(_seconds, calls.values()))
-    seconds = min(max(SHORTEST, 2 * MIN_BLOCKS * once), LONGEST)
+    seconds = min(max(SHORTEST, 2 * MIN_BLOCKS * once), longest)
     samples = interleave(calls, seconds=seconds, warmup=seconds / 4)
     return {name: samples.ratio(name, plain) for name in calls}
 

@@ -31,13 +31,16 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, tuple[float, float]]]:
-    """Intervals of the ratios, a round each; taken instead of times."""
-    rounds: list[dict[str, tuple[float, float]]] = []
+def told(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, tuple[float, float] | None]]:
+    """Intervals of the ratios, a round each; taken instead of times. None where there were too few for one."""
+    rounds: list[dict[str, tuple[float, float] | None]] = []
 
-    def instead(sessions: Mapping[str, object], plain: str) -> dict[str, Ratio]:
+    def ratio(interval: tuple[float, float] | None) -> Ratio:
+        return Ratio(0.8, None, None, 3) if interval is None else Ratio(sum(interval) / 2, *interval, 8)
+
+    def instead(sessions: Mapping[str, object], plain: str, longest: float) -> dict[str, Ratio]:
         given = rounds.pop(0)
-        return {name: Ratio(sum(given.get(name, (1, 1))) / 2, *given.get(name, (1, 1)), 8) for name in sessions}
+        return {name: ratio(given.get(name, (1, 1))) for name in sessions}
 
     monkeypatch.setattr(room, "_round", instead)
     return rounds
@@ -83,6 +86,12 @@ def test_the_choice_is_remembered_for_the_structure_not_the_weights(told, cache)
     assert contest("off", held(off=chain(2))).chosen == "off"
     told += [{}]
     assert contest("off", held(), threads=1).chosen == "off"
+
+
+def test_what_stayed_open_is_not_remembered(told, cache):
+    told += [{"a": None, "b": (0.7, 1.1)}, {"a": None, "b": (0.8, 1.1)}]
+    assert contest("off", held()).chosen == "off"
+    assert not cache.exists()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"chosen": "a"}', '{"chosen": "gone", "time_over_unfused": {}}',

@@ -92,10 +92,11 @@ def _chosen(built: Built) -> dict[str, str]:
     found = built.contest
     told = {}
     if found is not None:
-        others = f"the fastest of {len(found.ratios)}{', as remembered' if found.remembered else ''}"
-        ratio = found.ratios[found.chosen].value
-        apart = "branches stay apart" if built.fuse == "off" else f"{built.fuse}, {ratio:.2f} of the unfused time"
-        told["form"] = f"{apart}: {others}"
+        ratio, forms = found.ratios[found.chosen].value, len(found.ratios)
+        form = f"{built.fuse}, {ratio:.2f} of the unfused time: the fastest of {forms}"
+        if built.fuse == "off":
+            form = f"branches stay apart: none of {forms - 1} other forms is faster beyond doubt"
+        told["form"] = f"{form}{', as remembered' if found.remembered else ''}"
     elif built.fuse != "off":
         told["form"] = built.fuse
     if built.precision != "fp32":
