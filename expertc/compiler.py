@@ -35,7 +35,7 @@ from .source import Foreign, Source, open_source
 from .stages import Stages, silent
 from .surgery.prune import Cut, prune
 from .targets import Target, load_target
-from .text import shown
+from .text import shown, times
 from .verify import Certificate, Standby
 
 if TYPE_CHECKING:
@@ -238,14 +238,14 @@ def build(
             about["forms"] = {"passes": list(made.passes), **finish.to_mapping()}
             if lowered is not None:
                 about |= {"precision": lowered.precision, "conversion": dict(lowered.recipe), "max_drop": max_drop}
-            times = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
-            times["contest"] = None if made.contest is None else made.contest.to_mapping()
-            times["lint"] = [asdict(finding) for finding in findings]
+            report = manifest.report(selection.requested, clock.seconds, None if timing is None else asdict(timing))
+            report["contest"] = None if made.contest is None else made.contest.to_mapping()
+            report["lint"] = [asdict(finding) for finding in findings]
             gains = () if exact is None else exact.gains
-            times["precisions"] = [{"precision": each.precision, **asdict(each.ratio)} for each in gains]
+            report["precisions"] = [{"precision": each.precision, **asdict(each.ratio)} for each in gains]
             known = {name: digest.result() for name, digest in hashes.items()}
             texts = manifest.texts(final, device, about["precision"])
-            place.write({**files, **engine, **texts}, about, times, known)
+            place.write({**files, **engine, **texts}, about, report, known)
     return Built(
         path,
         device,
@@ -341,6 +341,6 @@ def _notes(selection: Selection, cut: Cut, *, unmeasured: bool) -> Iterator[str]
         yield "Every class is selected, so nothing was cut away."
     if len(selection.indices) == 1:
         yield "A single class cannot be told from others: the expert gives its raw score, not a probability."
-    for reason, times in cut.stopped:
-        yield f"Kept whole, {times} times: {reason}."
+    for reason, number in cut.stopped:
+        yield f"Kept whole, {times(number)}: {reason}."
     yield from cut.notes

@@ -102,3 +102,8 @@ def parse_json(text: str, what: str, error: type[ExpertcError]) -> dict[str, Any
     if not isinstance(data, dict):
         raise error(f"{what} is not a JSON object.", "It should begin with '{'.")
     return data
+
+
+def times(number: int) -> str:
+    """How often: once, twice, 3 times."""
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..text import times
 from . import show
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ def _latency(timing: Timing) -> tuple[str, str, str, str]:
 def _interval(timing: Timing) -> str:
     ratio = timing.speedup
     if ratio.low is None or ratio.high is None:
-        return f"in turns within one run, {show.times(ratio.blocks)}: too few for an interval"
+        return f"in turns within one run, {times(ratio.blocks)}: too few for an interval"
     return f"in turns within one run; full over expert {ratio.low:.2f} to {ratio.high:.2f} (95 %)"
 
 
@@ -179,7 +180,7 @@ def _plan(made: Plan) -> None:
     rows += [(what, name, show.count(c.parameters), show.count(c.macs), show.size(c.weight_bytes))
              for what, name, c in whole]  # fmt: skip
     show.table(("", "branch", "parameters", "MACs", "weights"), rows, left=2)
-    notes = [f"Kept whole, {show.times(number)}: {reason}." for reason, number in made.stopped]
+    notes = [f"Kept whole, {times(number)}: {reason}." for reason, number in made.stopped]
     for note in (*notes, *made.notes):
         show.line(note)
 

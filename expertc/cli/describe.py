@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..text import times
 from . import show
 from .built import summary
 
@@ -152,6 +153,6 @@ def _short(value: Any) -> str:
 
 def explain(stopped: Mapping[str, int]) -> None:
     """What stopped the demand analysis, and how often."""
-    reasons = [f"{show.times(number)}: {reason}" for reason, number in stopped.items()]
+    reasons = [f"{times(number)}: {reason}" for reason, number in stopped.items()]
     show.line()
     show.facts({"kept whole": "\n".join(reasons) or "nothing: every branch can be cut to its last channel"})

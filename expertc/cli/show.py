@@ -114,8 +114,3 @@ def percent(value: float | None) -> str:
 def duration(seconds: float) -> str:
     """A short time in milliseconds with three digits."""
     return f"{1e3 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
-
-
-def times(number: int) -> str:
-    """How often: once, twice, 3 times."""
-    return {1: "once", 2: "twice"}.get(number, f"{number} times")

@@ -319,5 +319,5 @@ def test_every_reason_is_told_once() -> None:
     assert len(said) == len(
         set(islands.values()) - {"what it reads is in single precision", "divides by what is in single precision"}
     )
-    assert "In single precision, 2 times: 'reducemean_3', a sum over many numbers." in said
+    assert "In single precision, twice: 'reducemean_3', a sum over many numbers." in said
     assert not any("\x1b" in sentence for sentence in said)

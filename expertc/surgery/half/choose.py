@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...graph import Constant, Model, Node, Tensor
-from ...text import clean_text, shown
+from ...text import clean_text, shown, times
 from .forms import Form, float_positions, half_form, label
 
 LARGEST = 65504.0
@@ -71,7 +71,7 @@ def notes(islands: Mapping[str, str]) -> list[str]:
     for name, why in islands.items():
         labels.setdefault(why, []).append(name)
     return [
-        f"In single precision, {len(names)} times: {shown(names[0])}, {clean_text(why)}."
+        f"In single precision, {times(len(names))}: {shown(names[0])}, {clean_text(why)}."
         for why, names in labels.items()
         if why not in (_FOLLOWS, _DIVIDES)
     ]
