@@ -61,7 +61,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a label that the terminal's encoding lacks must not end the command
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # else the interpreter, on its way out, looks for garbage once more in all that is left
+    sys.exit(code)
 
 
 def run(args: Sequence[str]) -> int:
