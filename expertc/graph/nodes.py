@@ -162,7 +162,7 @@ class Node:
         """Whether an attribute is a subgraph."""
         if self._attrs is None and self._read is not None:
             return self._read.graphs
-        return any(isinstance(value, Graph) for value in self.attrs.values())
+        return bool(self._attrs) and any(isinstance(value, Graph) for value in self.attrs.values())
 
     def write(self) -> NodeProto:
         """The node's protobuf."""

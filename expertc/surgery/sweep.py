@@ -33,11 +33,10 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
     answers: list[Answer | None] = [None] * len(model.nodes)
     for at in range(len(model.nodes) - 1, -1, -1):
         node = model.nodes[at]
-        wanted = [demands.get(tensor.name) if tensor.name else None for tensor in node.outputs]
-        if all(item is None for item in wanted):
+        wanted = [demands.get(tensor.name) for tensor in node.outputs]
+        if not any(wanted):
             continue
-        site = Site(model, at, node)
-        answer = answers[at] = _asked(site, rule_at(site, through), wanted)
+        answer = answers[at] = _asked(Site(model, at, node), through, wanted)
         for tensor, ask in zip(node.inputs, answer.asks, strict=True):
             if ask is not None and tensor.name:
                 _add(demands, tensor.name, ask)
@@ -48,14 +47,15 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
     return Flow(tuple(answers), demands, through)
 
 
-def _asked(site: Site, rule: Rule, wanted: Wanted) -> Answer:
+def _asked(site: Site, through: frozenset[int], wanted: Wanted) -> Answer:
     """The rule's answer, with one ask per input: a rule need not mention optional inputs that are left out.
 
     A rule takes its operator's specification for granted; a stranger's node that breaks it ends here.
     """
-    if rule.plain and all(item is not None and not item.marks for item in wanted):
+    rule = rule_at(site, through)
+    if rule.plain and not any(item is None or item.marks for item in wanted):
         whole = wanted[0] if len(wanted) == 1 else Demand(everyone(wanted))
-        return Answer(tuple(whole if tensor.name else None for tensor in site.node.inputs), (whole,) * len(wanted))
+        return Answer(tuple([whole if tensor.name else None for tensor in site.node.inputs]), (whole,) * len(wanted))
     try:
         answer = rule.ask(site, wanted)
     except MALFORMED as error:

@@ -30,5 +30,5 @@ OPAQUE = Rule(opaque)
 
 def rule_of(site: Site) -> Rule:
     """The rule of a node."""
-    standard = site.node.domain in (None, "", "ai.onnx")
-    return RULES.get(site.op, OPAQUE) if standard else OPAQUE
+    node = site.node
+    return RULES.get(node.op, OPAQUE) if node.domain in (None, "", "ai.onnx") else OPAQUE
