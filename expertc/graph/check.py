@@ -77,12 +77,18 @@ def check_functions(proto: onnx.ModelProto, name: str) -> None:
 
 def check_sizes(shapes: Mapping[str, Shape], name: str) -> None:
     """Raise ``ModelError`` if a tensor that the graph asks for is beyond all reason."""
-    for tensor, shape in shapes.items():
-        count = 1
-        for dim in shape:
-            count *= dim if isinstance(dim, int) else 1
-            if count > MAX_ELEMENTS or (isinstance(dim, int) and not 0 <= dim <= MAX_AXIS):
-                raise ModelError(f"{name} asks for a tensor of impossible size ({shown(tensor)}).", _AGAIN)
+    impossible = {shape for shape in set(shapes.values()) if _is_impossible(shape)}
+    for tensor in (tensor for tensor, shape in shapes.items() if shape in impossible):
+        raise ModelError(f"{name} asks for a tensor of impossible size ({shown(tensor)}).", _AGAIN)
+
+
+def _is_impossible(shape: Shape) -> bool:
+    count = 1
+    for dim in shape:
+        count *= dim if isinstance(dim, int) else 1
+        if count > MAX_ELEMENTS or (isinstance(dim, int) and not 0 <= dim <= MAX_AXIS):
+            return True
+    return False
 
 
 def _check_opset(proto: onnx.ModelProto, name: str) -> None:

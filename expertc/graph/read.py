@@ -19,7 +19,7 @@ from .check import check, check_functions, check_sizes
 from .external import Files
 from .model import Model
 from .nodes import Constant, Graph, Node, Shape, Tensor, Variable, variable
-from .shapes import infer_shapes, is_telling, skeleton, volume
+from .shapes import Skeleton, infer_shapes, is_telling, skeleton, volume
 from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -75,9 +75,9 @@ def _convert(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
     _forget_prose(proto.graph)
     files = Files(folder)
     constants = {tensor.name: _constant(tensor, files, name) for tensor in proto.graph.initializer}
-    bare = skeleton(proto)
-    onnx.checker.check_model(bare)
-    return assemble(proto, constants, name, files.sizes, bare)
+    bones = skeleton(proto)
+    onnx.checker.check_model(bones.bare)
+    return assemble(proto, constants, name, files.sizes, bones)
 
 
 def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
@@ -98,10 +98,10 @@ def assemble(
     constants: Mapping[str, Constant],
     name: str,
     files: Mapping[str, int],
-    bare: onnx.ModelProto | None = None,
+    bones: Skeleton | None = None,
 ) -> Model:
     """The model of a checked protobuf with ``constants`` for its initializers; sizes are folded, shapes inferred."""
-    shapes, types = infer_shapes(proto, bare=bare)
+    shapes, types = infer_shapes(proto, bones=bones)
     check_sizes(shapes, name)
     learned: dict[str, Shape] = {}
     for _ in range(ROUNDS):
