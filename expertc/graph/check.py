@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import onnx
 
@@ -36,20 +37,21 @@ def check(proto: onnx.ModelProto, name: str) -> None:
     graph = proto.graph
     if not graph.output:
         raise ModelError(f"{name} has no outputs.", "Export the model with its scores as an output.")
-    _check_text(proto, name)
+    scopes = list(_scopes(graph))
+    _check_text(proto, scopes, name)
     _check_opset(proto, name)
     for value in graph.input:
         if not value.type.tensor_type.HasField("shape"):
             raise ModelError(f"{name} does not say the shape of its input {shown(value.name)}.", _AGAIN)
-    made = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    _check_order(graph.node, made, name)
+    made = {tensor.name for tensor in scopes[0].weights} | {value.name for value in graph.input}
+    _check_order(scopes[0].nodes, made, name)
     if len({value.name for value in graph.output}) < len(graph.output):
         raise ModelError(f"{name} has two outputs of one name.", _AGAIN)
     for value in graph.output:
         if value.name not in made:
             raise ModelError(f"{name} declares the output {shown(value.name)} that no node makes.", _AGAIN)
-    for inner in _graphs(graph):
-        _check_graph(inner, name, graph)
+    for scope in scopes:
+        _check_graph(scope, name, beside=scope is scopes[0])
 
 
 def check_functions(proto: onnx.ModelProto, name: str) -> None:
@@ -103,19 +105,77 @@ def _check_opset(proto: onnx.ModelProto, name: str) -> None:
         )
 
 
-def _check_text(proto: onnx.ModelProto, name: str) -> None:
+class _Weights(NamedTuple):
+    """A tensor with values, as it is checked."""
+
+    proto: onnx.TensorProto
+    name: str
+    kind: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def read(cls, proto: onnx.TensorProto) -> _Weights:
+        return cls(proto, proto.name, proto.data_type, tuple(proto.dims))
+
+
+class _Node(NamedTuple):
+    """A node as it is checked: to read a field of a protobuf takes longer than all that is done with it here."""
+
+    proto: onnx.NodeProto
+    name: str
+    op: str
+    domain: str
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    attributes: Sequence[onnx.AttributeProto]
+    graphs: Sequence[onnx.GraphProto]
+
+    @classmethod
+    def read(cls, proto: onnx.NodeProto) -> _Node:
+        attributes = proto.attribute[:]
+        graphs = [attribute.g for attribute in attributes if attribute.HasField("g")]
+        return cls(
+            proto, proto.name, proto.op_type, proto.domain, proto.input[:], proto.output[:], attributes, graphs
+        )  # fmt: skip
+
+    @property
+    def reads(self) -> Iterable[str]:
+        """Names of the tensors it reads from the graph it stands in, those captured by its subgraphs included."""
+        return (*self.inputs, *_captured(self.graphs)) if self.graphs else self.inputs
+
+
+class _Scope(NamedTuple):
+    """A graph, the main one or one inside a node, with all that is read of it."""
+
+    graph: onnx.GraphProto
+    weights: Sequence[_Weights]
+    nodes: Sequence[_Node]
+
+
+def _scopes(main: onnx.GraphProto) -> Iterator[_Scope]:
+    """The graph and every graph inside its nodes."""
+    stack = [main]
+    while stack:
+        graph = stack.pop()
+        nodes = [_Node.read(node) for node in graph.node]
+        yield _Scope(graph, [_Weights.read(tensor) for tensor in graph.initializer], nodes)
+        stack += [inner for node in nodes for inner in node.graphs]
+
+
+def _check_text(proto: onnx.ModelProto, scopes: Iterable[_Scope], name: str) -> None:
     """Refuse names that are no text, and metadata that says two things: what a runtime never looks at goes on."""
     keys = [entry.key for entry in proto.metadata_props]
     carried = [proto.producer_name, proto.producer_version, *keys, *(entry.value for entry in proto.metadata_props)]
     carried += [opset.domain for opset in proto.opset_import]
-    for graph in _graphs(proto.graph):
-        carried += [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
-        for node in graph.node:
-            carried += (node.name, node.op_type, node.domain)
-            carried += node.input
-            carried += node.output
-            carried += [attribute.name for attribute in node.attribute]
-            carried += [text for entry in node.metadata_props for text in (entry.key, entry.value)]
+    for scope in scopes:
+        carried += [value.name for value in (*scope.graph.input, *scope.graph.output)]
+        carried += [tensor.name for tensor in scope.weights]
+        for node in scope.nodes:
+            carried += (node.name, node.op, node.domain, *node.inputs, *node.outputs)
+            for attribute in node.attributes:
+                carried.append(attribute.name)
+            for entry in node.proto.metadata_props:
+                carried += (entry.key, entry.value)
     try:
         "".join(carried)
     except TypeError as error:  # protobuf hands it on as bytes
@@ -133,75 +193,77 @@ def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
         stack += [attribute.g for node in found.node for attribute in node.attribute if attribute.HasField("g")]
 
 
-def _check_graph(graph: onnx.GraphProto, name: str, main: onnx.GraphProto) -> None:
-    if graph.sparse_initializer:
+def _check_graph(scope: _Scope, name: str, *, beside: bool) -> None:
+    """Check a graph's weights, which may be ``beside`` the model, and what its nodes do."""
+    if scope.graph.sparse_initializer:
         raise ModelError(f"{name} has sparse weights, which are not supported.", "Export it with dense weights.")
-    falsehoods = {tensor.name for tensor in graph.initializer if _is_false(tensor)}
-    fixed = {tensor.name for tensor in graph.initializer}  # what follows from weights alone
-    for tensor in graph.initializer:
-        _check_tensor(tensor, name, beside=graph is main)
-    for node in graph.node:
-        follows = all(tensor in fixed for tensor in _reads(node))
+    falsehoods = {tensor.name for tensor in scope.weights if _is_false(tensor)}
+    fixed = {"", *(tensor.name for tensor in scope.weights)}  # what follows from weights alone
+    for tensor in scope.weights:
+        _check_tensor(tensor, name, beside=beside)
+    for node in scope.nodes:
+        follows = fixed.issuperset(node.reads)
         if follows:
-            fixed.update(node.output)
-        for attribute in node.attribute:
+            fixed.update(node.outputs)
+        for attribute in node.attributes:
             if attribute.type not in _KNOWN_ATTRIBUTES:
                 raise ModelError(f"{name}: {_where(node)} has an attribute of an unknown kind.", "Update onnx.")
             if attribute.HasField("t"):
-                _check_tensor(attribute.t, name)
+                _check_tensor(_Weights.read(attribute.t), name)
             # A weight that is standardised by its own statistics is no training: it comes out the same each time.
             if attribute.name == "training_mode" and attribute.i and not follows:
                 raise _training(node, name)
-        if node.domain == "" and node.op_type in _RANDOM:
+        if node.domain == "" and node.op in _RANDOM:
             raise ModelError(f"{name} draws random numbers ({_where(node)}).", "Export it after model.eval().")
-        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] and node.input[2] not in falsehoods:
+        if node.op == "Dropout" and len(node.inputs) > 2 and node.inputs[2] and node.inputs[2] not in falsehoods:
             raise _training(node, name)
-        if node.op_type == "Constant" and node.domain == "":
-            if len(node.output) != 1:
+        if node.op == "Constant" and node.domain == "":
+            if len(node.outputs) != 1:
                 raise ModelError(f"{name}: {_where(node)} is a constant without a name.", _AGAIN)
-            falsehoods |= {node.output[0] for a in node.attribute if a.HasField("t") and _is_false(a.t)}
+            false = any(_is_false(_Weights.read(a.t)) for a in node.attributes if a.HasField("t"))
+            falsehoods |= set(node.outputs if false else ())
 
 
-def _training(node: onnx.NodeProto, name: str) -> ModelError:
+def _training(node: _Node, name: str) -> ModelError:
     return ModelError(f"{name} was exported in training mode ({_where(node)}).", "Export it after model.eval().")
 
 
-def _is_false(tensor: onnx.TensorProto) -> bool:
+def _is_false(tensor: _Weights) -> bool:
     # Too long for a flag is no flag; raw data is what numpy writes, int32_data what the ONNX helpers write.
-    return tensor.data_type == onnx.TensorProto.BOOL and len(tensor.dims) == 0 and not (
-        any(tensor.raw_data[:8]) or any(tensor.int32_data[:8])
+    return tensor.kind == onnx.TensorProto.BOOL and not tensor.shape and not (
+        any(tensor.proto.raw_data[:8]) or any(tensor.proto.int32_data[:8])
     )  # fmt: skip
 
 
-def _check_tensor(tensor: onnx.TensorProto, name: str, *, beside: bool = False) -> None:
+def _check_tensor(tensor: _Weights, name: str, *, beside: bool = False) -> None:
     """Refuse dimensions that do not fit the data that is there, and data ``beside`` the model where it may not be."""
     problem = _problem(tensor, beside)
     if problem:
         raise ModelError(f"{name}: the weights {shown(tensor.name)} {problem}.", _AGAIN)
 
 
-def _problem(tensor: onnx.TensorProto, beside: bool) -> str:
-    outside = tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0
+def _problem(tensor: _Weights, beside: bool) -> str:
+    proto, kind, count = tensor.proto, tensor.kind, 1
+    outside = proto.data_location == onnx.TensorProto.EXTERNAL or len(proto.external_data) > 0
     if outside and not beside:
         return "are inside a node, but kept in another file"
-    count = 1
-    for dim in tensor.dims:
+    for dim in tensor.shape:
         count *= dim
         if not 0 <= dim <= MAX_ELEMENTS or count > MAX_ELEMENTS:
             return "have an impossible shape"
-    if tensor.data_type not in _TYPES:
+    if kind not in _TYPES:
         return "are of an unknown type"
-    if outside and tensor.data_type == onnx.TensorProto.STRING:
+    if outside and kind == onnx.TensorProto.STRING:
         return "are text, but kept in another file"
     if outside:
         return ""  # ``external`` compares the shape with the file
-    if tensor.data_type == onnx.TensorProto.STRING:
-        fits = len(tensor.string_data) == count
-    elif tensor.raw_data:
-        fits = len(tensor.raw_data) == stored_bytes(tensor.data_type, tensor.dims)
+    if kind == onnx.TensorProto.STRING:
+        fits = len(proto.string_data) == count
+    elif proto.raw_data:
+        fits = len(proto.raw_data) == stored_bytes(kind, tensor.shape)
     else:
-        entries = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
-        fits = entries == _entries(tensor.data_type, count)
+        entries = len(getattr(proto, onnx.helper.tensor_dtype_to_field(kind)))
+        fits = entries == _entries(kind, count)
     return "" if fits else "do not have as many values as their shape says"
 
 
@@ -212,25 +274,24 @@ def _entries(kind: int, count: int) -> int:
     return stored_bytes(kind, (count,)) if bits(kind) < 8 else count
 
 
-def _check_order(nodes: Iterable[onnx.NodeProto], made: set[str], name: str) -> None:
+def _check_order(nodes: Iterable[_Node], made: set[str], name: str) -> None:
     """Check that every tensor is made once, before it is read; adds what the nodes make to ``made``."""
     for node in nodes:
-        for tensor in _reads(node):
-            if tensor not in made:
+        for tensor in node.reads:
+            if tensor and tensor not in made:
                 raise ModelError(
                     f"{name}: {_where(node)} reads {shown(tensor)} before anything makes it.",
                     "The graph has a cycle, a gap, or its nodes are out of order: export it again.",
                 )
-        for tensor in node.output:
+        for tensor in node.outputs:
             if tensor and tensor in made:
                 raise ModelError(f"{name} makes the tensor {shown(tensor)} twice.", _AGAIN)
             made.add(tensor)
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of the tensors a node reads from the graph it stands in, those captured by its subgraphs included."""
-    yield from (tensor for tensor in node.input if tensor)
-    stack = [(attribute.g, frozenset[str]()) for attribute in node.attribute if attribute.HasField("g")]
+def _captured(graphs: Iterable[onnx.GraphProto]) -> Iterator[str]:
+    """Names of the tensors that a node's subgraphs read from outside."""
+    stack = [(graph, frozenset[str]()) for graph in graphs]
     while stack:
         graph, outer = stack.pop()
         local = outer | {t.name for t in graph.initializer} | {v.name for v in graph.input}
@@ -241,5 +302,5 @@ def _reads(node: onnx.NodeProto) -> Iterator[str]:
         yield from (value.name for value in graph.output if value.name not in local)
 
 
-def _where(node: onnx.NodeProto) -> str:
-    return f"'{clean_text(node.name or node.op_type)[:80]}'"
+def _where(node: _Node) -> str:
+    return f"'{clean_text(node.name or node.op)[:80]}'"

@@ -66,25 +66,26 @@ class Files:
         if proto.raw_data or proto.data_location != TensorProto.EXTERNAL:
             raise _Wrong("are said to be both in the model and in a file")
         entries = _entries(proto)
-        data = self._file(entries["location"])
+        location, kind, shape = entries["location"], proto.data_type, tuple(proto.dims)
+        data = self._open.get(location)
+        if data is None:
+            data = self._open[location] = self._map(location)
         offset, length = _number(entries, "offset") or 0, _number(entries, "length")
-        needed = stored_bytes(proto.data_type, proto.dims)
+        needed = stored_bytes(kind, shape)
         if length not in (None, needed) or offset + needed > len(data):
-            raise _Wrong(f"do not fit their file {shown(entries['location'])}")
-        return External(proto.data_type, tuple(proto.dims), data, offset)
+            raise _Wrong(f"do not fit their file {shown(location)}")
+        return External(kind, shape, data, offset)
 
-    def _file(self, location: str) -> mmap.mmap | bytes:
+    def _map(self, location: str) -> mmap.mmap | bytes:
         if self.folder is None:
             raise _Wrong("are in a file, but the model was given in memory", "Give the model as a file.")
-        if location not in self._open:
-            try:
-                self._open[location] = _map(_open_below(self.folder, location))
-            except OSError as error:
-                raise _Wrong(
-                    f"cannot be read from {shown(location)} ({error.strerror})",
-                    "Keep the file beside the model; links are not followed.",
-                ) from error
-        return self._open[location]
+        try:
+            return _map(_open_below(self.folder, location))
+        except OSError as error:
+            raise _Wrong(
+                f"cannot be read from {shown(location)} ({error.strerror})",
+                "Keep the file beside the model; links are not followed.",
+            ) from error
 
 
 class _Wrong(Exception):
@@ -97,10 +98,11 @@ class _Wrong(Exception):
 
 def _entries(proto: TensorProto) -> dict[str, str]:
     entries: dict[str, str] = {}
-    for entry in proto.external_data:
-        if entry.key in entries or entry.key not in KEYS:
-            raise _Wrong(f"describe their file by an unknown or repeated {shown(entry.key)}")
-        entries[entry.key] = entry.value
+    for entry in proto.external_data[:]:
+        key = entry.key
+        if key in entries or key not in KEYS:
+            raise _Wrong(f"describe their file by an unknown or repeated {shown(key)}")
+        entries[key] = entry.value
     if "location" not in entries:
         raise _Wrong("do not say which file they are in")
     return entries

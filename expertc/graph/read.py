@@ -6,6 +6,7 @@ Nothing is executed. What cannot be read is refused with ``ModelError`` and a se
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from .check import check, check_functions, check_sizes
 from .external import Files
 from .model import Model
 from .nodes import Constant, Graph, Node, Shape, Tensor, Variable, variable
-from .shapes import Skeleton, infer_shapes, is_telling, skeleton, volume
+from .shapes import Skeleton, infer_shapes, is_telling, skeleton
 from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -85,7 +86,7 @@ def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
     if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
         return Constant(tensor.name, tensor)
     found = files.find(tensor, name)
-    if not is_telling(found.kind, volume(found.shape)):
+    if not is_telling(found.kind, prod(found.shape)):
         return Constant(tensor.name, found)
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
@@ -121,18 +122,19 @@ def assemble(
     )
 
 
-def _graph(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> Graph:
-    inputs = [variable(value) for value in proto.graph.input if value.name not in constants]
-    tensors: dict[str, Tensor] = {**constants, **{tensor.name: tensor for tensor in inputs}}
+class _Tensors(dict[str, Tensor]):
+    """The tensors of a graph by name; whatever else a node names is computed, or left out if its name is empty."""
 
-    def find(name: str) -> Tensor:
-        found = tensors.get(name)
-        if found is None:
-            found = Variable(name)
-            if name:
-                tensors[name] = found
+    def __missing__(self, name: str) -> Variable:
+        found = Variable(name)
+        if name:
+            self[name] = found
         return found
 
+
+def _graph(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> Graph:
+    inputs = [variable(value) for value in proto.graph.input if value.name not in constants]
+    find = _Tensors({**constants, **{tensor.name: tensor for tensor in inputs}}).__getitem__
     nodes = [Node.read(node, find) for node in proto.graph.node]
     outputs = []
     for value in proto.graph.output:
