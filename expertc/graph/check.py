@@ -43,7 +43,10 @@ def check(proto: onnx.ModelProto, name: str) -> None:
     for value in graph.input:
         if not value.type.tensor_type.HasField("shape"):
             raise ModelError(f"{name} does not say the shape of its input {shown(value.name)}.", _AGAIN)
-    made = {tensor.name for tensor in scopes[0].weights} | {value.name for value in graph.input}
+    given = {tensor.name for tensor in scopes[0].weights}
+    if len(given) < len(scopes[0].weights):
+        raise ModelError(f"{name} has two weights of one name.", _AGAIN)
+    made = given | {value.name for value in graph.input}
     _check_order(scopes[0].nodes, made, name)
     if len({value.name for value in graph.output}) < len(graph.output):
         raise ModelError(f"{name} has two outputs of one name.", _AGAIN)

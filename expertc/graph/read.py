@@ -20,7 +20,7 @@ from .check import check, check_functions, check_sizes
 from .external import Files
 from .model import Model
 from .nodes import Constant, Graph, Node, Shape, Tensor, Variable, variable
-from .shapes import Skeleton, infer_shapes, is_telling, skeleton
+from .shapes import infer_shapes, is_telling, skeleton
 from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -76,9 +76,9 @@ def _convert(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
     _forget_prose(proto.graph)
     files = Files(folder)
     constants = {tensor.name: _constant(tensor, files, name) for tensor in proto.graph.initializer}
-    bones = skeleton(proto)
-    onnx.checker.check_model(bones.bare)
-    return assemble(proto, constants, name, files.sizes, bones)
+    bare = skeleton(proto, constants)
+    onnx.checker.check_model(bare)
+    return assemble(proto, constants, name, files.sizes, bare)
 
 
 def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
@@ -99,20 +99,21 @@ def assemble(
     constants: Mapping[str, Constant],
     name: str,
     files: Mapping[str, int],
-    bones: Skeleton | None = None,
+    bare: onnx.ModelProto | None = None,
 ) -> Model:
     """The model of a checked protobuf with ``constants`` for its initializers; sizes are folded, shapes inferred."""
-    shapes, types = infer_shapes(proto, bones=bones)
+    shapes, types = infer_shapes(proto, constants, bare=bare)
     check_sizes(shapes, name)
     learned: dict[str, Shape] = {}
     for _ in range(ROUNDS):
         if not fold_sizes(proto.graph, shapes, types, learned):
             break
-        shapes, types = infer_shapes(proto, learned)
+        folded = {t.name: Constant(t.name, t) for t in proto.graph.initializer if t.name not in constants}
+        constants = {**constants, **folded}
+        shapes, types = infer_shapes(proto, constants, learned)
         check_sizes(shapes, name)
-    folded = {t.name: Constant(t.name, t) for t in proto.graph.initializer if t.name not in constants}
     return Model(
-        _graph(proto, {**constants, **folded}),
+        _graph(proto, constants),
         shapes,
         types,
         max(OLDEST_IR, proto.ir_version),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
 
 import onnx
 
 from ..errors import ModelError
 from ..text import clean_text
-from .nodes import Shape, value_type
+from .nodes import Constant, Shape, value_type
 
 # Weights are of no use to shape inference and may be gigabytes; shapes, axes and indices are small whole numbers.
 SMALL = 1024
@@ -21,38 +20,34 @@ WHOLE = (onnx.TensorProto.INT64, onnx.TensorProto.INT32, onnx.TensorProto.BOOL)
 _LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
 
 
-class Skeleton(NamedTuple):
-    """A graph ``bare`` of its weights; ``shapes`` and ``types`` are those of all its initializers."""
-
-    bare: onnx.ModelProto
-    shapes: dict[str, Shape]
-    types: dict[str, int]
-
-
 def infer_shapes(
-    proto: onnx.ModelProto, learned: Mapping[str, Shape] | None = None, bones: Skeleton | None = None
+    proto: onnx.ModelProto,
+    constants: Mapping[str, Constant],
+    learned: Mapping[str, Shape] | None = None,
+    bare: onnx.ModelProto | None = None,
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     """Infer shape and element type (``TensorProto.DataType``) of every tensor as far as ONNX can; symbols stay.
 
     What the file itself declares of inner tensors and outputs is believed only where nothing can be inferred: tools
-    that change a graph leave stale declarations behind, and runtimes ignore them. ``learned`` are shapes that somebody
-    else has found out, believed likewise; ``bones`` is the graph's ``skeleton`` if somebody has made it already, which
-    is used up.
+    that change a graph leave stale declarations behind, and runtimes ignore them. ``constants`` are its initializers;
+    ``learned`` are shapes that somebody else has found out, believed likewise; ``bare`` is the graph's ``skeleton`` if
+    somebody has made it already, which is used up.
     """
-    bones = skeleton(proto) if bones is None else bones
-    shapes, types = _infer(proto, bones.bare)
+    shapes, types = _infer(proto, skeleton(proto, constants) if bare is None else bare)
     inputs = {dim.dim_param for v in proto.graph.input for dim in v.type.tensor_type.shape.dim}
     unknown = _unknown(proto, shapes, inputs)
     if unknown and _computes_sizes(proto, types) and _is_small(proto, shapes):
-        shapes, types = _infer(proto, skeleton(proto).bare, propagate=True)
+        shapes, types = _infer(proto, skeleton(proto, constants), propagate=True)
         unknown = _unknown(proto, shapes, inputs)
     # Inference invents a symbol for a size it cannot tell; a name that the file itself gives it is better.
     declared = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
     declared |= {name: _value(name, types[name], shape) for name, shape in (learned or {}).items() if name in types}
     believed = [declared[name] for name in unknown if name in declared]
     if believed:
-        shapes, types = _infer(proto, skeleton(proto).bare, believed, propagate=_is_small(proto, shapes))
-    return shapes | bones.shapes, types | bones.types
+        shapes, types = _infer(proto, skeleton(proto, constants), believed, propagate=_is_small(proto, shapes))
+    for name, constant in constants.items():
+        shapes[name], types[name] = constant.shape, constant.kind
+    return shapes, types
 
 
 def _value(name: str, kind: int, shape: Shape) -> onnx.ValueInfoProto:
@@ -121,7 +116,7 @@ def is_telling(kind: int, count: int) -> bool:
     return count <= (SMALL if kind in WHOLE else FEW)
 
 
-def skeleton(proto: onnx.ModelProto) -> Skeleton:
+def skeleton(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> onnx.ModelProto:
     """The same graph with most initializers as inputs: all that shape inference and the checker need."""
     bare = onnx.ModelProto(ir_version=max(4, proto.ir_version))  # from 4 on, initializers need not be inputs
     bare.opset_import.extend(proto.opset_import)
@@ -131,20 +126,16 @@ def skeleton(proto: onnx.ModelProto) -> Skeleton:
     graph.output.extend(source.output)
     graph.input.extend(source.input)
     declared = {value.name for value in source.input}
-    shapes: dict[str, Shape] = {}
-    types: dict[str, int] = {}
-    faces: dict[tuple[int, Shape], onnx.TypeProto] = {}
-    for tensor in source.initializer:
-        name, kind, shape = tensor.name, tensor.data_type, tuple(tensor.dims)
-        types[name], shapes[name] = kind, shape
-        if is_telling(kind, prod(shape)) and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
+    types: dict[tuple[int, Shape], onnx.TypeProto] = {}
+    for name, constant in constants.items():
+        face = constant.kind, constant.shape
+        if is_telling(constant.kind, prod(constant.shape)):
+            graph.initializer.append(constant.to_proto())
         elif name not in declared:
-            face = kind, shape
-            if face not in faces:
-                faces[face] = onnx.helper.make_tensor_type_proto(kind, shape)
-            graph.input.add(name=name).type.CopyFrom(faces[face])
-    return Skeleton(bare, shapes, types)
+            if face not in types:
+                types[face] = onnx.helper.make_tensor_type_proto(*face)
+            graph.input.add(name=name).type.CopyFrom(types[face])
+    return bare
 
 
 def volume(shape: Shape) -> int:
