@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
 from ..errors import ModelError
 from ..text import clean_text, shown
 from .nodes import Shape
+from .scopes import GivenNode, GivenTensor, Scope, graphs_in
 from .tensors import bits, stored_bytes
 
 MAX_ELEMENTS = 2**40  # of one tensor: beyond, a product of dimensions is a lie or an attack
@@ -32,19 +32,21 @@ _TYPES = set(onnx.helper.get_all_tensor_dtypes()) - {onnx.TensorProto.UNDEFINED}
 _AGAIN = "Export the model again."
 
 
-def check(proto: onnx.ModelProto, name: str) -> None:
-    """Raise ``ModelError`` if the graph cannot be relied on. Nothing is executed, no weight is converted."""
+def check(proto: onnx.ModelProto, scopes: Sequence[Scope], name: str) -> None:
+    """Raise ``ModelError`` if the graph cannot be relied on. Nothing is executed, no weight is converted.
+
+    ``scopes`` are what ``read_scopes`` gives for it.
+    """
     graph = proto.graph
     if not graph.output:
         raise ModelError(f"{name} has no outputs.", "Export the model with its scores as an output.")
-    scopes = list(_scopes(graph))
     _check_text(proto, scopes, name)
     _check_opset(proto, name)
     for value in graph.input:
         if not value.type.tensor_type.HasField("shape"):
             raise ModelError(f"{name} does not say the shape of its input {shown(value.name)}.", _AGAIN)
-    given = {tensor.name for tensor in scopes[0].weights}
-    if len(given) < len(scopes[0].weights):
+    given = {tensor.name for tensor in scopes[0].tensors}
+    if len(given) < len(scopes[0].tensors):
         raise ModelError(f"{name} has two weights of one name.", _AGAIN)
     made = given | {value.name for value in graph.input}
     _check_order(scopes[0].nodes, made, name)
@@ -62,7 +64,7 @@ def check_functions(proto: onnx.ModelProto, name: str) -> None:
     bodies = {(f.domain, f.name): [(n.domain, n.op_type) for n in f.node] for f in proto.functions}
     size: dict[tuple[str, str], int] = {}
     open_calls: set[tuple[str, str]] = set()
-    stack = [(n.domain, n.op_type) for g in _graphs(proto.graph) for n in g.node if (n.domain, n.op_type) in bodies]
+    stack = [(n.domain, n.op_type) for g in graphs_in(proto.graph) for n in g.node if (n.domain, n.op_type) in bodies]
     while stack:
         function = stack[-1]
         inner = [call for call in bodies[function] if call in bodies]
@@ -75,7 +77,7 @@ def check_functions(proto: onnx.ModelProto, name: str) -> None:
             raise ModelError(f"{name}: the function {shown(function[1])} calls itself.", _AGAIN)
         open_calls.add(function)
         stack += waiting
-    calls = [(n.domain, n.op_type) for g in _graphs(proto.graph) for n in g.node]
+    calls = [(n.domain, n.op_type) for g in graphs_in(proto.graph) for n in g.node]
     if sum(size.get(call, 1) for call in calls) > MAX_NODES:
         raise ModelError(f"{name} has functions that unfold into more than {MAX_NODES:,} nodes.", _AGAIN)
 
@@ -108,71 +110,14 @@ def _check_opset(proto: onnx.ModelProto, name: str) -> None:
         )
 
 
-class _Weights(NamedTuple):
-    """A tensor with values, as it is checked."""
-
-    proto: onnx.TensorProto
-    name: str
-    kind: int
-    shape: tuple[int, ...]
-
-    @classmethod
-    def read(cls, proto: onnx.TensorProto) -> _Weights:
-        return cls(proto, proto.name, proto.data_type, tuple(proto.dims))
-
-
-class _Node(NamedTuple):
-    """A node as it is checked: to read a field of a protobuf takes longer than all that is done with it here."""
-
-    proto: onnx.NodeProto
-    name: str
-    op: str
-    domain: str
-    inputs: Sequence[str]
-    outputs: Sequence[str]
-    attributes: Sequence[onnx.AttributeProto]
-    graphs: Sequence[onnx.GraphProto]
-
-    @classmethod
-    def read(cls, proto: onnx.NodeProto) -> _Node:
-        attributes = proto.attribute[:]
-        graphs = [attribute.g for attribute in attributes if attribute.HasField("g")]
-        return cls(
-            proto, proto.name, proto.op_type, proto.domain, proto.input[:], proto.output[:], attributes, graphs
-        )  # fmt: skip
-
-    @property
-    def reads(self) -> Iterable[str]:
-        """Names of the tensors it reads from the graph it stands in, those captured by its subgraphs included."""
-        return (*self.inputs, *_captured(self.graphs)) if self.graphs else self.inputs
-
-
-class _Scope(NamedTuple):
-    """A graph, the main one or one inside a node, with all that is read of it."""
-
-    graph: onnx.GraphProto
-    weights: Sequence[_Weights]
-    nodes: Sequence[_Node]
-
-
-def _scopes(main: onnx.GraphProto) -> Iterator[_Scope]:
-    """The graph and every graph inside its nodes."""
-    stack = [main]
-    while stack:
-        graph = stack.pop()
-        nodes = [_Node.read(node) for node in graph.node]
-        yield _Scope(graph, [_Weights.read(tensor) for tensor in graph.initializer], nodes)
-        stack += [inner for node in nodes for inner in node.graphs]
-
-
-def _check_text(proto: onnx.ModelProto, scopes: Iterable[_Scope], name: str) -> None:
+def _check_text(proto: onnx.ModelProto, scopes: Iterable[Scope], name: str) -> None:
     """Refuse names that are no text, and metadata that says two things: what a runtime never looks at goes on."""
     keys = [entry.key for entry in proto.metadata_props]
     carried = [proto.producer_name, proto.producer_version, *keys, *(entry.value for entry in proto.metadata_props)]
     carried += [opset.domain for opset in proto.opset_import]
     for scope in scopes:
         carried += [value.name for value in (*scope.graph.input, *scope.graph.output)]
-        carried += [tensor.name for tensor in scope.weights]
+        carried += [tensor.name for tensor in scope.tensors]
         for node in scope.nodes:
             carried += (node.name, node.op, node.domain, *node.inputs, *node.outputs)
             for attribute in node.attributes:
@@ -187,22 +132,13 @@ def _check_text(proto: onnx.ModelProto, scopes: Iterable[_Scope], name: str) -> 
         raise ModelError(f"{name} has two entries of one name in its metadata.", _AGAIN)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and every graph inside its nodes."""
-    stack = [graph]
-    while stack:
-        found = stack.pop()
-        yield found
-        stack += [attribute.g for node in found.node for attribute in node.attribute if attribute.HasField("g")]
-
-
-def _check_graph(scope: _Scope, name: str, *, beside: bool) -> None:
+def _check_graph(scope: Scope, name: str, *, beside: bool) -> None:
     """Check a graph's weights, which may be ``beside`` the model, and what its nodes do."""
     if scope.graph.sparse_initializer:
         raise ModelError(f"{name} has sparse weights, which are not supported.", "Export it with dense weights.")
-    falsehoods = {tensor.name for tensor in scope.weights if _is_false(tensor)}
-    fixed = {"", *(tensor.name for tensor in scope.weights)}  # what follows from weights alone
-    for tensor in scope.weights:
+    falsehoods = {tensor.name for tensor in scope.tensors if _is_false(tensor)}
+    fixed = {"", *(tensor.name for tensor in scope.tensors)}  # what follows from weights alone
+    for tensor in scope.tensors:
         _check_tensor(tensor, name, beside=beside)
     for node in scope.nodes:
         follows = fixed.issuperset(node.reads)
@@ -212,7 +148,7 @@ def _check_graph(scope: _Scope, name: str, *, beside: bool) -> None:
             if attribute.type not in _KNOWN_ATTRIBUTES:
                 raise ModelError(f"{name}: {_where(node)} has an attribute of an unknown kind.", "Update onnx.")
             if attribute.HasField("t"):
-                _check_tensor(_Weights.read(attribute.t), name)
+                _check_tensor(GivenTensor.read(attribute.t), name)
             # A weight that is standardised by its own statistics is no training: it comes out the same each time.
             if attribute.name == "training_mode" and attribute.i and not follows:
                 raise _training(node, name)
@@ -223,31 +159,30 @@ def _check_graph(scope: _Scope, name: str, *, beside: bool) -> None:
         if node.op == "Constant" and node.domain == "":
             if len(node.outputs) != 1:
                 raise ModelError(f"{name}: {_where(node)} is a constant without a name.", _AGAIN)
-            false = any(_is_false(_Weights.read(a.t)) for a in node.attributes if a.HasField("t"))
+            false = any(_is_false(GivenTensor.read(a.t)) for a in node.attributes if a.HasField("t"))
             falsehoods |= set(node.outputs if false else ())
 
 
-def _training(node: _Node, name: str) -> ModelError:
+def _training(node: GivenNode, name: str) -> ModelError:
     return ModelError(f"{name} was exported in training mode ({_where(node)}).", "Export it after model.eval().")
 
 
-def _is_false(tensor: _Weights) -> bool:
+def _is_false(tensor: GivenTensor) -> bool:
     # Too long for a flag is no flag; raw data is what numpy writes, int32_data what the ONNX helpers write.
     return tensor.kind == onnx.TensorProto.BOOL and not tensor.shape and not (
         any(tensor.proto.raw_data[:8]) or any(tensor.proto.int32_data[:8])
     )  # fmt: skip
 
 
-def _check_tensor(tensor: _Weights, name: str, *, beside: bool = False) -> None:
+def _check_tensor(tensor: GivenTensor, name: str, *, beside: bool = False) -> None:
     """Refuse dimensions that do not fit the data that is there, and data ``beside`` the model where it may not be."""
     problem = _problem(tensor, beside)
     if problem:
         raise ModelError(f"{name}: the weights {shown(tensor.name)} {problem}.", _AGAIN)
 
 
-def _problem(tensor: _Weights, beside: bool) -> str:
-    proto, kind, count = tensor.proto, tensor.kind, 1
-    outside = proto.data_location == onnx.TensorProto.EXTERNAL or len(proto.external_data) > 0
+def _problem(tensor: GivenTensor, beside: bool) -> str:
+    proto, kind, outside, count = tensor.proto, tensor.kind, tensor.outside, 1
     if outside and not beside:
         return "are inside a node, but kept in another file"
     for dim in tensor.shape:
@@ -277,7 +212,7 @@ def _entries(kind: int, count: int) -> int:
     return stored_bytes(kind, (count,)) if bits(kind) < 8 else count
 
 
-def _check_order(nodes: Iterable[_Node], made: set[str], name: str) -> None:
+def _check_order(nodes: Iterable[GivenNode], made: set[str], name: str) -> None:
     """Check that every tensor is made once, before it is read; adds what the nodes make to ``made``."""
     for node in nodes:
         for tensor in node.reads:
@@ -292,18 +227,5 @@ def _check_order(nodes: Iterable[_Node], made: set[str], name: str) -> None:
             made.add(tensor)
 
 
-def _captured(graphs: Iterable[onnx.GraphProto]) -> Iterator[str]:
-    """Names of the tensors that a node's subgraphs read from outside."""
-    stack = [(graph, frozenset[str]()) for graph in graphs]
-    while stack:
-        graph, outer = stack.pop()
-        local = outer | {t.name for t in graph.initializer} | {v.name for v in graph.input}
-        local |= {tensor for inner in graph.node for tensor in inner.output}
-        for inner in graph.node:
-            yield from (tensor for tensor in inner.input if tensor and tensor not in local)
-            stack += [(attribute.g, local) for attribute in inner.attribute if attribute.HasField("g")]
-        yield from (value.name for value in graph.output if value.name not in local)
-
-
-def _where(node: _Node) -> str:
+def _where(node: GivenNode) -> str:
     return f"'{clean_text(node.name or node.op)[:80]}'"

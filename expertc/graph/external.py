@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from ..errors import ModelError
 from ..text import shown
+from .scopes import GivenTensor
 from .tensors import Array, from_bytes, stored_bytes
 
 KEYS = frozenset({"location", "offset", "length", "checksum"})
@@ -55,18 +56,18 @@ class Files:
         """Bytes of every file that was opened, by location."""
         return {location: len(data) for location, data in sorted(self._open.items())}
 
-    def find(self, proto: TensorProto, model: str) -> External:
-        """The values of ``proto``. Raises ``ModelError`` if they are not where it says, or must not be read there."""
+    def find(self, given: GivenTensor, model: str) -> External:
+        """The values of a tensor. Raises ``ModelError`` if they are not where it says, or must not be read there."""
         try:
-            return self._find(proto)
+            return self._find(given.proto, given.kind, given.shape)
         except _Wrong as error:
-            raise ModelError(f"{model}: the weights {shown(proto.name)} {error}.", error.hint) from None
+            raise ModelError(f"{model}: the weights {shown(given.name)} {error}.", error.hint) from None
 
-    def _find(self, proto: TensorProto) -> External:
+    def _find(self, proto: TensorProto, kind: int, shape: tuple[int, ...]) -> External:
         if proto.raw_data or proto.data_location != TensorProto.EXTERNAL:
             raise _Wrong("are said to be both in the model and in a file")
         entries = _entries(proto)
-        location, kind, shape = entries["location"], proto.data_type, tuple(proto.dims)
+        location = entries["location"]
         data = self._open.get(location)
         if data is None:
             data = self._open[location] = self._map(location)
