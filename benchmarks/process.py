@@ -14,7 +14,7 @@ import expertc
 
 
 def as_installed() -> None:
-    """Compile expertc's modules, as pip does and has done for the peers; a checkout may not be allowed to on its own."""
+    """Compile expertc's modules, as pip does and has done for the peers: a checkout may not be allowed to itself."""
     compileall.compile_dir(Path(expertc.__file__).parent, quiet=1)
 
 
