@@ -120,6 +120,8 @@ def _number(entries: Mapping[str, str], key: str) -> int | None:
 
 def _open_below(folder: Path, location: str) -> int:
     """Open ``location`` below ``folder`` without following a link at any step; returns a descriptor."""
+    if not isinstance(location, str):  # protobuf hands on as bytes what is not UTF-8
+        raise _Wrong("are said to be in a file whose name is not UTF-8 text")
     steps = location.split("/")
     if any(step in ("", ".", "..") or "\0" in step or "\\" in step or ":" in step for step in steps):
         raise _Wrong(f"are said to be in {shown(location)}, outside the model's folder")
