@@ -126,12 +126,12 @@ def skeleton(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> onnx.
     graph.output.extend(source.output)
     graph.input.extend(source.input)
     declared = {value.name for value in source.input}
+    telling = {name for name, constant in constants.items() if is_telling(constant.kind, prod(constant.shape))}
+    graph.initializer.extend([tensor for tensor in source.initializer if tensor.name in telling])
     types: dict[tuple[int, Shape], onnx.TypeProto] = {}
     for name, constant in constants.items():
-        face = constant.kind, constant.shape
-        if is_telling(constant.kind, prod(constant.shape)):
-            graph.initializer.append(constant.to_proto())
-        elif name not in declared:
+        if name not in telling and name not in declared:
+            face = constant.kind, constant.shape
             if face not in types:
                 types[face] = onnx.helper.make_tensor_type_proto(*face)
             graph.input.add(name=name).type.CopyFrom(types[face])
