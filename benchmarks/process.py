@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Sequence
+from pathlib import Path
+
+import expertc
+
+
+def as_installed() -> None:
+    """Compile expertc's modules, as pip does and has done for the peers: a checkout may not be allowed to itself."""
+    compileall.compile_dir(Path(expertc.__file__).parent, quiet=1)
 
 
 def spawn(command: Sequence[str], limit: float = 600.0) -> tuple[float, float] | str:

@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.process import spawn
+from benchmarks.process import as_installed, spawn
 from benchmarks.synthetic import write_model
 
 RESULTS = Path(__file__).parent / "results"
@@ -95,6 +95,7 @@ def main() -> None:
     parser.add_argument("--only", help="comma-separated names of tools")
     parser.add_argument("--without-growth", action="store_true", help="leave the rows by nodes as they were")
     given = parser.parse_args()
+    as_installed()
     only = None if given.only is None else set(given.only.split(","))
     sizes = [(k, int(gigabytes * 1e9)) for k, gigabytes in GRID if given.smallest <= gigabytes <= given.largest]
     rows = kept(sizes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,6 @@ from .graph import DATA_SUFFIX, File, Model, is_large, pack, read_model
 from .graph.cost import Cost, cost
 from .limits import memory_for
 from .machine import as_here
-from .measure import Ratio, interleave
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
 from .stages import Stages, silent
@@ -41,6 +39,7 @@ from .verify import Certificate, Standby
 if TYPE_CHECKING:
     from .contest import Contest
     from .lint import Finding
+    from .measure import Ratio
     from .precise import Photos, Precise
 
 MEASURE_SECONDS = 0.5
@@ -323,6 +322,10 @@ def _scratch(stack: ExitStack) -> Path:
 
 def _measure(source: Source, expert: File, seconds: float, threads: int | None) -> Timing:
     """Time the full model and the expert in turns, on as many images per call as the expert takes (1 if any)."""
+    import statistics
+
+    from .measure import interleave
+
     with (
         closing(cpu.open_session(source.runnable, threads=threads)) as full,
         closing(cpu.open_session(expert, threads=threads)) as small,

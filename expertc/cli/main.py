@@ -57,11 +57,13 @@ def group() -> None:
 
 def main() -> None:
     """Entry point of the ``expertc`` script."""
-    gc.set_threshold(100_000, 20, 100)  # a graph is many small objects that all stay: looking for garbage costs a tenth
+    gc.set_threshold(300_000, 20, 100)  # a graph is many small objects that all stay: looking for garbage costs a tenth
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a label that the terminal's encoding lacks must not end the command
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # else the interpreter, on its way out, looks for garbage once more in all that is left
+    sys.exit(code)
 
 
 def run(args: Sequence[str]) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
 from ..errors import ModelError
 from ..text import clean_text, shown
 from .nodes import Shape
+from .scopes import GivenNode, GivenTensor, Scope, graphs_in
 from .tensors import bits, stored_bytes
 
 MAX_ELEMENTS = 2**40  # of one tensor: beyond, a product of dimensions is a lie or an attack
@@ -31,25 +32,31 @@ _TYPES = set(onnx.helper.get_all_tensor_dtypes()) - {onnx.TensorProto.UNDEFINED}
 _AGAIN = "Export the model again."
 
 
-def check(proto: onnx.ModelProto, name: str) -> None:
-    """Raise ``ModelError`` if the graph cannot be relied on. Nothing is executed, no weight is converted."""
+def check(proto: onnx.ModelProto, scopes: Sequence[Scope], name: str) -> None:
+    """Raise ``ModelError`` if the graph cannot be relied on. Nothing is executed, no weight is converted.
+
+    ``scopes`` are what ``read_scopes`` gives for it.
+    """
     graph = proto.graph
     if not graph.output:
         raise ModelError(f"{name} has no outputs.", "Export the model with its scores as an output.")
-    _check_text(proto, name)
+    _check_text(proto, scopes, name)
     _check_opset(proto, name)
     for value in graph.input:
         if not value.type.tensor_type.HasField("shape"):
             raise ModelError(f"{name} does not say the shape of its input {shown(value.name)}.", _AGAIN)
-    made = {tensor.name for tensor in graph.initializer} | {value.name for value in graph.input}
-    _check_order(graph.node, made, name)
+    given = {tensor.name for tensor in scopes[0].tensors}
+    if len(given) < len(scopes[0].tensors):
+        raise ModelError(f"{name} has two weights of one name.", _AGAIN)
+    made = given | {value.name for value in graph.input}
+    _check_order(scopes[0].nodes, made, name)
     if len({value.name for value in graph.output}) < len(graph.output):
         raise ModelError(f"{name} has two outputs of one name.", _AGAIN)
     for value in graph.output:
         if value.name not in made:
             raise ModelError(f"{name} declares the output {shown(value.name)} that no node makes.", _AGAIN)
-    for inner in _graphs(graph):
-        _check_graph(inner, name, graph)
+    for scope in scopes:
+        _check_graph(scope, name, beside=scope is scopes[0])
 
 
 def check_functions(proto: onnx.ModelProto, name: str) -> None:
@@ -57,7 +64,7 @@ def check_functions(proto: onnx.ModelProto, name: str) -> None:
     bodies = {(f.domain, f.name): [(n.domain, n.op_type) for n in f.node] for f in proto.functions}
     size: dict[tuple[str, str], int] = {}
     open_calls: set[tuple[str, str]] = set()
-    stack = [(n.domain, n.op_type) for g in _graphs(proto.graph) for n in g.node if (n.domain, n.op_type) in bodies]
+    stack = [(n.domain, n.op_type) for g in graphs_in(proto.graph) for n in g.node if (n.domain, n.op_type) in bodies]
     while stack:
         function = stack[-1]
         inner = [call for call in bodies[function] if call in bodies]
@@ -70,19 +77,25 @@ def check_functions(proto: onnx.ModelProto, name: str) -> None:
             raise ModelError(f"{name}: the function {shown(function[1])} calls itself.", _AGAIN)
         open_calls.add(function)
         stack += waiting
-    calls = [(n.domain, n.op_type) for g in _graphs(proto.graph) for n in g.node]
+    calls = [(n.domain, n.op_type) for g in graphs_in(proto.graph) for n in g.node]
     if sum(size.get(call, 1) for call in calls) > MAX_NODES:
         raise ModelError(f"{name} has functions that unfold into more than {MAX_NODES:,} nodes.", _AGAIN)
 
 
 def check_sizes(shapes: Mapping[str, Shape], name: str) -> None:
     """Raise ``ModelError`` if a tensor that the graph asks for is beyond all reason."""
-    for tensor, shape in shapes.items():
-        count = 1
-        for dim in shape:
-            count *= dim if isinstance(dim, int) else 1
-            if count > MAX_ELEMENTS or (isinstance(dim, int) and not 0 <= dim <= MAX_AXIS):
-                raise ModelError(f"{name} asks for a tensor of impossible size ({shown(tensor)}).", _AGAIN)
+    impossible = {shape for shape in set(shapes.values()) if _is_impossible(shape)}
+    for tensor in (tensor for tensor, shape in shapes.items() if shape in impossible):
+        raise ModelError(f"{name} asks for a tensor of impossible size ({shown(tensor)}).", _AGAIN)
+
+
+def _is_impossible(shape: Shape) -> bool:
+    count = 1
+    for dim in shape:
+        count *= dim if isinstance(dim, int) else 1
+        if count > MAX_ELEMENTS or (isinstance(dim, int) and not 0 <= dim <= MAX_AXIS):
+            return True
+    return False
 
 
 def _check_opset(proto: onnx.ModelProto, name: str) -> None:
@@ -97,19 +110,20 @@ def _check_opset(proto: onnx.ModelProto, name: str) -> None:
         )
 
 
-def _check_text(proto: onnx.ModelProto, name: str) -> None:
+def _check_text(proto: onnx.ModelProto, scopes: Iterable[Scope], name: str) -> None:
     """Refuse names that are no text, and metadata that says two things: what a runtime never looks at goes on."""
     keys = [entry.key for entry in proto.metadata_props]
     carried = [proto.producer_name, proto.producer_version, *keys, *(entry.value for entry in proto.metadata_props)]
     carried += [opset.domain for opset in proto.opset_import]
-    for graph in _graphs(proto.graph):
-        carried += [value.name for value in (*graph.input, *graph.output, *graph.initializer)]
-        for node in graph.node:
-            carried += (node.name, node.op_type, node.domain)
-            carried += node.input
-            carried += node.output
-            carried += [attribute.name for attribute in node.attribute]
-            carried += [text for entry in node.metadata_props for text in (entry.key, entry.value)]
+    for scope in scopes:
+        carried += [value.name for value in (*scope.graph.input, *scope.graph.output)]
+        carried += [tensor.name for tensor in scope.tensors]
+        for node in scope.nodes:
+            carried += (node.name, node.op, node.domain, *node.inputs, *node.outputs)
+            for attribute in node.attributes:
+                carried.append(attribute.name)
+            for entry in node.proto.metadata_props:
+                carried += (entry.key, entry.value)
     try:
         "".join(carried)
     except TypeError as error:  # protobuf hands it on as bytes
@@ -118,84 +132,76 @@ def _check_text(proto: onnx.ModelProto, name: str) -> None:
         raise ModelError(f"{name} has two entries of one name in its metadata.", _AGAIN)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    """The graph and every graph inside its nodes."""
-    stack = [graph]
-    while stack:
-        found = stack.pop()
-        yield found
-        stack += [attribute.g for node in found.node for attribute in node.attribute if attribute.HasField("g")]
-
-
-def _check_graph(graph: onnx.GraphProto, name: str, main: onnx.GraphProto) -> None:
-    if graph.sparse_initializer:
+def _check_graph(scope: Scope, name: str, *, beside: bool) -> None:
+    """Check a graph's weights, which may be ``beside`` the model, and what its nodes do."""
+    if scope.graph.sparse_initializer:
         raise ModelError(f"{name} has sparse weights, which are not supported.", "Export it with dense weights.")
-    falsehoods = {tensor.name for tensor in graph.initializer if _is_false(tensor)}
-    fixed = {tensor.name for tensor in graph.initializer}  # what follows from weights alone
-    for tensor in graph.initializer:
-        _check_tensor(tensor, name, beside=graph is main)
-    for node in graph.node:
-        follows = all(tensor in fixed for tensor in _reads(node))
+    falsehoods = {tensor.name for tensor in scope.tensors if _is_false(tensor)}
+    fixed = {"", *(tensor.name for tensor in scope.tensors)}  # what follows from weights alone
+    for tensor in scope.tensors:
+        _check_tensor(tensor, name, beside=beside)
+    for node in scope.nodes:
+        follows = fixed.issuperset(node.reads)
         if follows:
-            fixed.update(node.output)
-        for attribute in node.attribute:
+            fixed.update(node.outputs)
+        for attribute in node.attributes:
             if attribute.type not in _KNOWN_ATTRIBUTES:
                 raise ModelError(f"{name}: {_where(node)} has an attribute of an unknown kind.", "Update onnx.")
             if attribute.HasField("t"):
-                _check_tensor(attribute.t, name)
+                _check_tensor(GivenTensor.read(attribute.t), name)
             # A weight that is standardised by its own statistics is no training: it comes out the same each time.
             if attribute.name == "training_mode" and attribute.i and not follows:
                 raise _training(node, name)
-        if node.domain == "" and node.op_type in _RANDOM:
+        if node.domain == "" and node.op in _RANDOM:
             raise ModelError(f"{name} draws random numbers ({_where(node)}).", "Export it after model.eval().")
-        if node.op_type == "Dropout" and len(node.input) > 2 and node.input[2] and node.input[2] not in falsehoods:
+        if node.op == "Dropout" and len(node.inputs) > 2 and node.inputs[2] and node.inputs[2] not in falsehoods:
             raise _training(node, name)
-        if node.op_type == "Constant" and node.domain == "":
-            if len(node.output) != 1:
+        if node.op == "Constant" and node.domain == "":
+            if len(node.outputs) != 1:
                 raise ModelError(f"{name}: {_where(node)} is a constant without a name.", _AGAIN)
-            falsehoods |= {node.output[0] for a in node.attribute if a.HasField("t") and _is_false(a.t)}
+            false = any(_is_false(GivenTensor.read(a.t)) for a in node.attributes if a.HasField("t"))
+            falsehoods |= set(node.outputs if false else ())
 
 
-def _training(node: onnx.NodeProto, name: str) -> ModelError:
+def _training(node: GivenNode, name: str) -> ModelError:
     return ModelError(f"{name} was exported in training mode ({_where(node)}).", "Export it after model.eval().")
 
 
-def _is_false(tensor: onnx.TensorProto) -> bool:
+def _is_false(tensor: GivenTensor) -> bool:
     # Too long for a flag is no flag; raw data is what numpy writes, int32_data what the ONNX helpers write.
-    return tensor.data_type == onnx.TensorProto.BOOL and len(tensor.dims) == 0 and not (
-        any(tensor.raw_data[:8]) or any(tensor.int32_data[:8])
+    return tensor.kind == onnx.TensorProto.BOOL and not tensor.shape and not (
+        any(tensor.proto.raw_data[:8]) or any(tensor.proto.int32_data[:8])
     )  # fmt: skip
 
 
-def _check_tensor(tensor: onnx.TensorProto, name: str, *, beside: bool = False) -> None:
+def _check_tensor(tensor: GivenTensor, name: str, *, beside: bool = False) -> None:
     """Refuse dimensions that do not fit the data that is there, and data ``beside`` the model where it may not be."""
     problem = _problem(tensor, beside)
     if problem:
         raise ModelError(f"{name}: the weights {shown(tensor.name)} {problem}.", _AGAIN)
 
 
-def _problem(tensor: onnx.TensorProto, beside: bool) -> str:
-    outside = tensor.data_location == onnx.TensorProto.EXTERNAL or len(tensor.external_data) > 0
+def _problem(tensor: GivenTensor, beside: bool) -> str:
+    proto, kind, outside, count = tensor.proto, tensor.kind, tensor.outside, 1
     if outside and not beside:
         return "are inside a node, but kept in another file"
-    count = 1
-    for dim in tensor.dims:
+    for dim in tensor.shape:
         count *= dim
         if not 0 <= dim <= MAX_ELEMENTS or count > MAX_ELEMENTS:
             return "have an impossible shape"
-    if tensor.data_type not in _TYPES:
+    if kind not in _TYPES:
         return "are of an unknown type"
-    if outside and tensor.data_type == onnx.TensorProto.STRING:
+    if outside and kind == onnx.TensorProto.STRING:
         return "are text, but kept in another file"
     if outside:
         return ""  # ``external`` compares the shape with the file
-    if tensor.data_type == onnx.TensorProto.STRING:
-        fits = len(tensor.string_data) == count
-    elif tensor.raw_data:
-        fits = len(tensor.raw_data) == stored_bytes(tensor.data_type, tensor.dims)
+    if kind == onnx.TensorProto.STRING:
+        fits = len(proto.string_data) == count
+    elif proto.raw_data:
+        fits = len(proto.raw_data) == stored_bytes(kind, tensor.shape)
     else:
-        entries = len(getattr(tensor, onnx.helper.tensor_dtype_to_field(tensor.data_type)))
-        fits = entries == _entries(tensor.data_type, count)
+        entries = len(getattr(proto, onnx.helper.tensor_dtype_to_field(kind)))
+        fits = entries == _entries(kind, count)
     return "" if fits else "do not have as many values as their shape says"
 
 
@@ -206,34 +212,20 @@ def _entries(kind: int, count: int) -> int:
     return stored_bytes(kind, (count,)) if bits(kind) < 8 else count
 
 
-def _check_order(nodes: Iterable[onnx.NodeProto], made: set[str], name: str) -> None:
+def _check_order(nodes: Iterable[GivenNode], made: set[str], name: str) -> None:
     """Check that every tensor is made once, before it is read; adds what the nodes make to ``made``."""
     for node in nodes:
-        for tensor in _reads(node):
-            if tensor not in made:
+        for tensor in node.reads:
+            if tensor and tensor not in made:
                 raise ModelError(
                     f"{name}: {_where(node)} reads {shown(tensor)} before anything makes it.",
                     "The graph has a cycle, a gap, or its nodes are out of order: export it again.",
                 )
-        for tensor in node.output:
+        for tensor in node.outputs:
             if tensor and tensor in made:
                 raise ModelError(f"{name} makes the tensor {shown(tensor)} twice.", _AGAIN)
             made.add(tensor)
 
 
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """Names of the tensors a node reads from the graph it stands in, those captured by its subgraphs included."""
-    yield from (tensor for tensor in node.input if tensor)
-    stack = [(attribute.g, frozenset[str]()) for attribute in node.attribute if attribute.HasField("g")]
-    while stack:
-        graph, outer = stack.pop()
-        local = outer | {t.name for t in graph.initializer} | {v.name for v in graph.input}
-        local |= {tensor for inner in graph.node for tensor in inner.output}
-        for inner in graph.node:
-            yield from (tensor for tensor in inner.input if tensor and tensor not in local)
-            stack += [(attribute.g, local) for attribute in inner.attribute if attribute.HasField("g")]
-        yield from (value.name for value in graph.output if value.name not in local)
-
-
-def _where(node: onnx.NodeProto) -> str:
-    return f"'{clean_text(node.name or node.op_type)[:80]}'"
+def _where(node: GivenNode) -> str:
+    return f"'{clean_text(node.name or node.op)[:80]}'"

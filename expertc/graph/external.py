@@ -16,6 +16,7 @@ from onnx import TensorProto
 
 from ..errors import ModelError
 from ..text import shown
+from .scopes import GivenTensor
 from .tensors import Array, from_bytes, stored_bytes
 
 KEYS = frozenset({"location", "offset", "length", "checksum"})
@@ -55,36 +56,37 @@ class Files:
         """Bytes of every file that was opened, by location."""
         return {location: len(data) for location, data in sorted(self._open.items())}
 
-    def find(self, proto: TensorProto, model: str) -> External:
-        """The values of ``proto``. Raises ``ModelError`` if they are not where it says, or must not be read there."""
+    def find(self, given: GivenTensor, model: str) -> External:
+        """The values of a tensor. Raises ``ModelError`` if they are not where it says, or must not be read there."""
         try:
-            return self._find(proto)
+            return self._find(given.proto, given.kind, given.shape)
         except _Wrong as error:
-            raise ModelError(f"{model}: the weights {shown(proto.name)} {error}.", error.hint) from None
+            raise ModelError(f"{model}: the weights {shown(given.name)} {error}.", error.hint) from None
 
-    def _find(self, proto: TensorProto) -> External:
+    def _find(self, proto: TensorProto, kind: int, shape: tuple[int, ...]) -> External:
         if proto.raw_data or proto.data_location != TensorProto.EXTERNAL:
             raise _Wrong("are said to be both in the model and in a file")
         entries = _entries(proto)
-        data = self._file(entries["location"])
+        location = entries["location"]
+        data = self._open.get(location)
+        if data is None:
+            data = self._open[location] = self._map(location)
         offset, length = _number(entries, "offset") or 0, _number(entries, "length")
-        needed = stored_bytes(proto.data_type, proto.dims)
+        needed = stored_bytes(kind, shape)
         if length not in (None, needed) or offset + needed > len(data):
-            raise _Wrong(f"do not fit their file {shown(entries['location'])}")
-        return External(proto.data_type, tuple(proto.dims), data, offset)
+            raise _Wrong(f"do not fit their file {shown(location)}")
+        return External(kind, shape, data, offset)
 
-    def _file(self, location: str) -> mmap.mmap | bytes:
+    def _map(self, location: str) -> mmap.mmap | bytes:
         if self.folder is None:
             raise _Wrong("are in a file, but the model was given in memory", "Give the model as a file.")
-        if location not in self._open:
-            try:
-                self._open[location] = _map(_open_below(self.folder, location))
-            except OSError as error:
-                raise _Wrong(
-                    f"cannot be read from {shown(location)} ({error.strerror})",
-                    "Keep the file beside the model; links are not followed.",
-                ) from error
-        return self._open[location]
+        try:
+            return _map(_open_below(self.folder, location))
+        except OSError as error:
+            raise _Wrong(
+                f"cannot be read from {shown(location)} ({error.strerror})",
+                "Keep the file beside the model; links are not followed.",
+            ) from error
 
 
 class _Wrong(Exception):
@@ -97,10 +99,11 @@ class _Wrong(Exception):
 
 def _entries(proto: TensorProto) -> dict[str, str]:
     entries: dict[str, str] = {}
-    for entry in proto.external_data:
-        if entry.key in entries or entry.key not in KEYS:
-            raise _Wrong(f"describe their file by an unknown or repeated {shown(entry.key)}")
-        entries[entry.key] = entry.value
+    for entry in proto.external_data[:]:
+        key = entry.key
+        if key in entries or key not in KEYS:
+            raise _Wrong(f"describe their file by an unknown or repeated {shown(key)}")
+        entries[key] = entry.value
     if "location" not in entries:
         raise _Wrong("do not say which file they are in")
     return entries
@@ -117,6 +120,8 @@ def _number(entries: Mapping[str, str], key: str) -> int | None:
 
 def _open_below(folder: Path, location: str) -> int:
     """Open ``location`` below ``folder`` without following a link at any step; returns a descriptor."""
+    if not isinstance(location, str):  # protobuf hands on as bytes what is not UTF-8
+        raise _Wrong("are said to be in a file whose name is not UTF-8 text")
     steps = location.split("/")
     if any(step in ("", ".", "..") or "\0" in step or "\\" in step or ":" in step for step in steps):
         raise _Wrong(f"are said to be in {shown(location)}, outside the model's folder")

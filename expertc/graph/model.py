@@ -68,7 +68,9 @@ class Model:
         """Every initializer that a node (or a subgraph of one) or an output reads, by name."""
         found: dict[str, Constant] = {}
         for node in self.nodes:
-            found.update((t.name, t) for t in node.inputs if isinstance(t, Constant))
+            for tensor in node.inputs:
+                if isinstance(tensor, Constant):
+                    found[tensor.name] = tensor
             if node.has_graphs:
                 found.update((t.name, t) for t in captured_tensors(node) if isinstance(t, Constant))
         found.update((t.name, t) for t in self.graph.outputs if isinstance(t, Constant))

@@ -46,8 +46,7 @@ class Variable(Tensor):
     __slots__ = ("kind", "shape")
 
     def __init__(self, name: str = "", kind: int | None = None, shape: Sequence[Dim] | None = None) -> None:
-        super().__init__(name)
-        self.kind, self.shape = kind, shape
+        self.name, self.kind, self.shape = name, kind, shape
 
 
 class Constant(Tensor):
@@ -56,8 +55,7 @@ class Constant(Tensor):
     __slots__ = ("_source", "kind", "shape")
 
     def __init__(self, name: str, values: Array | TensorProto | External) -> None:
-        super().__init__(name)
-        self._source = values
+        self.name, self._source = name, values
         if isinstance(values, np.ndarray):
             self.shape, self.kind = values.shape, int(helper.np_dtype_to_tensor_dtype(values.dtype))
         elif isinstance(values, External):
@@ -143,11 +141,13 @@ class Node:
     @classmethod
     def read(cls, proto: NodeProto, tensors: Scope) -> Node:
         """A node of a graph whose ``tensors`` are found by name."""
-        node = cls(proto.op_type, proto.name, None, map(tensors, proto.input), map(tensors, proto.output), proto.domain)
+        inputs, outputs = map(tensors, proto.input[:]), map(tensors, proto.output[:])
+        node = cls(proto.op_type, proto.name, None, inputs, outputs, proto.domain)
         if proto.metadata_props:
             node.metadata = {entry.key: entry.value for entry in proto.metadata_props}
-        if proto.attribute:
-            node._read, node._attrs = Attributes(proto.attribute, tensors), None
+        attributes = proto.attribute[:]
+        if attributes:
+            node._read, node._attrs = Attributes(attributes, tensors), None
         return node
 
     @property
@@ -162,7 +162,7 @@ class Node:
         """Whether an attribute is a subgraph."""
         if self._attrs is None and self._read is not None:
             return self._read.graphs
-        return any(isinstance(value, Graph) for value in self.attrs.values())
+        return bool(self._attrs) and any(isinstance(value, Graph) for value in self.attrs.values())
 
     def write(self) -> NodeProto:
         """The node's protobuf."""
@@ -192,7 +192,7 @@ class Attributes:
 
     def __init__(self, protos: Iterable[AttributeProto], tensors: Scope) -> None:
         self.protos = sorted(protos, key=lambda proto: proto.name)
-        self.graphs = any(proto.type == AttributeProto.GRAPH for proto in self.protos)
+        self.graphs = AttributeProto.GRAPH in [proto.type for proto in self.protos]
         self._tensors = tensors
         self._values: dict[str, Any] | None = None
 

@@ -57,18 +57,19 @@ def _computed(
 ) -> Numbers | None:
     if not node.input:
         return None
-    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type in ("Shape", "Size"):
         shape = shapes.get(node.input[0])
         if shape is None:
             return None
         if node.op_type == "Shape":
+            attributes = _attributes(node)
             return _objects(shape[attributes.get("start", 0) : attributes.get("end", len(shape))])
         whole = all(isinstance(dim, int) for dim in shape)
         return np.array(prod(shape), dtype=object) if whole else None  # type: ignore[arg-type]
     inputs = [known_numbers(name, numbers, given) for name in node.input]
     if inputs[0] is None:
         return None
+    attributes = _attributes(node)
     if node.op_type in KEPT:
         shape = shapes.get(node.output[0])
         fixed = shape is not None and all(isinstance(dim, int) for dim in shape)
@@ -86,6 +87,10 @@ def _computed(
         return rule(attributes, *known)
     except (TypeError, ValueError, IndexError, ZeroDivisionError):  # a stranger's node: left to the checks of the rules
         return None
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
 def _gather(attributes: Mapping[str, Any], data: Numbers, index: Numbers) -> Numbers | None:

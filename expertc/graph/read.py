@@ -5,7 +5,8 @@ Nothing is executed. What cannot be read is refused with ``ModelError`` and a se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,8 @@ from .check import check, check_functions, check_sizes
 from .external import Files
 from .model import Model
 from .nodes import Constant, Graph, Node, Shape, Tensor, Variable, variable
-from .shapes import infer_shapes, is_telling, skeleton, volume
+from .scopes import GivenTensor, Scope, read_scopes
+from .shapes import infer_shapes, is_telling, skeleton
 from .sizes import fold_sizes
 
 MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -70,27 +72,29 @@ def _convert(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
         check_functions(proto, name)
         proto = onnx.inliner.inline_local_functions(proto)
         _standard_domain(proto)
-    check(proto, name)
-    _lift_constants(proto.graph)
-    _forget_prose(proto.graph)
+    scopes = read_scopes(proto.graph)
+    check(proto, scopes, name)
+    _forget_prose(scopes)
     files = Files(folder)
-    constants = {tensor.name: _constant(tensor, files, name) for tensor in proto.graph.initializer}
-    bare = skeleton(proto)
+    constants = {given.name: _constant(given, files, name) for given in scopes[0].tensors}
+    constants |= {tensor.name: Constant(tensor.name, tensor) for tensor in _lift_constants(proto.graph)}
+    bare = skeleton(proto, constants)
     onnx.checker.check_model(bare)
     return assemble(proto, constants, name, files.sizes, bare)
 
 
-def _constant(tensor: onnx.TensorProto, files: Files, name: str) -> Constant:
+def _constant(given: GivenTensor, files: Files, name: str) -> Constant:
     """An initializer where it lies; one that shapes may depend on is taken into the protobuf."""
-    if tensor.data_location != onnx.TensorProto.EXTERNAL and not tensor.external_data:
-        return Constant(tensor.name, tensor)
-    found = files.find(tensor, name)
-    if not is_telling(found.kind, volume(found.shape)):
-        return Constant(tensor.name, found)
+    tensor = given.proto
+    if not given.outside:
+        return Constant(given.name, tensor)
+    found = files.find(given, name)
+    if not is_telling(given.kind, prod(given.shape)):
+        return Constant(given.name, found)
     tensor.ClearField("external_data")
     tensor.ClearField("data_location")
     tensor.raw_data = bytes(found.stored())
-    return Constant(tensor.name, tensor)
+    return Constant(given.name, tensor)
 
 
 def assemble(
@@ -101,17 +105,18 @@ def assemble(
     bare: onnx.ModelProto | None = None,
 ) -> Model:
     """The model of a checked protobuf with ``constants`` for its initializers; sizes are folded, shapes inferred."""
-    shapes, types = infer_shapes(proto, bare=bare)
+    shapes, types = infer_shapes(proto, constants, bare=bare)
     check_sizes(shapes, name)
     learned: dict[str, Shape] = {}
     for _ in range(ROUNDS):
         if not fold_sizes(proto.graph, shapes, types, learned):
             break
-        shapes, types = infer_shapes(proto, learned)
+        folded = {t.name: Constant(t.name, t) for t in proto.graph.initializer if t.name not in constants}
+        constants = {**constants, **folded}
+        shapes, types = infer_shapes(proto, constants, learned)
         check_sizes(shapes, name)
-    folded = {t.name: Constant(t.name, t) for t in proto.graph.initializer if t.name not in constants}
     return Model(
-        _graph(proto, {**constants, **folded}),
+        _graph(proto, constants),
         shapes,
         types,
         max(OLDEST_IR, proto.ir_version),
@@ -121,18 +126,19 @@ def assemble(
     )
 
 
-def _graph(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> Graph:
-    inputs = [variable(value) for value in proto.graph.input if value.name not in constants]
-    tensors: dict[str, Tensor] = {**constants, **{tensor.name: tensor for tensor in inputs}}
+class _Tensors(dict[str, Tensor]):
+    """The tensors of a graph by name; whatever else a node names is computed, or left out if its name is empty."""
 
-    def find(name: str) -> Tensor:
-        found = tensors.get(name)
-        if found is None:
-            found = Variable(name)
-            if name:
-                tensors[name] = found
+    def __missing__(self, name: str) -> Variable:
+        found = Variable(name)
+        if name:
+            self[name] = found
         return found
 
+
+def _graph(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> Graph:
+    inputs = [variable(value) for value in proto.graph.input if value.name not in constants]
+    find = _Tensors({**constants, **{tensor.name: tensor for tensor in inputs}}).__getitem__
     nodes = [Node.read(node, find) for node in proto.graph.node]
     outputs = []
     for value in proto.graph.output:
@@ -162,20 +168,16 @@ def read_bytes(path: str | Path) -> bytes:
         raise ModelError(f"The model {shown(path)} cannot be read ({reason}).", "Check the path.") from error
 
 
-def _forget_prose(main: onnx.GraphProto) -> None:
+def _forget_prose(scopes: Iterable[Scope]) -> None:
     """Drop the free text of graphs, nodes and weights: exporters leave paths of their machine there."""
-    stack = [main]
-    while stack:
-        graph = stack.pop()
-        for part in (graph, *graph.initializer):
+    for scope in scopes:
+        attributes = [attribute for node in scope.nodes for attribute in node.attributes]
+        for part in (*(node.proto for node in scope.nodes), *attributes):
+            part.ClearField("doc_string")
+        weights = [*(given.proto for given in scope.tensors), *(a.t for a in attributes if a.HasField("t"))]
+        for part in (scope.graph, *weights):
             part.ClearField("doc_string")
             part.ClearField("metadata_props")
-        for node in graph.node:
-            node.ClearField("doc_string")
-            for attribute in node.attribute:
-                attribute.ClearField("doc_string")
-                if attribute.HasField("g"):
-                    stack.append(attribute.g)
 
 
 def _standard_domain(proto: onnx.ModelProto) -> None:
@@ -188,12 +190,15 @@ def _standard_domain(proto: onnx.ModelProto) -> None:
         for node in stack.pop().node:
             if node.domain == "ai.onnx":
                 node.domain = ""
-            stack += [attribute.g for attribute in node.attribute if attribute.HasField("g")]
+            stack += [attribute.g for attribute in node.attribute[:] if attribute.HasField("g")]
 
 
-def _lift_constants(graph: onnx.GraphProto) -> None:
-    """Turn ``Constant`` nodes into initializers: one exporter writes them as nodes, and rules look for initializers."""
-    kept = []
+def _lift_constants(graph: onnx.GraphProto) -> list[onnx.TensorProto]:
+    """Turn ``Constant`` nodes into initializers: one exporter writes them as nodes, and rules look for initializers.
+
+    Returns the new ones.
+    """
+    kept, already = [], len(graph.initializer)
     for node in graph.node:
         if node.op_type != "Constant" or node.domain:
             kept.append(node)
@@ -205,6 +210,7 @@ def _lift_constants(graph: onnx.GraphProto) -> None:
         nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
         del graph.node[:]
         graph.node.extend(nodes)
+    return list(graph.initializer[already:])
 
 
 def _constant_value(node: onnx.NodeProto) -> onnx.TensorProto:

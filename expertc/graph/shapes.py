@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from math import prod
 
 import onnx
 
 from ..errors import ModelError
 from ..text import clean_text
-from .nodes import Shape, read_dim
+from .nodes import Constant, Shape, value_type
 
 # Weights are of no use to shape inference and may be gigabytes; shapes, axes and indices are small whole numbers.
 SMALL = 1024
@@ -20,29 +21,32 @@ _LIKE_INPUT = ("GroupNormalization", "MeanVarianceNormalization")
 
 
 def infer_shapes(
-    proto: onnx.ModelProto, learned: Mapping[str, Shape] | None = None, bare: onnx.ModelProto | None = None
+    proto: onnx.ModelProto,
+    constants: Mapping[str, Constant],
+    learned: Mapping[str, Shape] | None = None,
+    bare: onnx.ModelProto | None = None,
 ) -> tuple[dict[str, Shape], dict[str, int]]:
     """Infer shape and element type (``TensorProto.DataType``) of every tensor as far as ONNX can; symbols stay.
 
     What the file itself declares of inner tensors and outputs is believed only where nothing can be inferred: tools
-    that change a graph leave stale declarations behind, and runtimes ignore them. ``learned`` are shapes that somebody
-    else has found out, believed likewise; ``bare`` is the graph's ``skeleton`` if somebody has made it already.
+    that change a graph leave stale declarations behind, and runtimes ignore them. ``constants`` are its initializers;
+    ``learned`` are shapes that somebody else has found out, believed likewise; ``bare`` is the graph's ``skeleton`` if
+    somebody has made it already, which is used up.
     """
-    shapes, types = _infer(proto, (), bare=bare)
+    shapes, types = _infer(proto, skeleton(proto, constants) if bare is None else bare)
     inputs = {dim.dim_param for v in proto.graph.input for dim in v.type.tensor_type.shape.dim}
     unknown = _unknown(proto, shapes, inputs)
     if unknown and _computes_sizes(proto, types) and _is_small(proto, shapes):
-        shapes, types = _infer(proto, (), propagate=True)
+        shapes, types = _infer(proto, skeleton(proto, constants), propagate=True)
         unknown = _unknown(proto, shapes, inputs)
     # Inference invents a symbol for a size it cannot tell; a name that the file itself gives it is better.
     declared = {v.name: v for v in (*proto.graph.value_info, *proto.graph.output)}
     declared |= {name: _value(name, types[name], shape) for name, shape in (learned or {}).items() if name in types}
     believed = [declared[name] for name in unknown if name in declared]
     if believed:
-        shapes, types = _infer(proto, believed, propagate=_is_small(proto, shapes))
-    for tensor in proto.graph.initializer:
-        name = tensor.name
-        shapes[name], types[name] = tuple(tensor.dims), tensor.data_type
+        shapes, types = _infer(proto, skeleton(proto, constants), believed, propagate=_is_small(proto, shapes))
+    for name, constant in constants.items():
+        shapes[name], types[name] = constant.shape, constant.kind
     return shapes, types
 
 
@@ -52,8 +56,9 @@ def _value(name: str, kind: int, shape: Shape) -> onnx.ValueInfoProto:
 
 def _unknown(proto: onnx.ModelProto, shapes: Mapping[str, Shape], inputs: Container[str]) -> list[str]:
     """Names of tensors that nodes make and whose shape is not known in numbers and symbols of the inputs."""
-    made = [name for node in proto.graph.node for name in node.output if name]
-    return [n for n in made if not all(isinstance(dim, int) or dim in inputs for dim in shapes.get(n, (None,)))]
+    known = {s for s in set(shapes.values()) if all(isinstance(dim, int) or dim in inputs for dim in s)}
+    made = [name for node in proto.graph.node for name in node.output[:] if name]
+    return [name for name in made if shapes.get(name) not in known]
 
 
 def _computes_sizes(proto: onnx.ModelProto, types: Mapping[str, int]) -> bool:
@@ -69,12 +74,11 @@ def _is_small(proto: onnx.ModelProto, shapes: Mapping[str, Shape]) -> bool:
 
 def _infer(
     proto: onnx.ModelProto,
-    declared: Sequence[onnx.ValueInfoProto],
+    bare: onnx.ModelProto,
+    declared: Sequence[onnx.ValueInfoProto] = (),
     *,
     propagate: bool = False,
-    bare: onnx.ModelProto | None = None,
 ) -> tuple[dict[str, Shape], dict[str, int]]:
-    bare = skeleton(proto) if bare is None else bare
     for node in bare.graph.node:
         if node.op_type in _LIKE_INPUT and not node.domain:
             node.op_type = "Identity"
@@ -93,12 +97,17 @@ def _infer(
         raise ModelError(f"The shapes of the model contradict each other: {reason}.", "Export it again.") from error
     shapes: dict[str, Shape] = {}
     types: dict[str, int] = {}
+    read: dict[bytes, tuple[int | None, Shape | None]] = {}  # most tensors have a type that another has
     for value in (*inferred.value_info, *proto.graph.input, *inferred.output):
-        name, tensor = value.name, value.type.tensor_type
-        if tensor.HasField("shape"):
-            shapes[name] = tuple([read_dim(dim) for dim in tensor.shape.dim])
-        if tensor.elem_type:
-            types[name] = tensor.elem_type
+        name, written = value.name, value.type.SerializeToString()
+        if written not in read:
+            kind, dims = value_type(value)
+            read[written] = kind, None if dims is None else tuple(dims)
+        kind, shape = read[written]
+        if shape is not None:
+            shapes[name] = shape
+        if kind is not None:
+            types[name] = kind
     return shapes, types
 
 
@@ -107,7 +116,7 @@ def is_telling(kind: int, count: int) -> bool:
     return count <= (SMALL if kind in WHOLE else FEW)
 
 
-def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
+def skeleton(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> onnx.ModelProto:
     """The same graph with most initializers as inputs: all that shape inference and the checker need."""
     bare = onnx.ModelProto(ir_version=max(4, proto.ir_version))  # from 4 on, initializers need not be inputs
     bare.opset_import.extend(proto.opset_import)
@@ -117,18 +126,15 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.extend(source.output)
     graph.input.extend(source.input)
     declared = {value.name for value in source.input}
-    types: dict[tuple[int, ...], onnx.TypeProto] = {}
-    for tensor in source.initializer:
-        count = 1
-        for dim in tensor.dims:
-            count *= dim
-        if is_telling(tensor.data_type, count) and tensor.data_location != onnx.TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
-        elif tensor.name not in declared:
-            face = (tensor.data_type, *tensor.dims)
+    telling = {name for name, constant in constants.items() if is_telling(constant.kind, prod(constant.shape))}
+    graph.initializer.extend([tensor for tensor in source.initializer if tensor.name in telling])
+    types: dict[tuple[int, Shape], onnx.TypeProto] = {}
+    for name, constant in constants.items():
+        if name not in telling and name not in declared:
+            face = constant.kind, constant.shape
             if face not in types:
-                types[face] = onnx.helper.make_tensor_type_proto(tensor.data_type, list(tensor.dims))
-            graph.input.add(name=tensor.name).type.CopyFrom(types[face])
+                types[face] = onnx.helper.make_tensor_type_proto(*face)
+            graph.input.add(name=name).type.CopyFrom(types[face])
     return bare
 
 

@@ -8,6 +8,7 @@ own input is written with 0 and -1, so that inference, run again, knows what com
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 
 import numpy as np
 import onnx
@@ -33,7 +34,7 @@ def fold_sizes(
     numbers: dict[str, Numbers] = {}
     given = {tensor.name: tensor for tensor in graph.initializer}
     symbols = {dim.dim_param for value in graph.input for dim in value.type.tensor_type.shape.dim}
-    taken = set(given) | {name for node in graph.node for name in node.output}
+    taken = cache(lambda: given.keys() | {name for node in graph.node for name in node.output})
     kept, changed = [], False
     for node in graph.node:
         if node.op_type not in _CONCERNED or node.domain:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import prod
 
 import numpy as np
@@ -20,9 +20,9 @@ def spelled_out(
     given: Mapping[str, onnx.TensorProto],
     shapes: Mapping[str, Shape],
     graph: onnx.GraphProto,
-    taken: set[str],
+    taken: Callable[[], set[str]],
 ) -> bool:
-    """Give a Reshape or Expand whose computed target is known well enough a constant one."""
+    """Give a Reshape or Expand whose computed target is known well enough a constant one; ``taken`` gives all names."""
     if node.domain or node.op_type not in ("Reshape", "Expand") or len(node.input) < 2:
         return False
     before, wanted = shapes.get(node.input[0]), numbers.get(node.input[1])
@@ -37,7 +37,7 @@ def spelled_out(
     target = (_reshape_target if node.op_type == "Reshape" else _expand_target)(before, wanted.tolist())
     if target is None:
         return False
-    name = fresh_name(f"{node.output[0]}.target", taken)
+    name = fresh_name(f"{node.output[0]}.target", taken())
     graph.initializer.append(numpy_helper.from_array(np.array(target, dtype=np.int64), name))
     node.input[1] = name
     return True

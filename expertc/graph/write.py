@@ -103,7 +103,7 @@ def with_input(model: Model, name: str, shape: Sequence[int]) -> Model:
 
 def refreshed(model: Model) -> Model:
     """The same model with shapes and types inferred anew: what a pass calls on the graph it wrote."""
-    shapes, types = infer_shapes(to_proto(model, weights=False))
+    shapes, types = infer_shapes(to_proto(model, weights=False), model.constants)
     return replace(model, shapes=shapes, types=types)
 
 

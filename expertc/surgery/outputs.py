@@ -128,15 +128,15 @@ def class_softmax(model: Model, name: str, axis: int) -> int | None:
     It is only one if nothing else reads what lies between: another consumer would see other numbers. An ArgMax or TopK
     at the very end does not count, because it is dropped.
     """
-    if any(not _ends(model, at) for at in model.consumers.get(name, ())):
-        return None
     path = _path(model, name)
-    final = {tensor.name for tensor in model.graph.outputs}
     between = [model.nodes[at].inputs[0].name for at in path]
-    if any(len(model.consumers[tensor]) > 1 or tensor in final for tensor in between):
-        return None
     at = model.producers.get(between[-1] if between else name)
     if at is None or model.nodes[at].op not in _SOFTMAX or not _is_over(model, at, axis):
+        return None
+    if any(not _ends(model, reader) for reader in model.consumers.get(name, ())):
+        return None
+    final = {tensor.name for tensor in model.graph.outputs}
+    if any(len(model.consumers[tensor]) > 1 or tensor in final for tensor in between):
         return None
     ops = [model.nodes[step].op for step in path]
     # Log of Softmax and Exp of LogSoftmax are fine; other mixtures are no distribution over the classes.

@@ -15,7 +15,7 @@ from math import prod
 import numpy as np
 
 from ..card import Card
-from ..graph import Constant, Model
+from ..graph import Constant, Model, Shape
 from ..graph.cost import Cost, cost, for_one_image, inside, macs, trained
 from .demand import Demand, Who, demand, join, shares
 from .outputs import class_softmax, score_source
@@ -118,22 +118,22 @@ class _Ledger:
         may use one name for different weights, and read one from outside that is to be weighed once.
         """
         for at, (node, answer) in enumerate(zip(model.nodes, flow.answers, strict=True)):
-            owner = next((item for item in answer.kept if item is not None), None) if answer is not None else None
+            owner = None if answer is None else next(filter(None, answer.kept), None)
             if answer is None or owner is None:
                 continue
             if not scope:
                 self.spent[owner.who][3] += 1
             for position, constant in trained(node):
-                self._spread(0, answer.asks[position], tuple(constant.shape), 1)
+                self._spread(0, prod(constant.shape), answer.asks[position], constant.shape)
             total = macs(model, node) if runs else 0
             if total:
-                shape = tuple(dim if isinstance(dim, int) else 1 for dim in model.shapes.get(node.outputs[0].name, ()))
-                self._spread(1, owner, shape, total // max(1, prod(shape)))
+                self._spread(1, total, owner, model.shapes.get(node.outputs[0].name, ()))
             for tensor in node.inputs:
-                if isinstance(tensor, Constant) and (scopes[tensor.name], tensor.name) not in self._weighed:
-                    self._weighed.add((scopes[tensor.name], tensor.name))
-                    size = tensor.nbytes // max(1, prod(tensor.shape))
-                    self._spread(2, flow.demands.get(tensor.name), tuple(tensor.shape), size)
+                if isinstance(tensor, Constant):
+                    weight = scopes[tensor.name], tensor.name
+                    if weight not in self._weighed:
+                        self._weighed.add(weight)
+                        self._spread(2, tensor.nbytes, flow.demands.get(tensor.name), tensor.shape)
             heaviest = max(answer.inner, key=lambda name: cost(answer.inner[name].model).macs, default="")
             for name, inner in answer.inner.items():
                 place = f"{scope}/{at}.{name}"
@@ -144,12 +144,14 @@ class _Ledger:
                 for column, amount in enumerate((spent.parameters, spent.macs if runs else 0, spent.weight_bytes)):
                     self.spent[owner.who][column] += amount
 
-    def _spread(self, column: int, item: Demand | None, shape: tuple[int, ...], each: int) -> None:
+    def _spread(self, column: int, amount: int, item: Demand | None, shape: Shape) -> None:
+        """Charge ``amount``, of which every element of a tensor has the same part, to those who need the elements."""
         if item is not None and not item.marks:
-            self.spent[item.who][column] += prod(shape) * each
+            self.spent[item.who][column] += amount
         elif item is not None:
-            for who, elements in shares(item, shape).items():
-                self.spent[who][column] += elements * each
+            sizes = [dim if isinstance(dim, int) else 1 for dim in shape]
+            for who, elements in shares(item, sizes).items():
+                self.spent[who][column] += elements * amount // prod(sizes)
 
 
 def _branch(card: Card, who: Who, numbers: list[int]) -> Branch:

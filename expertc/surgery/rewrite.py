@@ -148,7 +148,7 @@ class _Writer:
         draft = Draft(self, str(node.op), dict(node.attrs), inputs, [tensor.name for tensor in node.outputs])
         draft.attrs |= {name: self._inside(inner) for name, inner in answer.inner.items()}
         if not answer.stopped:
-            rule_at(site, self.flow.through).write(site, answer, draft)
+            rule_at(at, node, self.flow.through).write(site, answer, draft)
         if draft.alias is not None:
             name = next(t.name for t, kept in zip(node.outputs, answer.kept, strict=True) if kept is not None)
             if name not in self.pinned:
@@ -172,8 +172,9 @@ class _Writer:
         """The tensor ``name`` holding exactly ``want``: an initializer is sliced, anything else selected from."""
         while name in self.selections:
             at = self.selections[name]
-            site = Site(self.model, at, self.model.nodes[at])
-            below = rule_at(site, self.flow.through).ask(site, [want]).asks[0]
+            node = self.model.nodes[at]
+            site = Site(self.model, at, node)
+            below = rule_at(at, node, self.flow.through).ask(site, [want]).asks[0]
             if below is None:
                 raise AssertionError(f"the selection '{name}' selects nothing")
             name, want = site.inputs[0], below

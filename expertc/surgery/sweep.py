@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ..graph import Model, captured
+from ..graph import Model, Node, captured
 from .demand import Demand, join
 from .passes import MALFORMED, malformed
 from .routing import routing
@@ -18,9 +18,9 @@ CUT_THROUGH = Rule(first_only)
 branches, that it keeps (RULES, outputs)."""
 
 
-def rule_at(site: Site, through: frozenset[int]) -> Rule:
-    """The rule of a node, the class softmax and the choice of a branch included."""
-    return CUT_THROUGH if site.at in through else rule_of(site)
+def rule_at(at: int, node: Node, through: frozenset[int]) -> Rule:
+    """The rule of the node at position ``at``, the class softmax and the choice of a branch included."""
+    return CUT_THROUGH if at in through else rule_of(node)
 
 
 def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = frozenset()) -> Flow:
@@ -33,11 +33,15 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
     answers: list[Answer | None] = [None] * len(model.nodes)
     for at in range(len(model.nodes) - 1, -1, -1):
         node = model.nodes[at]
-        wanted = [demands.get(tensor.name) if tensor.name else None for tensor in node.outputs]
-        if all(item is None for item in wanted):
+        wanted = [demands.get(tensor.name) for tensor in node.outputs]
+        if not any(wanted):
             continue
-        site = Site(model, at, node)
-        answer = answers[at] = _asked(site, rule_at(site, through), wanted)
+        rule = rule_at(at, node, through)
+        if rule.plain and not any(item is None or item.marks for item in wanted):
+            answer = _whole(node, wanted)
+        else:
+            answer = _asked(Site(model, at, node), rule, wanted)
+        answers[at] = answer
         for tensor, ask in zip(node.inputs, answer.asks, strict=True):
             if ask is not None and tensor.name:
                 _add(demands, tensor.name, ask)
@@ -48,14 +52,17 @@ def sweep(model: Model, seeds: Mapping[str, Demand], through: frozenset[int] = f
     return Flow(tuple(answers), demands, through)
 
 
+def _whole(node: Node, wanted: Wanted) -> Answer:
+    """What a node with a plain rule answers whose outputs are wanted as a whole."""
+    whole = wanted[0] if len(wanted) == 1 else Demand(everyone(wanted))
+    return Answer(tuple([whole if tensor.name else None for tensor in node.inputs]), (whole,) * len(wanted))
+
+
 def _asked(site: Site, rule: Rule, wanted: Wanted) -> Answer:
     """The rule's answer, with one ask per input: a rule need not mention optional inputs that are left out.
 
     A rule takes its operator's specification for granted; a stranger's node that breaks it ends here.
     """
-    if rule.plain and all(item is not None and not item.marks for item in wanted):
-        whole = wanted[0] if len(wanted) == 1 else Demand(everyone(wanted))
-        return Answer(tuple(whole if tensor.name else None for tensor in site.node.inputs), (whole,) * len(wanted))
     try:
         answer = rule.ask(site, wanted)
     except MALFORMED as error:

@@ -77,6 +77,15 @@ def test_places_outside_the_folder(location: str, folder: Path) -> None:
     refused(folder, model(location=location))
 
 
+def test_a_place_that_is_no_text(folder: Path) -> None:
+    path = folder / "model.onnx"
+    data = model(location="AAAA", offset="0", length="9600").SerializeToString()
+    path.write_bytes(data.replace(b"AAAA", b"A\xff\xfeA"))
+    (folder / SECRET).rename(folder / os.fsdecode(b"A\xff\xfeA"))
+    with pytest.raises(ModelError, match="not UTF-8"):
+        read_model(path)
+
+
 def _symlink(folder: Path) -> str:
     (folder / "link.bin").symlink_to(folder.parent / SECRET)
     return "link.bin"

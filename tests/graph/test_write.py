@@ -77,9 +77,15 @@ def test_metadata_stays_with_its_node_where_constants_are_lifted() -> None:
 
 
 def test_paths_and_stack_traces_of_the_exporter_are_not_carried_on() -> None:
-    proto = small().model()
+    net = Net()
+    filled = net.node("ConstantOfShape", net.constant([4]), value=numpy_helper.from_array(np.ones(1, np.float32)))
+    net.result(net.node("Add", net.head(net.image(), 3, 4), filled, out="scores"), 4)
+    proto = net.model()
     proto.doc_string = proto.graph.doc_string = "made in /home/somebody"
-    for part in (*proto.graph.node, *proto.graph.initializer):
+    attributes = [attribute for node in proto.graph.node for attribute in node.attribute]
+    inside = [attribute.t for attribute in attributes if attribute.HasField("t")]
+    assert inside
+    for part in (*proto.graph.node, *proto.graph.initializer, *attributes, *inside):
         part.doc_string = "File /home/somebody/train.py, line 3"
     assert b"/home/somebody" not in to_bytes(read_model(proto.SerializeToString()))
 

@@ -7,7 +7,8 @@ correctness.
 
 from __future__ import annotations
 
-from ..site import Rule, Site, opaque
+from ...graph import Node
+from ..site import Rule, opaque
 from . import blocks, control, einsum, elementwise, layout, linear, normalise, pad, pieces, quantise, scatter, sizes
 
 RULES: dict[str, Rule] = {
@@ -28,7 +29,6 @@ RULES: dict[str, Rule] = {
 OPAQUE = Rule(opaque)
 
 
-def rule_of(site: Site) -> Rule:
+def rule_of(node: Node) -> Rule:
     """The rule of a node."""
-    standard = site.node.domain in (None, "", "ai.onnx")
-    return RULES.get(site.op, OPAQUE) if standard else OPAQUE
+    return RULES.get(node.op, OPAQUE) if node.domain in (None, "", "ai.onnx") else OPAQUE

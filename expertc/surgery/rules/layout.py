@@ -270,8 +270,8 @@ def _unsqueeze(site: Site, wanted: Wanted) -> Answer:
 
 RULES: dict[str, Rule] = {
     "Reshape": Rule(_reshape, _reshape_write),
-    "Flatten": Rule(_reshape),
-    "Transpose": Rule(_transpose),
+    "Flatten": Rule(_reshape, plain=True),
+    "Transpose": Rule(_transpose, plain=True),
     "Squeeze": Rule(_squeeze, _squeeze_write),
     "Unsqueeze": Rule(_unsqueeze),
 }
