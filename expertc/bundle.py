@@ -35,7 +35,7 @@ BUNDLE_SCHEMA = 1
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 MODEL, WEIGHTS, ENGINE = "expert.onnx", "expert.onnx.data", "engine.plan"
-STAGE, STAGE_ENGINE = "stage{}.onnx", "stage{}.plan"  # of each exit from the second on, in an expert built in stages
+STAGE = "stage{}.onnx"  # of each exit from the second on, in an expert that is built in stages
 LABELS, PREPROCESS, README = "labels.txt", "preprocess.json", "README.txt"
 FILES = (MANIFEST, REPORT, MODEL, WEIGHTS, ENGINE, LABELS, PREPROCESS, README)
 
