@@ -51,6 +51,9 @@ EXITS = "exits"
 REJECT = "reject"
 """Key of the manifest for the threshold below which a photo shows none of the classes (``runtime.reject``)."""
 
+OPERATING = "operating_point"
+"""Key of manifest and report for how the settings of the exits were chosen, and what they make of those photos."""
+
 DEVICE, COMPILED = "device", "engine"
 """Keys of the manifest for the profile of the target, and for where the plan in the bundle comes from."""
 

@@ -21,7 +21,7 @@ from ..controls import Control, Setting, settle
 from ..errors import BundleError, DataError, UsageError
 from ..exits import COARSE, EXIT, GRANULARITY, THRESHOLD, TOLERANCE, Exits
 from ..taxonomy import Taxonomy, clean_text
-from .exits import COARSELY, FINE, Answered
+from .exits import COARSELY, FINE, Answered, Chosen
 from .images import Source, load_image, source_name
 from .paths import Path as Steps
 from .paths import Paths, read_paths
@@ -185,6 +185,10 @@ class Expert:
             raise UsageError("This expert has no early exits.", "Ask for its scores.")
         found = self._outputs(batch, self._settled(controls))
         return Answered.of(found[self._output], found)
+
+    def set_exits(self, chosen: Chosen) -> Mapping[str, Setting]:
+        """The controls by which the exits are as ``chosen``. Raises ``UsageError`` as ``Chosen.settings`` does."""
+        return chosen.settings(self.controls, frozen=self.exits is not None)
 
     def _settled(self, controls: Mapping[str, Setting] | None) -> Mapping[str, tuple[float, ...]]:
         """The values of all controls."""
