@@ -126,6 +126,12 @@ class Bundle:
             )
         return found
 
+    @property
+    def deciding(self) -> Exits | None:
+        """The early exits of an expert that takes the first sure one; None of its plain form, which decides nothing."""
+        exits = self.exits
+        return exits if exits is not None and (exits.driven or len(self.stages) > 1) else None
+
     def _controls(self, key: str) -> tuple[Control, ...]:
         listed = self.manifest.get(key, [])
         items = listed if isinstance(listed, list) else [None]
