@@ -7,9 +7,10 @@ entropies by the rule of ``exits.decide``, for each photo by itself. So a grid o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from operator import mul
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,8 @@ Array = np.ndarray[Any, Any]
 
 MOST_POINTS = 20_000
 """Of a grid: seconds of numpy for some ten thousand photos."""
+
+_TOGETHER = 2_000_000  # answers at a time: some ten megabytes
 
 STEPS, FEWEST = 20, 6
 """Thresholds per exit: each rejects a twentieth more of the photos. Where the grid allows fewer than the second for
@@ -105,37 +108,44 @@ class Point:
         }
 
 
-def answers(recorded: Recorded, thresholds: Sequence[float], tolerance: float) -> tuple[Array, Array]:
-    """The exit that answers each photo, int64 ``[N]`` from 1, and whether finely, bool ``[N]``: ``exits.decide``."""
-    exits, images = recorded.exits, recorded.images
-    taken, finely = np.zeros(images, np.int64), np.zeros(images, bool)
-    limits = (*thresholds, None)
+def answers(recorded: Recorded, thresholds: Array, tolerance: float) -> tuple[Array, Array]:
+    """The exit that answers each photo, int64 ``[P, N]`` from 1, and whether finely, bool ``[P, N]``: the rule.
+
+    ``thresholds`` are ``[P, exits - 1]``: P settings at once.
+    """
+    exits, many = recorded.exits, (len(thresholds), recorded.images)
+    taken, finely = np.zeros(many, np.int64), np.zeros(many, bool)
+    limits = [*thresholds.T[:, :, None], None]
     for number, (one, limit) in enumerate(zip(exits.exits, limits, strict=True), 1):
         fine, coarse = recorded.fine[number - 1], recorded.coarse[number - 1]
         if recorded.semantic is not None or not (one.fine and one.coarse):
-            wants = np.full(images, one.fine is not None) if recorded.semantic is None else recorded.semantic
-            sure = np.full(images, True) if limit is None else np.where(wants, fine, coarse) < limit
+            wants = np.full(many, one.fine is not None) if recorded.semantic is None else recorded.semantic
+            sure = True if limit is None else np.where(wants, fine, coarse) < limit
         else:
-            wants = fine - tolerance < coarse
-            sure = np.full(images, True)
+            wants, sure = fine - tolerance < coarse, True
             if limit is not None:
                 wants = wants & (fine < limit)
                 strict = coarse < fine - tolerance if exits.strict_coarse else True
                 sure = wants | ((coarse < limit) & strict)
         now = sure & (taken == 0)
-        taken[now], finely[now] = number, wants[now]
+        taken[now], finely[now] = number, np.broadcast_to(wants, many)[now]
     return taken, finely
 
 
-def point(recorded: Recorded, thresholds: Sequence[float], tolerance: float) -> Point:
-    """What a setting makes of the photos."""
-    taken, finely = answers(recorded, thresholds, tolerance)
-    photos = np.arange(recorded.images)
-    right = np.where(finely, recorded.fine_right[taken - 1, photos], recorded.coarse_right[taken - 1, photos])
-    counts = np.bincount(taken - 1, minlength=len(recorded.exits.exits)).tolist()
-    seconds = math.fsum(count * each for count, each in zip(counts, recorded.seconds, strict=True)) / recorded.images
-    settings = tuple(map(float, thresholds)), float(tolerance)
-    return Point(*settings, recorded.images, int(right.sum()), int(finely.sum()), tuple(counts), seconds)
+def points(recorded: Recorded, thresholds: Sequence[Sequence[float]], tolerance: float) -> Iterator[Point]:
+    """What each of several settings makes of the photos."""
+    early, photos = len(recorded.exits.exits) - 1, np.arange(recorded.images)
+    size = max(1, _TOGETHER // recorded.images)
+    for start in range(0, len(thresholds), size):
+        part = thresholds[start : start + size]
+        taken, finely = answers(recorded, np.reshape(np.array(part, np.float64), (len(part), early)), tolerance)
+        right = np.where(finely, recorded.fine_right[taken - 1, photos], recorded.coarse_right[taken - 1, photos])
+        counts = np.stack([(taken == number).sum(axis=1) for number in range(1, early + 2)], axis=1)
+        found = zip(part, right.sum(axis=1).tolist(), finely.sum(axis=1).tolist(), counts.tolist(), strict=True)
+        for values, hits, fine, own in found:
+            # the same counts give the same time, to the last digit
+            seconds = math.fsum(map(mul, own, recorded.seconds)) / recorded.images
+            yield Point(tuple(map(float, values)), tolerance, recorded.images, hits, fine, tuple(own), seconds)
 
 
 def grid(recorded: Recorded) -> tuple[Point, ...]:
@@ -150,20 +160,20 @@ def grid(recorded: Recorded) -> tuple[Point, ...]:
         settings = list(product(*(_thresholds(recorded, [number], steps) for number in range(early))))
     else:
         settings = [(limit,) * early for limit in _thresholds(recorded, range(early), STEPS)]
-    return tuple(point(recorded, thresholds, tolerance) for tolerance in tolerances for thresholds in settings)
+    return tuple(found for tolerance in tolerances for found in points(recorded, settings, tolerance))
 
 
-def front(points: Sequence[Point]) -> tuple[Point, ...]:
+def front(found: Sequence[Point]) -> tuple[Point, ...]:
     """Those than which none is both quicker and more accurate (Pareto), the quickest first."""
-    found: list[Point] = []
-    for one in sorted(points, key=lambda one: (one.seconds, -one.hits, -one.fine)):
-        if not found or one.hits > found[-1].hits:
-            found.append(one)
-    return tuple(found)
+    best: list[Point] = []
+    for one in sorted(found, key=lambda one: (one.seconds, -one.hits, -one.fine)):
+        if not best or one.hits > best[-1].hits:
+            best.append(one)
+    return tuple(best)
 
 
 def choose(
-    points: Sequence[Point],
+    found: Sequence[Point],
     *,
     min_accuracy: float | None = None,
     max_seconds: float | None = None,
@@ -174,9 +184,9 @@ def choose(
     Only points with at least the share ``min_fine`` of fine answers count; of equally good ones that with the most
     wins. Raises ``DataError`` if there is none, saying what there is.
     """
-    finer = [one for one in points if one.fine >= min_fine * one.images - 1e-9]  # 0.29 * 100 is not quite 29
+    finer = [one for one in found if one.fine >= min_fine * one.images - 1e-9]  # 0.29 * 100 is not quite 29
     if not finer:
-        most = max(one.fine_share for one in points)
+        most = max(one.fine_share for one in found)
         raise DataError(
             f"No setting answers {100 * min_fine:g} % of the photos with a class.",
             f"Ask for --min-fine {_down(most)} at most.",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from expertc.errors import DataError
-from expertc.evaluate.operating import MOST_POINTS, Point, Recorded, answers, choose, front, grid, point
+from expertc.evaluate.operating import MOST_POINTS, Point, Recorded, answers, choose, front, grid, points
 from expertc.exits import Exit, Exits, decide, entropy
 
 CATEGORIES, OF = ("a", "b"), (0, 0, 1, 1, 1)
@@ -69,7 +69,7 @@ def test_every_point_is_what_the_rule_decides(kind: str) -> None:
     early = len(exits.exits) - 1
     settings = [(tuple(random.uniform(0, 1.6, early)), random.uniform(-0.6, 0.8)) for _ in range(12)]
     for thresholds, tolerance in [*settings, ((0.0,) * early, 9.0), ((9.0,) * early, -9.0)]:
-        taken, finely = answers(recorded, thresholds, tolerance)
+        (taken,), (finely,) = answers(recorded, np.array([thresholds]).reshape(1, -1), tolerance)
         hits, seconds = 0, 0.0
         for i, tensors in enumerate(photos):
             one = decide(exits, lambda number, tensors=tensors: tensors, thresholds, tolerance)
@@ -77,7 +77,7 @@ def test_every_point_is_what_the_rule_decides(kind: str) -> None:
             named = one.scores.argmax() == truth[i] if one.fine else one.coarse.argmax() == OF[truth[i]]
             hits += bool(named)
             seconds += SECONDS[one.exit - 1] / IMAGES
-        found = point(recorded, thresholds, tolerance)
+        (found,) = points(recorded, [thresholds], tolerance)
         counts = tuple(int((taken == n).sum()) for n in range(1, early + 2))
         assert (found.hits, found.fine, found.exits) == (hits, int(finely.sum()), counts)
         assert found.seconds == pytest.approx(seconds)
@@ -86,29 +86,29 @@ def test_every_point_is_what_the_rule_decides(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_grid_holds_the_extremes_and_stays_small(kind: str) -> None:
     recorded, _, _ = made(KINDS[kind])
-    points = grid(recorded)
-    assert 0 < len(points) <= MOST_POINTS
-    assert len({(one.thresholds, one.tolerance) for one in points}) == len(points)
-    by_exit = np.array([one.exits for one in points])
+    tried = grid(recorded)
+    assert 0 < len(tried) <= MOST_POINTS
+    assert len({(one.thresholds, one.tolerance) for one in tried}) == len(tried)
+    by_exit = np.array([one.exits for one in tried])
     assert by_exit.max(axis=0)[-1] == IMAGES  # all go to the end
     if recorded.semantic is None:
         assert by_exit.max(axis=0)[0] == IMAGES  # or none goes further than the first
     if recorded.exits.compares:
-        assert {0, IMAGES} <= {one.fine for one in points}
+        assert {0, IMAGES} <= {one.fine for one in tried}
 
 
 def test_the_choice_among_points() -> None:
     def one(hits: int, fine: int, ms: float) -> Point:
         return Point((0.5,), ms, 100, hits, fine, (50, 50), ms / 1e3)
 
-    points = (one(70, 90, 1), one(80, 20, 2), one(80, 60, 2), one(90, 10, 3), one(90, 50, 4), one(85, 100, 5))
-    assert choose(points, min_accuracy=0.8) == points[2]  # as quick, and finer
-    assert choose(points, min_accuracy=0.81) == points[3]
-    assert choose(points, min_accuracy=0.81, min_fine=0.5) == points[4]
-    assert choose(points, max_seconds=2.5e-3) == points[2]
-    assert choose(points, max_seconds=1.0) == points[4]
-    assert choose(points, max_seconds=1.0, min_fine=1.0) == points[5]
-    assert front(points) == (points[0], points[2], points[3])
+    made_up = (one(70, 90, 1), one(80, 20, 2), one(80, 60, 2), one(90, 10, 3), one(90, 50, 4), one(85, 100, 5))
+    assert choose(made_up, min_accuracy=0.8) == made_up[2]  # as quick, and finer
+    assert choose(made_up, min_accuracy=0.81) == made_up[3]
+    assert choose(made_up, min_accuracy=0.81, min_fine=0.5) == made_up[4]
+    assert choose(made_up, max_seconds=2.5e-3) == made_up[2]
+    assert choose(made_up, max_seconds=1.0) == made_up[4]
+    assert choose(made_up, max_seconds=1.0, min_fine=1.0) == made_up[5]
+    assert front(made_up) == (made_up[0], made_up[2], made_up[3])
     for asked, said, hint in (
         ({"min_accuracy": 0.95}, r"the best, 90\.0 % \(50 % with a class\), takes 4 ms", "--min-accuracy 0.9 at most"),
         ({"min_accuracy": 0.9, "min_fine": 0.9}, r"85\.0 %", "0.85 at most, or a smaller --min-fine"),
@@ -116,8 +116,8 @@ def test_the_choice_among_points() -> None:
         ({"max_seconds": 1e-3, "min_fine": 0.95}, "the quickest takes 5 ms", "--max-ms 5 at least"),
     ):
         with pytest.raises(DataError, match=said) as caught:
-            choose(points, **asked)
+            choose(made_up, **asked)
         assert hint in caught.value.hint
     with pytest.raises(DataError, match="100 % of the photos with a class") as caught:
-        choose(points[:3], max_seconds=1.0, min_fine=1.0)
+        choose(made_up[:3], max_seconds=1.0, min_fine=1.0)
     assert "--min-fine 0.9 at most" in caught.value.hint
