@@ -108,44 +108,50 @@ class Point:
         }
 
 
-def answers(recorded: Recorded, thresholds: Array, tolerance: float) -> tuple[Array, Array]:
-    """The exit that answers each photo, int64 ``[P, N]`` from 1, and whether finely, bool ``[P, N]``: the rule.
+def answers(recorded: Recorded, thresholds: Array, tolerance: float) -> Iterator[tuple[Array, Array]]:
+    """For each exit in turn, which photos it answers and which of them finely: bool ``[P, N]``, by the rule.
 
     ``thresholds`` are ``[P, exits - 1]``: P settings at once.
     """
     exits, many = recorded.exits, (len(thresholds), recorded.images)
-    taken, finely = np.zeros(many, np.int64), np.zeros(many, bool)
+    left = np.ones(many, bool)
     limits = [*thresholds.T[:, :, None], None]
-    for number, (one, limit) in enumerate(zip(exits.exits, limits, strict=True), 1):
-        fine, coarse = recorded.fine[number - 1], recorded.coarse[number - 1]
+    for number, (one, limit) in enumerate(zip(exits.exits, limits, strict=True)):
+        fine, coarse = recorded.fine[number], recorded.coarse[number]
+        sure = np.ones(many, bool)
         if recorded.semantic is not None or not (one.fine and one.coarse):
-            wants = np.full(many, one.fine is not None) if recorded.semantic is None else recorded.semantic
-            sure = True if limit is None else np.where(wants, fine, coarse) < limit
-        else:
-            wants, sure = fine - tolerance < coarse, True
+            wants = np.full(recorded.images, one.fine is not None) if recorded.semantic is None else recorded.semantic
             if limit is not None:
+                sure = np.where(wants, fine, coarse) < limit
+        else:
+            wants = fine - tolerance < coarse
+            if limit is not None:
+                strict = coarse < fine - tolerance if exits.strict_coarse else np.ones(recorded.images, bool)
                 wants = wants & (fine < limit)
-                strict = coarse < fine - tolerance if exits.strict_coarse else True
                 sure = wants | ((coarse < limit) & strict)
-        now = sure & (taken == 0)
-        taken[now], finely[now] = number, np.broadcast_to(wants, many)[now]
-    return taken, finely
+        now = left & sure
+        yield now, now & wants
+        left &= ~sure
 
 
 def points(recorded: Recorded, thresholds: Sequence[Sequence[float]], tolerance: float) -> Iterator[Point]:
     """What each of several settings makes of the photos."""
-    early, photos = len(recorded.exits.exits) - 1, np.arange(recorded.images)
-    size = max(1, _TOGETHER // recorded.images)
+    early, images = len(recorded.exits.exits) - 1, recorded.images
+    size = max(1, _TOGETHER // images)
     for start in range(0, len(thresholds), size):
-        part = thresholds[start : start + size]
-        taken, finely = answers(recorded, np.reshape(np.array(part, np.float64), (len(part), early)), tolerance)
-        right = np.where(finely, recorded.fine_right[taken - 1, photos], recorded.coarse_right[taken - 1, photos])
-        counts = np.stack([(taken == number).sum(axis=1) for number in range(1, early + 2)], axis=1)
-        found = zip(part, right.sum(axis=1).tolist(), finely.sum(axis=1).tolist(), counts.tolist(), strict=True)
-        for values, hits, fine, own in found:
+        part = [tuple(map(float, values)) for values in thresholds[start : start + size]]
+        hits, fine, counts = np.zeros(len(part), np.int64), np.zeros(len(part), np.int64), []
+        answered = answers(recorded, np.reshape(part, (len(part), early)), tolerance)
+        for (now, finely), fine_right, coarse_right in zip(
+            answered, recorded.fine_right, recorded.coarse_right, strict=True
+        ):
+            counts.append(now.sum(axis=1).tolist())
+            fine += finely.sum(axis=1)
+            hits += (finely & fine_right).sum(axis=1) + (now & ~finely & coarse_right).sum(axis=1)
+        for values, right, named, *own in zip(part, hits.tolist(), fine.tolist(), *counts, strict=True):
             # the same counts give the same time, to the last digit
-            seconds = math.fsum(map(mul, own, recorded.seconds)) / recorded.images
-            yield Point(tuple(map(float, values)), tolerance, recorded.images, hits, fine, tuple(own), seconds)
+            seconds = math.fsum(map(mul, own, recorded.seconds)) / images
+            yield Point(values, tolerance, images, right, named, tuple(own), seconds)
 
 
 def grid(recorded: Recorded) -> tuple[Point, ...]:

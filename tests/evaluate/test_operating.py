@@ -69,7 +69,10 @@ def test_every_point_is_what_the_rule_decides(kind: str) -> None:
     early = len(exits.exits) - 1
     settings = [(tuple(random.uniform(0, 1.6, early)), random.uniform(-0.6, 0.8)) for _ in range(12)]
     for thresholds, tolerance in [*settings, ((0.0,) * early, 9.0), ((9.0,) * early, -9.0)]:
-        (taken,), (finely,) = answers(recorded, np.array([thresholds]).reshape(1, -1), tolerance)
+        answered = list(answers(recorded, np.array([thresholds]).reshape(1, -1), tolerance))
+        taken = np.array([now[0] for now, _ in answered]).argmax(axis=0) + 1
+        assert sum(now for now, _ in answered).tolist() == [[1] * IMAGES]
+        finely = np.array([fine[0] for _, fine in answered]).any(axis=0)
         hits, seconds = 0, 0.0
         for i, tensors in enumerate(photos):
             one = decide(exits, lambda number, tensors=tensors: tensors, thresholds, tolerance)
