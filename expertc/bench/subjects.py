@@ -39,9 +39,14 @@ class Subject:
     controls: tuple[Control, ...] = ()
 
     def settings(self, chosen: Chosen) -> dict[str, tuple[float, ...]]:
-        """What its controls hold; early exits, where it has any, as ``chosen``. Raises ``UsageError`` as that does."""
-        own = chosen if {THRESHOLD, TOLERANCE} & {control.name for control in self.controls} else AS_BUILT
-        return {control.name: control.default for control in self.controls} | own.settings(self.controls)
+        """What controls hold that is not the model's own default; early exits, where it has any, as ``chosen``.
+
+        Raises ``UsageError`` as ``Chosen.settings`` does.
+        """
+        known = {control.name: control.default for control in self.session.controls}
+        own = chosen if {THRESHOLD, TOLERANCE} & known.keys() else AS_BUILT
+        held = {control.name: control.default for control in self.controls} | own.settings(self.controls)
+        return {name: values for name, values in held.items() if values != known.get(name)}
 
 
 def open_subject(path: str | Path, model: Path | bytes, threads: int | None, opened: ExitStack) -> Subject:
