@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 from exiting import PLAIN, bundle, by_hand, card, nested
+from jsonschema import Draft202012Validator
 from PIL import Image
 from rainbow import CLASSES, SPEC, photos, picture, tree
 
 from expertc import Expert
 from expertc.bundle import open_bundle
 from expertc.errors import DataError
-from expertc.evaluate import recording
+from expertc.evaluate import recording, report
 from expertc.evaluate.operating import choose, grid, points
 from expertc.evaluate.recording import record
 from expertc.intervals import wilson
@@ -134,7 +135,9 @@ def test_evaluate_tells_the_answers_as_they_are_given(
     right = f"{100 * hits / 48:.1f} % right ({100 * low:.1f} to {100 * high:.1f} %)"
     assert f"answers as given: {right}, {100 * fine / 48:.1f} % name a class" in out
     assert "answered by exit " + ", ".join(f"{n}: {100 * c / 48:.1f} %" for n, c in enumerate(counts, 1)) in out
-    found = json.loads(cli("evaluate", exits, "--data", seaside, "--json", "--threshold", "0.2").out)["answers"]
+    told = json.loads(cli("evaluate", exits, "--data", seaside, "--json", "--threshold", "0.2").out)
+    Draft202012Validator(json.loads((Path(report.__file__).parent / "schema.json").read_text())).validate(told)
+    found = told["answers"]
     hits, fine, counts = share(tensors, truth, (0.2, 0.2), PLAIN.tolerance)
     assert (found["accuracy"]["hits"], found["fine"]["hits"]) == (hits, fine)
     assert [one["hits"] for one in found["exits"]] == counts
@@ -177,10 +180,10 @@ def test_calibrate_for_an_accuracy(cli: Any, exits: Path, seaside: Path, tensors
     assert hits >= 0.9 * 48
     assert fine >= 24
     assert entry["accuracy"]["interval"] == pytest.approx(list(wilson(hits, 48)))
-    report = json.loads((new / "report.json").read_text())["operating_point"]
+    told = json.loads((new / "report.json").read_text())["operating_point"]
     mean = sum(c * s for c, s in zip(counts, SECONDS, strict=True)) / 48
-    assert report["mean_ms"] == pytest.approx(1e3 * mean)
-    assert (report["goal"], report["exit_ms"]) == ({"min_accuracy": 0.9, "min_fine": 0.5}, [1.0, 3.0, 7.0])
+    assert told["mean_ms"] == pytest.approx(1e3 * mean)
+    assert (told["goal"], told["exit_ms"]) == ({"min_accuracy": 0.9, "min_fine": 0.5}, [1.0, 3.0, 7.0])
     # nothing else of the bundle changes, and the settings are what it does from now on
     assert {name: tree(new)[name] for name in before if name.endswith(("onnx", "txt"))} == {
         name: data for name, data in before.items() if name.endswith(("onnx", "txt"))
