@@ -15,14 +15,16 @@ from PIL import Image
 from rainbow import CLASSES, SPEC, photos, picture, tree
 
 from expertc import Expert
+from expertc.bench import bench
 from expertc.bundle import open_bundle
-from expertc.errors import DataError
+from expertc.errors import DataError, UsageError
 from expertc.evaluate import recording, report
 from expertc.evaluate.operating import choose, grid, points
 from expertc.evaluate.recording import record
 from expertc.intervals import wilson
 from expertc.runtime import load_image, open_dataset
 from expertc.runtime.preprocess import apply
+from expertc.targets import load_target
 
 SECONDS = (1e-3, 3e-3, 7e-3)
 
@@ -304,3 +306,17 @@ def test_a_picture_needs_matplotlib(cli: Any, tmp_path: Path, seaside: Path, mon
     assert code == 2
     assert "pip install 'expertc[report]'" in err
     assert DataError.exit_code == 10
+
+
+def test_compile_lists_a_plan_for_every_stage(cli: Any, jetson: Any, tmp_path: Path) -> None:
+    target = load_target("orin-nano-8gb")
+    path = bundle(tmp_path / "x.expert", "staged", device=target.to_mapping(), target=target.name)
+    code, out, err = cli("compile", path)
+    assert (code, err) == (0, "")
+    assert out.count("compiled in 7 s") == out.count("kept:   ") == 3
+    assert out.count("A note.") == 1
+    found = json.loads(cli("compile", path, "--json").out)
+    assert [one["fresh"] for one in (found, *found["later"])] == [False] * 3
+    assert len({one["plan"] for one in (found, *found["later"])}) == 3
+    with pytest.raises(UsageError, match="stages"):
+        bench([bundle(tmp_path / "here.expert", "staged")], cold=True)
