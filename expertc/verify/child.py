@@ -1,9 +1,9 @@
 """The process that runs strangers' graphs: ``python -m expertc.verify.child FOLDER``.
 
 One byte on standard input says that the folder holds ``job.json`` and, if inputs were given, ``inputs.npy``; another,
-that ``cut.onnx`` and ``final.onnx`` are there too, ``lowered.onnx`` if the expert has lower precision, and its files as
-they are shipped if its exits are decided in them or between them. The outcome is written beside them. The other end of standard input is held by the parent: the process ends when that does,
-whichever way, and then takes the folder with it.
+that ``cut.onnx`` and ``final.onnx`` are there too, ``lowered.onnx`` if the expert has lower precision, and the files
+that are shipped if its exits are decided in them or between them. The outcome is written beside them. The other end of
+standard input is held by the parent: the process ends when that does, whichever way, and then takes the folder with it.
 """
 
 from __future__ import annotations

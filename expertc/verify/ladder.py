@@ -113,7 +113,7 @@ def climb(
             steps.append(ladder.precision(in_lower_precision, lowered, scores))
         if driven is not None and open_driven is not None:
             plain, allowed = (final, ladder.near) if lowered is None else (lowered.file, lowered.budget.worst)
-            card = ladder.card_of_final
+            card = Card.from_json(ladder.final.metadata[CARD_KEY])
             steps.append(answers(open_session, open_driven, plain, driven, card=card, x=inputs.fed, allowed=allowed))
     except Mismatch as fault:
         steps.append(Step(fault.step, False, fault.message, fault.numbers))
@@ -260,11 +260,6 @@ class _Ladder:
     def near(self) -> float:
         """How far the final model's scores may be off, over the largest."""
         return max(FINAL, 4 * self._grain)
-
-    @property
-    def card_of_final(self) -> Card:
-        """What the final model carries, once its structure is sound."""
-        return Card.from_json(self.final.metadata[CARD_KEY])
 
     @cached_property
     def _own(self) -> Card:
