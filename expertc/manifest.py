@@ -126,14 +126,17 @@ def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, An
     }
 
 
-def texts(final: Model, target: Target, precision: str) -> dict[str, bytes]:
-    """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
+def texts(final: Model, target: Target, precision: str, told: Card, form: str) -> dict[str, bytes]:
+    """The files of a bundle that people and other programs read: labels, preprocessing, how to run it.
+
+    ``told`` is the card of what is shipped, in the ``form`` of its exits.
+    """
     card = card_of(final)
     batch = images_per_call(final)
     engine = section(target, precision, card.input, final.inputs[card.input])
     files = {
         LABELS: "".join(f"{label}\n" for label in card.classes),
-        README: instructions(card, batch, controls=len(final.inputs) > 1, engine=engine),
+        README: instructions(told, batch, controls=bool(told.controls), engine=engine, form=form),
     }
     if card.preprocess is not None:
         files[PREPROCESS] = json.dumps(card.preprocess.to_mapping(), indent=2) + "\n"

@@ -64,8 +64,16 @@ MAX_BATCH = 4096
 @click.option("--calib", metavar="DIR", help="Photos of the expert's classes to calibrate a precision on.")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Top-1 agreement a precision may lose (int8: 1).")
 @click.option("--embed-preprocess", "bake", is_flag=True, help="The expert takes RGB bytes and scales them itself.")
-@click.option("--embed-gain", "embed", is_flag=True, help="Freeze the gains into the expert, for engines.")
+@click.option(
+    "--embed", "--embed-gain", "embed", is_flag=True,
+    help="Freeze gains and thresholds of exits into the expert, for engines.",
+)  # fmt: skip
+@click.option(
+    "--exits", metavar="nested|staged|plain",
+    help="How early exits are decided: in the graph, between a graph for each, or not (default: nested, staged for TensorRT).",
+)  # fmt: skip
 @options.gain
+@options.settings
 @click.option(
     "--from", "earlier", metavar="BUNDLE|MANIFEST", help="Make what an earlier build made, measuring nothing."
 )
@@ -78,7 +86,8 @@ MAX_BATCH = 4096
 def command(
     model: str | None, lists: tuple[str, ...], sets: str | None, output: str | None, plan: bool, target: str | None,
     batch: str, level: str, data: str | None, measure: float | None, fuse: str, precision: str, calib: str | None,
-    max_drop: float | None, bake: bool, embed: bool, gains: tuple[str, ...], earlier: str | None, force: bool,
+    max_drop: float | None, bake: bool, embed: bool, exits: str | None, gains: tuple[str, ...], threshold: str | None,
+    tolerance: float | None, earlier: str | None, force: bool,
     labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None,
     as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
