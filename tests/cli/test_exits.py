@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exiting import PLAIN, bundle, by_hand, card, nested
+from exiting import PLAIN, bundle, by_hand, card, nested, plain
 from jsonschema import Draft202012Validator
 from PIL import Image
 from rainbow import CLASSES, SPEC, photos, picture, tree
 
-from expertc import Expert
+from expertc import Expert, build, manifest
 from expertc.bench import bench
 from expertc.bundle import open_bundle
 from expertc.errors import DataError, UsageError
@@ -287,10 +287,6 @@ def test_photos_and_bundles_that_cannot_be_calibrated(cli: Any, tmp_path: Path, 
     assert cli("calibrate", path, "--data", coarse, "--ignore-unknown", *end).code == 0
     shutil.rmtree(tmp_path / "new.expert")
     many = bundle(tmp_path / "many.expert", "nested", 4)
-    frozen = tmp_path / "frozen.expert"
-    shutil.copytree(path, frozen)
-    about = json.loads((frozen / "manifest.json").read_text())
-    (frozen / "manifest.json").write_text(json.dumps(about | {"controls": []}))
     code, _, err = cli("calibrate", many, "--data", seaside, *end)
     assert (code, "decides once for 4 photos at a time" in err) == (2, True)
     assert not (tmp_path / "new.expert").exists()
@@ -320,3 +316,43 @@ def test_compile_lists_a_plan_for_every_stage(cli: Any, jetson: Any, tmp_path: P
     assert len({one["plan"] for one in (found, *found["later"])}) == 3
     with pytest.raises(UsageError, match="stages"):
         bench([bundle(tmp_path / "here.expert", "staged")], cold=True)
+
+
+@pytest.mark.parametrize("form", ["nested", "staged"])
+def test_a_built_bundle_is_calibrated_verified_and_shown(
+    cli: Any, tmp_path: Path, seaside: Path, tensors: Any, form: str, timed: None
+) -> None:
+    """From the plain model on, and again after its release: the settings are the bundle's, the model is the same."""
+    full, new = tmp_path / "full.onnx", tmp_path / "new.expert"
+    full.write_bytes(plain())
+    path = build(full, classes="all", output=tmp_path / "x.expert", exits=form, measure_seconds=0).path
+    with Expert.open(path) as expert:
+        wanted = by_hand(tensors, PLAIN.thresholds, PLAIN.tolerance)
+        assert expert.answered(tensors).exit.tolist() == [number for number, *_ in wanted]
+    assert "thresholds" not in cli("inspect", path).out
+    assert "threshold 0.5, 0.4; tolerance 0.25 nats" in cli("inspect", path).out
+    assert cli("calibrate", path, "--data", seaside, "--max-ms", 2, "--min-fine", 0.6, "-o", new).code == 0
+    assert cli("verify", new, "--against", full).code == 0
+    about = manifest.read(open_bundle(new))
+    point = about["operating_point"]
+    limits = ", ".join(f"{value:g}" for value in point["thresholds"])
+    said = f"{100 * point['accuracy']['share']:.1f} % right, {100 * point['fine']['share']:.1f} % name a class"
+    shown = cli("inspect", new).out
+    assert f"threshold {limits}; tolerance {point['tolerance']:g} nats" in shown
+    assert f"chosen on 48 photos: {said}" in " ".join(shown.split())
+    assert limits in cli("diff", path, new).out
+    again = cli("calibrate", new, "--data", seaside, "--max-ms", 2, "--min-fine", 0.6, "--force", "--json")
+    assert {k: v for k, v in json.loads(again.out).items() if k in point} == point
+    (new / "manifest.json").write_text(json.dumps(about | {"operating_point": {"accuracy": {"images": "many"}}}))
+    code, _, err = cli("inspect", new)
+    assert (code, "'operating_point' makes no sense" in err) == (3, True)
+    frozen = build(
+        full, classes="reds,blues,greens", output=tmp_path / "f.expert", exits=form, embed={"threshold": 0.3},
+        measure_seconds=0,
+    ).path  # fmt: skip
+    for verb in (("predict", frozen, seaside / "reds" / "0.png", "--exit", 1),
+                 ("calibrate", frozen, "--data", seaside, "--max-ms", 2, "-o", tmp_path / "n.expert")):  # fmt: skip
+        code, out, err = cli(*verb)
+        assert (code, out, "thresholds of this expert are frozen" in err) == (2, "", True)
+    found = json.loads(cli("predict", frozen, seaside / "reds" / "0.png", "--json").out)
+    assert found[0]["exit"] in (1, 2, 3)
