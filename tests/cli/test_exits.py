@@ -334,6 +334,8 @@ def test_compile_lists_a_plan_for_every_stage(cli: Any, jetson: Any, tmp_path: P
     found = json.loads(cli("compile", path, "--json").out)
     assert [one["fresh"] for one in (found, *found["later"])] == [False] * 3
     assert len({one["plan"] for one in (found, *found["later"])}) == 3
+    for option in ("--cold", "--phases"):
+        assert "the exits as they are" in cli("bench", path, option, "--exit", 1).err
     with pytest.raises(UsageError, match="stages"):
         bench([bundle(tmp_path / "here.expert", "staged")], cold=True)
 
