@@ -167,7 +167,8 @@ class Card:
     @property
     def settings(self) -> tuple[Control, ...]:
         """What a person can set: the controls, and what decides among exits where the graph does not."""
-        free = {} if self.exits is None or self.exits.driven else self.exits.settings
+        fixed = self.exits is None or self.exits.driven or self.exits.frozen
+        free = {} if self.exits is None or fixed else self.exits.settings
         return (*self.controls, *(Control(name, values, False) for name, values in free.items()))
 
     def with_defaults(self, values: Mapping[str, Sequence[float]]) -> Card:
@@ -183,7 +184,24 @@ class Card:
             if control.per_class and control.name in values:
                 own = dict(zip(indices, values[control.name], strict=True))
                 whole[control.name] = [own.get(row, value) for row, value in enumerate(control.default)]
-        return self.with_defaults(whole)
+        exits = self.exits
+        if exits is None:
+            return self.with_defaults(whole)
+        exits = exits.merged(exits.restrict(self.taxonomy, indices), values)
+        return replace(self, exits=None).with_defaults(whole).with_exits(exits)
+
+    @property
+    def columns(self) -> dict[str, tuple[frozenset[int], ...]]:
+        """Of each graph output beside ``outputs``, the classes that each of its columns is about."""
+        nodes = self.taxonomy.by_name
+        found: dict[str, tuple[frozenset[int], ...]] = {}
+        if self.routes is not None:
+            found[self.routes.name] = tuple(frozenset(nodes[name].leaves) for name in self.routes.columns)
+        if self.exits is not None:
+            everyone = frozenset(range(len(self.taxonomy)))
+            coarse = tuple(frozenset(nodes[name].leaves) for name in self.exits.categories)
+            found |= {n: (everyone,) * w if n == self.exits.semantic else coarse for n, w in self.exits.beside.items()}
+        return found
 
     # -- JSON --------------------------------------------------------------------------------------------------
 

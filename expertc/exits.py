@@ -32,7 +32,7 @@ _FACE = (THRESHOLD, TOLERANCE, SCORES, COARSE, GRANULARITY, EXIT)
 DEFAULT_THRESHOLD, DEFAULT_TOLERANCE = 0.5, 0.5  # nats; the defaults of the authors' code, for both networks
 MAX_EXITS = 64
 MAX_SETTING = 1e30  # what an input of a graph can hold; 7 nats are the entropy of a thousand classes
-_KEYS = ["categories", "exits", "semantic", "strict_coarse", "driven", "thresholds", "tolerance", "of"]
+_KEYS = ["categories", "exits", "semantic", "strict_coarse", "driven", "thresholds", "tolerance", "frozen", "of"]
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Exits:
         thresholds: nats, of each exit but the last, if nothing else is said when it runs; all ``DEFAULT_THRESHOLD``
             where none is given.
         tolerance: by how many nats fine answers are favoured; likewise.
+        frozen: whether these never change, so that an expert needs no exit that cannot answer.
         of: the column of each class's category, () if nobody has looked it up (``placed``); a card does.
 
     Raises ``CardError`` for values that make no sense.
@@ -74,6 +75,7 @@ class Exits:
     driven: bool = False
     thresholds: tuple[float, ...] = ()
     tolerance: float = DEFAULT_TOLERANCE
+    frozen: bool = False
     of: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
@@ -140,6 +142,16 @@ class Exits:
         tolerance = values.get(TOLERANCE, (self.tolerance,))[0]
         return replace(self, thresholds=tuple(values.get(THRESHOLD, self.thresholds)), tolerance=tolerance)
 
+    def merged(self, own: Exits, values: Mapping[str, Sequence[float]]) -> Exits:
+        """With the settings that an expert with the exits ``own`` of these has been given; others keep theirs."""
+        given = own.with_settings(values)
+        mine = {name: value for one, value in zip(own.exits, given.thresholds, strict=False) for name in one.names}
+        thresholds = [
+            next((mine[name] for name in one.names if name in mine), value)
+            for one, value in zip(self.exits, self.thresholds, strict=False)
+        ]
+        return replace(self, thresholds=tuple(thresholds), tolerance=given.tolerance)
+
     # -- against the taxonomy ------------------------------------------------------------------------------------------
 
     def placed(self, taxonomy: Taxonomy) -> Exits:
@@ -170,12 +182,13 @@ class Exits:
         """The exits of the expert for these classes; ``taxonomy`` is that of the model it is cut from.
 
         A granularity with one label says nothing: it goes, and with it exits that had no other. Where one class is left
-        the first exit is sure.
+        the first exit is sure; where thresholds are frozen, those that cannot answer go too (``reachable``).
         """
         indices = sorted(set(indices))
         columns = self.kept(taxonomy, indices)
         left = [at for at, one in enumerate(self.exits) if columns or one.fine]
-        return self._only(left[:1] if len(indices) == 1 else left, columns)
+        cut = self._only(left[:1] if len(indices) == 1 else left, columns)
+        return cut.reachable(len(indices)) if cut.frozen else cut
 
     def reachable(self, classes: int) -> Exits:
         """The exits that may ever answer among ``classes``, if the thresholds are as they stand and never change.
@@ -222,6 +235,7 @@ class Exits:
             "driven": self.driven,
             "thresholds": list(self.thresholds),
             "tolerance": self.tolerance,
+            "frozen": self.frozen,
             "of": list(self.of),
         }
 
@@ -234,7 +248,7 @@ class Exits:
         lists = ("categories", "exits", "thresholds", "of")
         if not all(isinstance(found[key], list) for key in lists):
             raise CardError("The description of the exits has no list where one should be.", "Export the model again.")
-        flags = [found[key] for key in ("strict_coarse", "driven")]
+        flags = [found[key] for key in ("strict_coarse", "driven", "frozen")]
         if not all(isinstance(flag, bool) for flag in flags) or not all(type(column) is int for column in found["of"]):
             raise CardError("The description of the exits has a value of a wrong type.", "Export the model again.")
         made = [Exit(**required(one, ["fine", "coarse"], "An exit")) for one in found.pop("exits")]
