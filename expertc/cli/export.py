@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @click.option(
     "--form", default="", metavar="FORM",
     help="HLFP: fused or separate branches (default: fused). HierNet: slow, every classifier, or fast, the likeliest "
-    "branch alone (default: slow). Early exits: nested, which stops at the one that answers, or plain, the logits of all "
-    "(default: nested).",
+    "branch alone (default: slow). Early exits: nested, where a run stops at the exit that answers, or plain, the "
+    "logits of all of them (default: nested).",
 )  # fmt: skip
 @click.option("--batch", default="1", show_default=True, metavar="1|dynamic", help="Images that a fast HierNet takes.")
 @click.option("--embed-gain", is_flag=True, help="Leave out HLFP's input 'gain': every branch counts as it is.")

@@ -15,7 +15,6 @@ from .objective import Objective
 from .processes import Processes
 from .recipe import Recipe, Stage
 
-
 # What an optimiser remembers of a parameter, and what is put behind its name in a checkpoint.
 _REMEMBERED = {"momentum_buffer": "", "exp_avg": ":exp_avg", "exp_avg_sq": ":exp_avg_sq", "step": ":step"}
 

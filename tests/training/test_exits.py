@@ -71,8 +71,16 @@ def answering(own: ExitLosses, right: dict[str, list[bool]], label: int) -> list
 
 
 # Which exits answer rightly, finely and coarsely; 1.5 of the first against the second, and a tie is coarse.
-CASES = [([1, 1, 1], [1, 1, 1], 1), ([0, 0, 0], [0, 0, 0], 0), ([0, 0, 1], [1, 0, 0], 1), ([1, 0, 0], [0, 1, 1], 0),
-         ([0, 1, 1], [1, 1, 1], 0), ([1, 1, 0], [1, 1, 0], 1), ([0, 0, 0], [0, 0, 1], 0), ([0, 1, 0], [0, 0, 0], 1)]  # fmt: skip
+CASES = [
+    ([1, 1, 1], [1, 1, 1], 1),
+    ([0, 0, 0], [0, 0, 0], 0),
+    ([0, 0, 1], [1, 0, 0], 1),
+    ([1, 0, 0], [0, 1, 1], 0),
+    ([0, 1, 1], [1, 1, 1], 0),
+    ([1, 1, 0], [1, 1, 0], 1),
+    ([0, 0, 0], [0, 0, 1], 0),
+    ([0, 1, 0], [0, 0, 0], 1),
+]
 
 
 @pytest.mark.parametrize("label", [1, 4])
@@ -190,9 +198,7 @@ def test_it_starts_from_a_trained_backbone(adaptive: Recipe, tree: Taxonomy, tmp
     assert len(facts["trunk_weights"]) == 64
     x = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
-        for stage in network.eval().body:  # type: ignore[union-attr]
-            y = stage(x if stage is network.body[0] else y)  # type: ignore[index]
-        torch.testing.assert_close(y, backbone.forward_features(x))
+        torch.testing.assert_close(torch.nn.Sequential(*network.eval().body)(x), backbone.forward_features(x))  # type: ignore[misc]
     with pytest.raises(UsageError, match="no backbone"):
         first_network(replace(adaptive, arch="ag_hbn", arch_args={}), tree, tmp_path / "r.safetensors")
 
@@ -259,7 +265,7 @@ def test_a_recipe_on_top_of_another(tmp_path: Path) -> None:
     for text, words in (
         ('base = "b-alexnet-cifar10"\nname = "x"\n', "malformed"),  # which has a base itself
         ('base = "nothing"\nname = "x"\n', "no recipe 'nothing'"),
-        ("base = 3\n", "no recipe '3'"),
+        ("base = 3\n", "malformed"),
         ('base = "gran-hbn-cifar10"\noptimizer = "adamant"\n', "optimizer"),
         ('base = "gran-hbn-cifar10"\nlevels = -1\n', "levels"),
         ('base = "gran-hbn-cifar10"\nlevels = 1.5\n', "levels"),
