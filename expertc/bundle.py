@@ -111,7 +111,7 @@ class Bundle:
 
     @cached_property
     def exits(self) -> Exits | None:
-        """The early exits, None without any; raises ``BundleError`` if the manifest describes them badly."""
+        """The early exits of an expert that takes the first sure one; ``BundleError`` if they are badly described."""
         try:
             found = Exits.from_mapping(self.manifest.get(EXITS))
         except CardError as error:
@@ -125,12 +125,6 @@ class Bundle:
                 "Build the bundle again.",
             )
         return found
-
-    @property
-    def deciding(self) -> Exits | None:
-        """The early exits of an expert that takes the first sure one; None of its plain form, which decides nothing."""
-        exits = self.exits
-        return exits if exits is not None and (exits.driven or len(self.stages) > 1) else None
 
     def _controls(self, key: str) -> tuple[Control, ...]:
         listed = self.manifest.get(key, [])

@@ -176,11 +176,18 @@ def read(bundle: Bundle) -> dict[str, Any]:
         raise _malformed(bundle, "selection.classes")
     if bundle.manifest["output"]["kind"] not in KINDS:
         raise _malformed(bundle, "output.kind")
+    from .runtime.exits import read_operating
     from .runtime.paths import read_paths
     from .runtime.reject import read_reject  # PIL, which a build does not need
 
     Certificate.from_mapping(bundle.manifest["verification"])
-    _ = bundle.controls, bundle.embedded, read_paths(bundle)  # which an older manifest does not have
+    _ = (
+        bundle.controls,
+        bundle.embedded,
+        bundle.exits,
+        read_operating(bundle),
+        read_paths(bundle),
+    )  # which an older manifest does not have
     read_reject(bundle, bundle.manifest["output"]["kind"])
     return bundle.manifest
 

@@ -20,7 +20,7 @@ from .camera import RATE, check_rate, streams
 from .cold import cold_start
 from .phases import Phases
 from .report import CAMERA, OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Branch, Entry, warnings_about
-from .subjects import files_of, is_for_device, noise, open_model, open_subject
+from .subjects import files_of, is_for_device, is_staged, noise, open_model, open_subject
 from .sweep import LARGEST, Sweep, saturate
 from .watch import Watcher, locked_clocks
 
@@ -80,6 +80,8 @@ def bench(
     files = files_of(paths)
     if cold and any(is_for_device(Path(path)) for path in paths):
         raise UsageError("Cold starts are measured with ONNX Runtime only.", "Leave out --cold.")
+    if cold and any(is_staged(Path(path)) for path in paths):
+        raise UsageError("Cold starts are measured of one graph, and an expert here has stages.", "Leave out --cold.")
     places = dict(zip(files, map(Path, paths), strict=True))
     photos = _photos(places, data, threads) if phases else None
     lock: AbstractContextManager[tuple[str, ...]] = locked_clocks() if lock_clocks else nullcontext(())

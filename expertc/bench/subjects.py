@@ -80,6 +80,11 @@ def is_for_device(path: Path) -> bool:
     return path.is_dir() and open_bundle(path).backend == "tensorrt"
 
 
+def is_staged(path: Path) -> bool:
+    """Whether there is a bundle at ``path`` with a graph for each exit. Raises what ``open_bundle`` raises."""
+    return path.is_dir() and len(open_bundle(path).stages) > 1
+
+
 def files_of(paths: Sequence[str | Path]) -> Mapping[str, Path]:
     """The models' files by ``names_of`` their paths. Raises what ``open_bundle`` raises."""
     return dict(zip(names_of(paths), (file_of(Path(path)) for path in paths), strict=True))

@@ -17,8 +17,8 @@ REJECT_RATE = 0.05  # of own photos: what is accepted in Liu et al. (NeurIPS 202
     epilog=options.example(
         "expertc calibrate sharks.expert --data photos/ --others seaside/ --force",
         "expertc calibrate a.expert --data photos/ --others seaside/ -o b.expert",
-        "expertc calibrate exits.expert --data photos/ --min-accuracy 0.9 -o new.expert",
-        "expertc calibrate exits.expert --data photos/ --max-ms 2 --force",
+        "expertc calibrate x.expert --data photos/ --min-accuracy 0.9 -o quick.expert",
+        "expertc calibrate x.expert --data photos/ --max-ms 2 --force",
     )
 )
 @click.argument("bundle")

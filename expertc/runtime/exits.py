@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from ..bundle import MANIFEST, OPERATING, Bundle
 from ..controls import MAX_VALUE, Control
-from ..errors import UsageError
+from ..errors import BundleError, UsageError
 from ..exits import COARSE, EXIT, GRANULARITY, THRESHOLD, TOLERANCE
+from ..text import shown
 
 Array = np.ndarray[Any, Any]
 
@@ -111,6 +113,24 @@ def forced(early: int, number: int) -> dict[str, tuple[float, ...]]:
     """
     values = tuple(0.0 if at < number else MAX_VALUE for at in range(1, early + 1))
     return {THRESHOLD: values} if values else {}
+
+
+def read_operating(bundle: Bundle) -> tuple[int, int, int] | None:
+    """Of a calibrated bundle: on how many photos, how many answers were right, and how many named a class.
+
+    Raises ``BundleError`` if its manifest does not say that in numbers that make sense.
+    """
+    found = bundle.manifest.get(OPERATING)
+    if found is None:
+        return None
+    entries = [found.get(key) if isinstance(found, dict) else None for key in ("accuracy", "fine")]
+    counts = [one.get(key) if isinstance(one, dict) else None for one in entries for key in ("images", "hits")]
+    if all(type(count) is int for count in counts):
+        images, hits, others, fine = counts
+        if 0 < images == others and 0 <= hits <= images and 0 <= fine <= images:
+            return images, hits, fine
+    problem = f"{MANIFEST} in {shown(bundle.path)} is malformed: '{OPERATING}' makes no sense."
+    raise BundleError(problem, "Calibrate the bundle again, or copy it again.")
 
 
 def _held(value: float) -> float:

@@ -136,7 +136,7 @@ class Expert:
         output = bundle.manifest.get("output")
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
-        reject, paths, exits = read_reject(bundle, output["kind"]), read_paths(bundle), bundle.deciding
+        reject, paths, exits = read_reject(bundle, output["kind"]), read_paths(bundle), bundle.exits
         notices: tuple[str, ...] = ()
         if bundle.backend == "tensorrt":
             from ..engines import open_anywhere

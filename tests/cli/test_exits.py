@@ -9,19 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exiting import PLAIN, bundle, by_hand, card, nested
+from exiting import PLAIN, bundle, by_hand, card, nested, plain
+from jsonschema import Draft202012Validator
 from PIL import Image
 from rainbow import CLASSES, SPEC, photos, picture, tree
 
-from expertc import Expert
+from expertc import Expert, build, manifest
+from expertc.bench import bench
 from expertc.bundle import open_bundle
-from expertc.errors import DataError
-from expertc.evaluate import recording
+from expertc.errors import DataError, UsageError
+from expertc.evaluate import recording, report
 from expertc.evaluate.operating import choose, grid, points
 from expertc.evaluate.recording import record
 from expertc.intervals import wilson
 from expertc.runtime import load_image, open_dataset
 from expertc.runtime.preprocess import apply
+from expertc.targets import load_target
 
 SECONDS = (1e-3, 3e-3, 7e-3)
 
@@ -134,7 +137,9 @@ def test_evaluate_tells_the_answers_as_they_are_given(
     right = f"{100 * hits / 48:.1f} % right ({100 * low:.1f} to {100 * high:.1f} %)"
     assert f"answers as given: {right}, {100 * fine / 48:.1f} % name a class" in out
     assert "answered by exit " + ", ".join(f"{n}: {100 * c / 48:.1f} %" for n, c in enumerate(counts, 1)) in out
-    found = json.loads(cli("evaluate", exits, "--data", seaside, "--json", "--threshold", "0.2").out)["answers"]
+    told = json.loads(cli("evaluate", exits, "--data", seaside, "--json", "--threshold", "0.2").out)
+    Draft202012Validator(json.loads((Path(report.__file__).parent / "schema.json").read_text())).validate(told)
+    found = told["answers"]
     hits, fine, counts = share(tensors, truth, (0.2, 0.2), PLAIN.tolerance)
     assert (found["accuracy"]["hits"], found["fine"]["hits"]) == (hits, fine)
     assert [one["hits"] for one in found["exits"]] == counts
@@ -177,10 +182,10 @@ def test_calibrate_for_an_accuracy(cli: Any, exits: Path, seaside: Path, tensors
     assert hits >= 0.9 * 48
     assert fine >= 24
     assert entry["accuracy"]["interval"] == pytest.approx(list(wilson(hits, 48)))
-    report = json.loads((new / "report.json").read_text())["operating_point"]
+    told = json.loads((new / "report.json").read_text())["operating_point"]
     mean = sum(c * s for c, s in zip(counts, SECONDS, strict=True)) / 48
-    assert report["mean_ms"] == pytest.approx(1e3 * mean)
-    assert (report["goal"], report["exit_ms"]) == ({"min_accuracy": 0.9, "min_fine": 0.5}, [1.0, 3.0, 7.0])
+    assert told["mean_ms"] == pytest.approx(1e3 * mean)
+    assert (told["goal"], told["exit_ms"]) == ({"min_accuracy": 0.9, "min_fine": 0.5}, [1.0, 3.0, 7.0])
     # nothing else of the bundle changes, and the settings are what it does from now on
     assert {name: tree(new)[name] for name in before if name.endswith(("onnx", "txt"))} == {
         name: data for name, data in before.items() if name.endswith(("onnx", "txt"))
@@ -282,10 +287,6 @@ def test_photos_and_bundles_that_cannot_be_calibrated(cli: Any, tmp_path: Path, 
     assert cli("calibrate", path, "--data", coarse, "--ignore-unknown", *end).code == 0
     shutil.rmtree(tmp_path / "new.expert")
     many = bundle(tmp_path / "many.expert", "nested", 4)
-    frozen = tmp_path / "frozen.expert"
-    shutil.copytree(path, frozen)
-    about = json.loads((frozen / "manifest.json").read_text())
-    (frozen / "manifest.json").write_text(json.dumps(about | {"controls": []}))
     code, _, err = cli("calibrate", many, "--data", seaside, *end)
     assert (code, "decides once for 4 photos at a time" in err) == (2, True)
     assert not (tmp_path / "new.expert").exists()
@@ -301,3 +302,57 @@ def test_a_picture_needs_matplotlib(cli: Any, tmp_path: Path, seaside: Path, mon
     assert code == 2
     assert "pip install 'expertc[report]'" in err
     assert DataError.exit_code == 10
+
+
+def test_compile_lists_a_plan_for_every_stage(cli: Any, jetson: Any, tmp_path: Path) -> None:
+    target = load_target("orin-nano-8gb")
+    path = bundle(tmp_path / "x.expert", "staged", device=target.to_mapping(), target=target.name)
+    code, out, err = cli("compile", path)
+    assert (code, err) == (0, "")
+    assert out.count("compiled in 7 s") == out.count("kept:   ") == 3
+    assert out.count("A note.") == 1
+    found = json.loads(cli("compile", path, "--json").out)
+    assert [one["fresh"] for one in (found, *found["later"])] == [False] * 3
+    assert len({one["plan"] for one in (found, *found["later"])}) == 3
+    with pytest.raises(UsageError, match="stages"):
+        bench([bundle(tmp_path / "here.expert", "staged")], cold=True)
+
+
+@pytest.mark.parametrize("form", ["nested", "staged"])
+def test_a_built_bundle_is_calibrated_verified_and_shown(
+    cli: Any, tmp_path: Path, seaside: Path, tensors: Any, form: str, timed: None
+) -> None:
+    """From the plain model on, and again after its release: the settings are the bundle's, the model is the same."""
+    full, new = tmp_path / "full.onnx", tmp_path / "new.expert"
+    full.write_bytes(plain())
+    path = build(full, classes="all", output=tmp_path / "x.expert", exits=form, measure_seconds=0).path
+    with Expert.open(path) as expert:
+        wanted = by_hand(tensors, PLAIN.thresholds, PLAIN.tolerance)
+        assert expert.answered(tensors).exit.tolist() == [number for number, *_ in wanted]
+    assert "thresholds" not in cli("inspect", path).out
+    assert "threshold 0.5, 0.4; tolerance 0.25 nats" in cli("inspect", path).out
+    assert cli("calibrate", path, "--data", seaside, "--max-ms", 2, "--min-fine", 0.6, "-o", new).code == 0
+    assert cli("verify", new, "--against", full).code == 0
+    about = manifest.read(open_bundle(new))
+    point = about["operating_point"]
+    limits = ", ".join(f"{value:g}" for value in point["thresholds"])
+    said = f"{100 * point['accuracy']['share']:.1f} % right, {100 * point['fine']['share']:.1f} % name a class"
+    shown = cli("inspect", new).out
+    assert f"threshold {limits}; tolerance {point['tolerance']:g} nats" in shown
+    assert f"chosen on 48 photos: {said}" in " ".join(shown.split())
+    assert limits in cli("diff", path, new).out
+    again = cli("calibrate", new, "--data", seaside, "--max-ms", 2, "--min-fine", 0.6, "--force", "--json")
+    assert {k: v for k, v in json.loads(again.out).items() if k in point} == point
+    (new / "manifest.json").write_text(json.dumps(about | {"operating_point": {"accuracy": {"images": "many"}}}))
+    code, _, err = cli("inspect", new)
+    assert (code, "'operating_point' makes no sense" in err) == (3, True)
+    frozen = build(
+        full, classes="reds,blues,greens", output=tmp_path / "f.expert", exits=form, embed={"threshold": 0.3},
+        measure_seconds=0,
+    ).path  # fmt: skip
+    for verb in (("predict", frozen, seaside / "reds" / "0.png", "--exit", 1),
+                 ("calibrate", frozen, "--data", seaside, "--max-ms", 2, "-o", tmp_path / "n.expert")):  # fmt: skip
+        code, out, err = cli(*verb)
+        assert (code, out, "thresholds of this expert are frozen" in err) == (2, "", True)
+    found = json.loads(cli("predict", frozen, seaside / "reds" / "0.png", "--json").out)
+    assert found[0]["exit"] in (1, 2, 3)

@@ -130,7 +130,7 @@ def changed(path: Path, **entries: Any) -> Path:
 
 def test_bundles_that_contradict_themselves(tmp_path: Path) -> None:
     for name, entries, said in (
-        ("a", {"exits": None}, "stages, but no exits"),
+        ("a", {"exits": None}, "stages, but decides in one"),
         ("b", {"exits": PLAIN.to_mapping() | {"of": [0, 1, 1]}}, "not every class is in a category"),
         ("c", {"exits": PLAIN.to_mapping() | {"thresholds": [1.0]}}, "thresholds"),
     ):
