@@ -250,3 +250,51 @@ def test_a_card_that_says_driven_of_a_plain_graph_is_refused(tmp_path: Path) -> 
     with pytest.raises(CardError, match=r"no input 'threshold'|no output 'scores'"):
         open_source(saved(tmp_path, bytes(proto.SerializeToString())))
     assert cut(network("gran"), card("gran"), (0, 1))[1].card.exits is not None
+
+
+def test_inspect_counts_what_it_costs_to_get_to_each_exit(tmp_path: Path, cli: Any) -> None:
+    model = saved(tmp_path, to_bytes(nested(read_model(network("gran")), card("gran"))[0]))
+    code, out, _ = cli("inspect", model, "--json")
+    exits = json.loads(out)["exits"]
+    # Two convolutions and two heads a stage; 64 places, 4 channels, the first reads 3.
+    heads, first, later = 4 * (5 + 3), 64 * (27 * 4 + 16), 64 * (36 * 4 + 16)
+    assert (code, [one["macs"] for one in exits]) == (0, [first + heads + (later + heads) * u for u in range(3)])
+    biases, weights = 4 + 4 + 5 + 3, 16 + 4 * 8
+    assert [one["parameters"] for one in exits] == [
+        27 * 4 + weights + biases + (36 * 4 + weights + biases) * u for u in range(3)
+    ]
+    code, out, _ = cli("inspect", model)
+    assert "to exit 2, fine and coarse" in out
+    for arguments in (
+        ("classes", model),
+        ("build", model, "--classes", "ray", "--plan"),
+        ("inspect", model, "--explain"),
+    ):
+        assert cli(*arguments)[0] == 0
+
+
+def test_the_command_line_builds_every_form(tmp_path: Path, cli: Any) -> None:
+    model = saved(tmp_path, network("gran"))
+    place = tmp_path / "a.expert"
+    common = ("--classes", "ray,owl,eel", "--verify", "off", "-o", place, "--force")
+    code, out, err = cli("build", model, "--measure", "0.05", *common)
+    assert (code, err) == (0, "")
+    assert "last exit" in " ".join(out.split())
+    assert open_bundle(place).exits is not None
+    code, out, _ = cli("build", model, "--exits", "staged", "--embed", "--exit", "2", "--measure", "0", *common)
+    bundle = open_bundle(place)
+    assert (code, bundle.stages) == (0, ("expert.onnx",)), "the second exit alone is one stage"
+    assert bundle.exits is not None
+    assert [one.fine for one in bundle.exits.exits] == ["exit2.fine"]
+    assert verify_bundle(bundle, open_source(model), level="fast").verdict in ("verified", "uninformative")
+    with Expert.open(place) as expert:
+        assert expert.answered(image(1)).exit.tolist() == [1]
+    for wrong, says in (
+        (("--exits", "deep"), "There is no form 'deep'"),
+        (("--threshold", "0.5"), "Add --embed"),
+        (("--threshold", "x", "--embed"), "not a number"),
+        (("--threshold", "1,2,3", "--embed"), "3 thresholds"),
+        (("--tolerance", "nan", "--embed"), "not a number"),
+    ):
+        code, _, err = cli("build", model, *wrong, *common)
+        assert (code, says in " ".join(err.split())) == (2, True), err

@@ -45,6 +45,9 @@ def model(facts: Mapping[str, Any]) -> None:
     ]
     if len(branches) > LISTED:
         rows.append((f"… {len(branches) - LISTED} more, no larger", "", "", "", ""))
+    for number, one in enumerate(facts["exits"] or (), 1):
+        said = " and ".join(name for name in ("fine", "coarse") if one[name] is not None)
+        rows.append((f"to exit {number}, {said}", "", *_cost(one)))
     show.line()
     show.table(("part", "classes", "parameters", "MACs", "weights"), rows)
     show.line()
