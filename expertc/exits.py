@@ -220,7 +220,7 @@ class Exits:
             exits=exits,
             semantic=self.semantic if coarse else None,
             thresholds=tuple(self.thresholds[at] for at in left[:-1]),
-            of=self.of if coarse and len(columns) == len(self.categories) else (),
+            of=(),
         )
 
     # -- JSON ----------------------------------------------------------------------------------------------------------

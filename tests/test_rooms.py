@@ -29,7 +29,7 @@ ORDER = [
     ("compiler",),
     ("plan", "earlier"),
     ("audit",),
-    ("precise", "forms"),
+    ("precise", "forms", "driven"),
     ("sensitivity",),
     ("manifest",),
     ("verify",),

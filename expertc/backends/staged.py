@@ -25,10 +25,10 @@ def opened(bundle: Bundle, opens: Callable[[str], Stage]) -> Session:
 
     Raises what that raises, leaving nothing open, ``BundleError`` and ``ModelError`` if the stages do not fit.
     """
-    if len(bundle.stages) == 1:
+    if bundle.exits is None or bundle.exits.driven:
+        if len(bundle.stages) > 1:
+            raise BundleError(f"The bundle {shown(bundle.path)} has stages, but decides in one.", "Build it again.")
         return opens(MODEL)
-    if bundle.exits is None:
-        raise BundleError(f"The bundle {shown(bundle.path)} has stages, but no exits.", "Build it again.")
     with ExitStack() as undo:
         stages = [undo.enter_context(closing(opens(name))) for name in bundle.stages]
         session = StagedSession(stages, bundle.exits, bundle.controls)
