@@ -85,8 +85,8 @@ def shipped(expert: File, plain: Model, form: str) -> Shipped:
     # As somebody reads it who was given the file.
     model = read_model(expert)
     made, driven = nested(model, card_of(model))
-    if form == NESTED:
-        return Shipped(form, {MODEL: to_bytes(made)}, driven)
+    if form == NESTED or len(card.exits.exits) == 1:  # of which there is nothing to skip
+        return Shipped(NESTED, {MODEL: to_bytes(made)}, driven)
     parts = map(to_bytes, staged(model, card_of(model)))
     return Shipped(form, {MODEL if at == 1 else STAGE.format(at): part for at, part in enumerate(parts, 1)}, driven)
 

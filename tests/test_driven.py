@@ -29,7 +29,7 @@ from expertc.source import open_source
 from expertc.surgery.exits import nested
 from expertc.targets import load_target
 
-QUICK: dict[str, Any] = {"measure_seconds": 0, "fuse": "off"}
+QUICK: dict[str, Any] = {"measure_seconds": 0, "fuse": "off", "verification": "off"}
 
 
 def saved(folder: Path, model: bytes, name: str = "full.onnx") -> Path:
@@ -49,7 +49,7 @@ def built(folder: Path, model: Path, form: str | None = None, **more: Any) -> An
      ("sem", "nested"), ("ag", "staged"), ("gran", "plain")],
 )  # fmt: skip
 def test_a_bundle_answers_as_the_rule_on_the_full_models_outputs(kind: str, form: str, tmp_path: Path) -> None:
-    done = built(tmp_path, saved(tmp_path, network(kind)), form, batch=2)
+    done = built(tmp_path, saved(tmp_path, network(kind)), form, batch=2, verification="fast")
     assert done.certificate.verdict in ("verified", "uninformative")
     bundle = open_bundle(done.path)
     assert bundle.manifest["forms"]["exits"] == form
@@ -80,7 +80,7 @@ def test_a_bundle_answers_as_the_rule_on_the_full_models_outputs(kind: str, form
 def test_verify_takes_every_form_again_and_finds_what_was_changed(tmp_path: Path) -> None:
     model = saved(tmp_path, network("gran"))
     for form, file in (("nested", "expert.onnx"), ("staged", "stage2.onnx")):
-        done = built(tmp_path, model, form, verification="off")
+        done = built(tmp_path, model, form)
         certificate = verify_bundle(open_bundle(done.path), open_source(model))
         assert certificate.verdict == "verified", form
         tamper(done.path, file)
@@ -116,7 +116,12 @@ def test_the_same_build_gives_the_same_bytes_and_is_repeated(form: str, tmp_path
     first = built(tmp_path, model, form, embed={"threshold": (0.0, 1.0)})
     options = read_earlier(first.path).options()
     again = expertc.build(
-        model, classes=read_earlier(first.path).classes, output=tmp_path / "again.expert", measure_seconds=0, **options
+        model,
+        classes=read_earlier(first.path).classes,
+        output=tmp_path / "again.expert",
+        measure_seconds=0,
+        verification="off",
+        **options,
     )
     for file in first.path.iterdir():
         if file.name != "report.json":
@@ -145,10 +150,9 @@ def test_a_bundle_and_a_nested_model_are_sources(form: str, tmp_path: Path) -> N
         "again": built(tmp_path, wide.path, form, name="again", classes="ray,owl"),
     }
     assert narrow["deep"].full.cost == narrow["once"].full.cost
-    for name, done in narrow.items():
-        assert verify_bundle(
-            open_bundle(done.path), open_source({"deep": deep, "again": wide.path}.get(name, model))
-        ).verdict in ("verified", "uninformative")
+    for name, origin in (("deep", deep), ("again", wide.path)):
+        certificate = verify_bundle(open_bundle(narrow[name].path), open_source(origin), level="fast")
+        assert certificate.verdict in ("verified", "uninformative")
     x, found = image(1), {}
     for name, done in narrow.items():
         with Expert.open(done.path) as expert:
@@ -179,7 +183,7 @@ def test_photos_are_answered_by_a_built_bundle(tmp_path: Path) -> None:
 def test_lower_precision_and_baked_pixels_are_driven_too(tmp_path: Path) -> None:
     model = saved(tmp_path, exiting.plain())
     for form in ("nested", "staged"):
-        done = built(tmp_path, model, form, classes="warm", bake=True, precision="fp16")
+        done = built(tmp_path, model, form, classes="warm", bake=True, precision="fp16", verification="fast")
         assert [step.name for step in done.certificate.steps][-2:] == ["precision", "exits"]
         assert verify_bundle(open_bundle(done.path), open_source(model)).verdict == "verified"
 
@@ -193,7 +197,7 @@ def test_the_readme_of_a_bundle_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
         Image.new("RGB", (exiting.SIDE, exiting.SIDE), (250, 5, 5)).save(done.path / "photo.jpg")
         text = (done.path / "README.txt").read_text(encoding="utf-8")
         assert "Exits (3)" in text
-        code = text.partition("With ONNX Runtime alone\n")[2]
+        code = text.partition("With ONNX Runtime alone\n")[2].partition("\n\n")[0]
         monkeypatch.chdir(done.path)
         exec("\n".join(line[2:] for line in code.splitlines()), {})
         assert capsys.readouterr().out.strip() == "reds"
@@ -246,3 +250,51 @@ def test_a_card_that_says_driven_of_a_plain_graph_is_refused(tmp_path: Path) -> 
     with pytest.raises(CardError, match=r"no input 'threshold'|no output 'scores'"):
         open_source(saved(tmp_path, bytes(proto.SerializeToString())))
     assert cut(network("gran"), card("gran"), (0, 1))[1].card.exits is not None
+
+
+def test_inspect_counts_what_it_costs_to_get_to_each_exit(tmp_path: Path, cli: Any) -> None:
+    model = saved(tmp_path, to_bytes(nested(read_model(network("gran")), card("gran"))[0]))
+    code, out, _ = cli("inspect", model, "--json")
+    exits = json.loads(out)["exits"]
+    # Two convolutions and two heads a stage; 64 places, 4 channels, the first reads 3.
+    heads, first, later = 4 * (5 + 3), 64 * (27 * 4 + 16), 64 * (36 * 4 + 16)
+    assert (code, [one["macs"] for one in exits]) == (0, [first + heads + (later + heads) * u for u in range(3)])
+    biases, weights = 4 + 4 + 5 + 3, 16 + 4 * 8
+    assert [one["parameters"] for one in exits] == [
+        27 * 4 + weights + biases + (36 * 4 + weights + biases) * u for u in range(3)
+    ]
+    code, out, _ = cli("inspect", model)
+    assert "to exit 2, fine and coarse" in out
+    for arguments in (
+        ("classes", model),
+        ("build", model, "--classes", "ray", "--plan"),
+        ("inspect", model, "--explain"),
+    ):
+        assert cli(*arguments)[0] == 0
+
+
+def test_the_command_line_builds_every_form(tmp_path: Path, cli: Any) -> None:
+    model = saved(tmp_path, network("gran"))
+    place = tmp_path / "a.expert"
+    common = ("--classes", "ray,owl,eel", "--verify", "off", "-o", place, "--force")
+    code, out, err = cli("build", model, "--measure", "0.05", *common)
+    assert (code, err) == (0, "")
+    assert "last exit" in " ".join(out.split())
+    assert open_bundle(place).exits is not None
+    code, out, _ = cli("build", model, "--exits", "staged", "--embed", "--exit", "2", "--measure", "0", *common)
+    bundle = open_bundle(place)
+    assert (code, bundle.stages) == (0, ("expert.onnx",)), "the second exit alone is one stage"
+    assert bundle.exits is not None
+    assert [one.fine for one in bundle.exits.exits] == ["exit2.fine"]
+    assert verify_bundle(bundle, open_source(model), level="fast").verdict in ("verified", "uninformative")
+    with Expert.open(place) as expert:
+        assert expert.answered(image(1)).exit.tolist() == [1]
+    for wrong, says in (
+        (("--exits", "deep"), "There is no form 'deep'"),
+        (("--threshold", "0.5"), "Add --embed"),
+        (("--threshold", "x", "--embed"), "not a number"),
+        (("--threshold", "1,2,3", "--embed"), "3 thresholds"),
+        (("--tolerance", "nan", "--embed"), "not a number"),
+    ):
+        code, _, err = cli("build", model, *wrong, *common)
+        assert (code, says in " ".join(err.split())) == (2, True), err

@@ -21,6 +21,8 @@ def arch(facts: Mapping[str, Any]) -> None:
         "MACs": show.count(facts["macs"]),
         "as thop counts": show.count(facts["macs_thop"]),
         **({"MACs, routed": show.count(facts["macs_routed"])} if "macs_routed" in facts else {}),
+        **({"as torchinfo does": show.count(facts["macs_torchinfo"])} if "macs_torchinfo" in facts else {}),
+        **({"MACs to each exit": ", ".join(map(show.count, facts["macs_to_exit"]))} if "macs_to_exit" in facts else {}),
     })  # fmt: skip
 
 
@@ -45,6 +47,9 @@ def model(facts: Mapping[str, Any]) -> None:
     ]
     if len(branches) > LISTED:
         rows.append((f"… {len(branches) - LISTED} more, no larger", "", "", "", ""))
+    for number, one in enumerate(facts["exits"] or (), 1):
+        said = " and ".join(name for name in ("fine", "coarse") if one[name] is not None)
+        rows.append((f"to exit {number}, {said}", "", *_cost(one)))
     show.line()
     show.table(("part", "classes", "parameters", "MACs", "weights"), rows)
     show.line()

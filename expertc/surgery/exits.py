@@ -16,6 +16,7 @@ from ..card import CARD_KEY, Card, Control
 from ..errors import CardError, UnsupportedError
 from ..exits import COARSE, EXIT, GRANULARITY, SCORES, THRESHOLD, TOLERANCE, Exits
 from ..graph import Constant, Graph, Model, Node, Tensor, Variable, captured_tensors, fresh_name, refreshed, reread
+from ..graph.cost import Cost, cost
 from ..text import shown
 from .rule import Rule
 
@@ -110,6 +111,16 @@ def flatten(model: Model, card: Card) -> tuple[Model, Card]:
     controls = tuple(control for control in card.controls if control.name not in settings)
     plain = replace(card, controls=controls, exits=None).with_exits(replace(exits, driven=False))
     return _assembled(model, nodes, plain), plain
+
+
+def costs(model: Model, card: Card) -> tuple[Cost, ...]:
+    """What a plain model costs up to each exit, those before it included, as a run does that gets there."""
+    exits, found = _plain(card), []
+    for at in range(len(exits.exits)):
+        names = [name for number in range(at + 1) for name in _asked(exits, number)]
+        nodes = [model.nodes[position] for position in sorted(needed(model.nodes, names))]
+        found.append(cost(replace(model, graph=replace(model.graph, nodes=nodes, outputs=()))))
+    return tuple(found)
 
 
 class _Nest:
