@@ -181,13 +181,8 @@ def read(bundle: Bundle) -> dict[str, Any]:
     from .runtime.reject import read_reject  # PIL, which a build does not need
 
     Certificate.from_mapping(bundle.manifest["verification"])
-    _ = (
-        bundle.controls,
-        bundle.embedded,
-        bundle.exits,
-        read_operating(bundle),
-        read_paths(bundle),
-    )  # which an older manifest does not have
+    _ = bundle.exits, read_operating(bundle)
+    _ = bundle.controls, bundle.embedded, read_paths(bundle)  # which an older manifest does not have
     read_reject(bundle, bundle.manifest["output"]["kind"])
     return bundle.manifest
 

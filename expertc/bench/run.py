@@ -77,6 +77,8 @@ def bench(
             "Leaving out branches takes one model apart, image by image.",
             f"Give one full model with a model card, the scenario {SINGLE_STREAM}, and neither --cold nor --phases.",
         )
+    if chosen != AS_BUILT and (cold or phases):
+        raise UsageError("Cold starts and phases are timed with the exits as they are.", "Leave out their options.")
     files = files_of(paths)
     if cold and any(is_for_device(Path(path)) for path in paths):
         raise UsageError("Cold starts are measured with ONNX Runtime only.", "Leave out --cold.")

@@ -94,8 +94,7 @@ def open_judge(
     if score_source(source.model, output) != output:
         raise ModelError(f"The output '{output}' is an index, not a score.", "Build an expert: it gives the scores.")
     with closing(open_session(source.runnable, threads=threads)) as session:
-        exits = source.card.exits
-        fixed = session.input_shape[0] or (1 if exits is not None and exits.driven else None)
+        fixed = session.input_shape[0]
 
         def scores(batch: np.ndarray) -> np.ndarray:
             parts = []

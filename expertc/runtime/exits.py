@@ -125,10 +125,9 @@ def read_operating(bundle: Bundle) -> tuple[int, int, int] | None:
         return None
     entries = [found.get(key) if isinstance(found, dict) else None for key in ("accuracy", "fine")]
     counts = [one.get(key) if isinstance(one, dict) else None for one in entries for key in ("images", "hits")]
-    if all(type(count) is int for count in counts):
-        images, hits, others, fine = counts
-        if 0 < images == others and 0 <= hits <= images and 0 <= fine <= images:
-            return images, hits, fine
+    images, hits, others, fine = (count if type(count) is int else -1 for count in counts)
+    if 0 < images == others and 0 <= hits <= images and 0 <= fine <= images:
+        return images, hits, fine
     problem = f"{MANIFEST} in {shown(bundle.path)} is malformed: '{OPERATING}' makes no sense."
     raise BundleError(problem, "Calibrate the bundle again, or copy it again.")
 
