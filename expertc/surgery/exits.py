@@ -270,19 +270,18 @@ def _copied(nodes: Sequence[Node], made: dict[str, Tensor]) -> list[Node]:
         read = [made.get(tensor.name, tensor) if tensor.name else tensor for tensor in node.inputs]
         for tensor in node.outputs:
             if tensor.name:
-                _add(made, tensor)
+                _add(made, tensor, again=False)
         found.append(Node(node.op, node.name, node.attrs, read, node.outputs, node.domain, like=node))
     return found
 
 
-def _add(made: dict[str, Tensor], tensor: Tensor) -> None:
-    """Remember a tensor. Raises ``CardError`` if another has its name; a weight may come again."""
-    known = made.setdefault(tensor.name, tensor)
-    same = (
-        isinstance(known, Constant) and isinstance(tensor, Constant) and bytes(known.stored()) == bytes(tensor.stored())
-    )
-    if known is not tensor and not same:
-        raise CardError(f"Two stages of the network make {shown(tensor.name)}.", "Export the model again.")
+def _add(made: dict[str, Tensor], tensor: Tensor, *, again: bool = True) -> None:
+    """Remember a tensor. Raises ``CardError`` if one has its name; the same weight may come ``again``."""
+    known = made.get(tensor.name)
+    same = isinstance(known, Constant) and isinstance(tensor, Constant) and known.stored() == tensor.stored()
+    if known is not None and not (again and same):
+        raise CardError(f"Two stages of the network make {shown(tensor.name)}.", _AGAIN)
+    made.setdefault(tensor.name, tensor)
 
 
 def _assembled(model: Model, nodes: list[Node], card: Card) -> Model:
