@@ -30,7 +30,7 @@ SCORES, COARSE, GRANULARITY, EXIT = "scores", "coarse", "granularity", "exit"
 _FACE = (THRESHOLD, TOLERANCE, SCORES, COARSE, GRANULARITY, EXIT)
 
 DEFAULT_THRESHOLD, DEFAULT_TOLERANCE = 0.5, 0.5  # nats; the defaults of the authors' code, for both networks
-MAX_EXITS = 64
+MAX_EXITS = 24  # protobuf nests 100 messages, of which a graph in a graph takes three
 MAX_SETTING = 1e30  # what an input of a graph can hold; 7 nats are the entropy of a thousand classes
 _KEYS = ["categories", "exits", "semantic", "strict_coarse", "driven", "thresholds", "tolerance", "frozen", "of"]
 
@@ -160,13 +160,13 @@ class Exits:
             found: tuple[int, ...] = ()
         else:
             columns = {name: column for column, name in enumerate(self.categories)}
-            above = [taxonomy.path(name)[-2:-1] for name in taxonomy.classes]
-            if {name for names in above for name in names} != columns.keys() or not all(above):
+            paths = [taxonomy.path(name) for name in taxonomy.classes]
+            if any(len(path) != 2 for path in paths) or {path[0] for path in paths} != columns.keys():
                 raise CardError(
-                    "The categories of the exits are not those right above the classes.",
+                    "The categories of the exits are not those right above the classes, of two levels in all.",
                     "Name each of them once, and give every class one.",
                 )
-            found = tuple(columns[name] for (name,) in above)
+            found = tuple(columns[path[0]] for path in paths)
         if self.of not in ((), found):
             raise CardError("The card puts a class under two categories.", "Export the model again.")
         return replace(self, of=found)

@@ -247,7 +247,7 @@ HOSTILE = "[bold]\x1b[31mx\u202e"
         (lambda d: d["exits"].update(of=[0, 1]), "two categories"),
         (lambda d: d["exits"].update(of=["0"] * 5), "wrong type"),
         (lambda d: d["exits"].update(exits=[]), "no exits"),
-        (lambda d: d["exits"].update(exits=[{"fine": f"f{i}", "coarse": None} for i in range(65)]), "too many"),
+        (lambda d: d["exits"].update(exits=[{"fine": f"f{i}", "coarse": None} for i in range(25)]), "too many"),
         (lambda d: d["exits"].update(exits=[{"fine": None, "coarse": "c"}]), "No exit answers with a class"),
         (lambda d: d["exits"]["exits"][0].update(fine=None, coarse=None), "one without logits"),
         (lambda d: d["exits"]["exits"][0].update(fine=3), "no name"),
@@ -311,4 +311,8 @@ def test_other_than_two_levels_are_refused(tree: str) -> None:
     with pytest.raises(UsageError, match="taxonomy of two levels") as caught:
         two_levels(Taxonomy.parse(f"tree: {tree}"))
     assert "--levels 2" in caught.value.hint
+    deep = Taxonomy.parse(f"tree: {tree}")
+    exits = Exits(tuple(node.name for node in deep.roots), (Exit("f1", "c1"),))
+    with pytest.raises(CardError, match="two levels in all"):
+        card(exits, deep)
     assert two_levels(TREE) == ("fish", "bird", "bug")

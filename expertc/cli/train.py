@@ -100,6 +100,8 @@ def command(
     show.line(
         f"held out: {held['hits']} of {held['images']} right, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
+    for name, hits in held.get("exits", {}).items():
+        show.line(f"{name}: {hits} of {held['images']} right")
     click.echo(f"next: expertc export {shlex.quote(output)} -o full.onnx")
 
 

@@ -20,7 +20,7 @@ from expertc.export import early, export_trained
 from expertc.export.early import export_early
 from expertc.graph import read_model
 from expertc.graph.cost import cost
-from expertc.source import open_source
+from expertc.taxonomy import Taxonomy
 from expertc.training import Recipe, Stage, Trained, save_trained
 from expertc.zoo import ExitNet, import_timm
 from expertc.zoo.blocks import GlobalPool
@@ -135,15 +135,23 @@ def test_of_a_training(tmp_path: Path) -> None:
     assert "nested, plain" in caught.value.hint
 
 
-def test_by_the_command_line(tmp_path: Path) -> None:
-    output = tmp_path / "full.onnx"
-    arguments = ["gran_hbn", "--taxonomy", "cifar10", "--levels", "2", "--form", "plain", "-o", str(output), "-q"]
-    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+def test_the_lowest_levels_of_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    def written(arch: str, classes: Any, path: Path, *_: Any, **options: Any) -> Path:
+        asked.update(options, arch=arch, classes=classes)
+        path.touch()
+        return path
+
+    monkeypatch.setattr("expertc.export.export_random", written)
+    arguments = ["gran_hbn", "--taxonomy", "cifar10", "--levels", "2", "--form", "plain", "-q"]
+    done = CliRunner().invoke(command, [*arguments, "-o", str(tmp_path / "x.onnx")], catch_exceptions=False)
     assert done.exit_code == 0
-    held = open_source(output).card
-    assert held.exits is not None
-    assert (len(held.exits.categories), len(held.classes), held.taxonomy.depth) == (5, 10, 2)
-    assert cost(read_model(output)).parameters == 12_189_480 - 3 * 2049 * (90 + 15)
+    assert (asked["arch"], asked["form"], asked["classes"]) == (
+        "gran_hbn",
+        "plain",
+        Taxonomy.shipped("cifar10").lowest(2),
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rainbow import photos
 from safetensors.torch import save_file
 from shared_run import Plain as Photos
 
@@ -280,3 +281,38 @@ def test_a_recipe_on_top_of_another(tmp_path: Path) -> None:
 def test_an_altered_network_is_refused(adaptive: Recipe, tree: Taxonomy) -> None:
     with pytest.raises(InvalidArtifactError, match="rising"):
         first_network(replace(adaptive, arch_args=TINY | {"at": [2, 1]}), tree, None)
+
+
+def test_by_the_command_line(cli: Any, tmp_path: Path) -> None:
+    """A tree of three levels, of which the recipe takes the lowest two; said in the end: each exit's hits."""
+    (tmp_path / "t.yaml").write_text(
+        "name: t\ntree:\n  all:\n    warm: {reds: {index: 0}, yellows: {index: 3}}\n"
+        "    cold: {greens: {index: 1}, blues: {index: 2}}\n"
+    )
+    recipe = f'''
+name = "r"
+taxonomy = "{tmp_path / "t.yaml"}"
+levels = 2
+arch = "exits"
+size = 32
+holdout = 0.5
+[arch_args]
+backbone = "resnet18"
+at = [1]
+backbone_args = {{ layers = [1, 1, 1, 1], channels = [8, 8, 8, 8] }}
+[[stage]]
+name = "s"
+epochs = 1
+size = 32
+lr = 0.01
+batch = 4
+'''
+    (tmp_path / "r.toml").write_text(recipe)
+    data, folder = photos(tmp_path / "photos", each=6), tmp_path / "run"
+    code, out, err = cli("train", tmp_path / "r.toml", "--data", data, "-o", folder, "--workers", 0, "-q")
+    assert (code, err) == (0, "")
+    held = load_trained(folder).facts["training"]["holdout"]
+    assert [f"{name}: {hits} of {held['images']} right" for name, hits in held["exits"].items()] == out.splitlines()[
+        1:5
+    ]
+    assert load_trained(folder).taxonomy.path("reds") == ("warm", "reds")
