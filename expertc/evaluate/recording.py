@@ -11,7 +11,7 @@ import numpy as np
 from ..backends.cpu import FREE_AXIS
 from ..controls import MAX_VALUE
 from ..errors import BundleError, DataError, UsageError
-from ..exits import THRESHOLD, TOLERANCE, Exits
+from ..exits import THRESHOLD, TOLERANCE, Exits, entropy
 from ..measure import interleave
 from ..runtime import Expert
 from ..runtime.dataset import LabelledImages
@@ -104,6 +104,4 @@ def _time(expert: Expert, settings: Mapping[int, Mapping[str, tuple[float, ...]]
 
 
 def _entropy(logits: Array | None, there: bool) -> float:
-    from ..exits import entropy
-
     return entropy(logits) if logits is not None and there and np.isfinite(logits).all() else np.nan

@@ -48,7 +48,8 @@ class Answered:
     @classmethod
     def of(cls, scores: Array, found: Mapping[str, Array]) -> Answered:
         """From the outputs of a session, by their names."""
-        return cls(scores, found.get(COARSE), found[GRANULARITY] != 0, found[EXIT])
+        coarse = found.get(COARSE)
+        return cls(scores, coarse, np.logical_or(coarse is None, found[GRANULARITY]), found[EXIT])
 
 
 @dataclass(frozen=True)

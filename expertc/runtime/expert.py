@@ -278,23 +278,21 @@ class Expert:
 
     def _told(self, found: Mapping[str, np.ndarray], top: int | None, paths: Paths | None) -> Iterator[dict[str, Any]]:
         """What a ``Prediction`` says of each image, from the model's outputs."""
-        places = {label: index for index, label in enumerate(self.labels)}
+        places = {} if paths is None else {label: index for index, label in enumerate(self.labels)}
         answered = None if self.exits is None else Answered.of(found[self._output], found)
         coarse: list[tuple[tuple[str, float], ...]] = []
         if answered is not None and answered.coarse is not None and self.exits is not None:
             coarse = list(_rank(answered.coarse, self.exits.categories, "logits", top))
         for row, (labels, none) in enumerate(self.answers(found[self._output], top)):
-            taken: dict[str, Any] = {}
+            more: dict[str, Any] = {}
             if answered is not None:
                 fine = bool(answered.fine[row])
-                taken = {"granularity": FINE if fine else COARSELY, "exit": int(answered.exit[row])}
+                more = {"granularity": FINE if fine else COARSELY, "exit": int(answered.exit[row])}
                 labels = labels if fine else coarse[row]
-            if not labels:
-                yield {"error": _NO_NUMBER}
-                continue
-            raw, ways = len(self.labels) == 1, [] if paths is None else [places[label] for label, _ in labels]
-            steps = () if paths is None else tuple(paths.to(place, found[paths.name][row]) for place in ways)
-            yield {"labels": labels, "raw": raw, "none_of_these": none, "paths": steps, **taken}
+            if paths is not None:
+                more["paths"] = tuple(paths.to(places[label], found[paths.name][row]) for label, _ in labels)
+            raw = len(self.labels) == 1
+            yield {"labels": labels, "raw": raw, "none_of_these": none, **more} if labels else {"error": _NO_NUMBER}
 
     def answers(
         self, scores: np.ndarray, top: int | None = None
@@ -314,6 +312,8 @@ class Expert:
                     f"{wanted[0] if wanted else 'no'} {what}.",
                     "Build it again.",
                 )
+        if self.exits is not None and not np.isin(found[EXIT], range(1, len(self.exits.exits) + 1)).all():
+            raise BundleError("The model names an exit that it does not have.", "Build it again.")
         return {name: found[name] for name in self._widths}
 
 

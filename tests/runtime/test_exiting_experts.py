@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from expertc.backends.tensorrt import plans
 from expertc.bundle import open_bundle, reserve
 from expertc.engines import compile_bundle, save_engine
 from expertc.errors import BundleError, ModelError, UsageError
-from expertc.exits import THRESHOLD, TOLERANCE
+from expertc.exits import THRESHOLD, TOLERANCE, Exit
 from expertc.runtime import load_image
 from expertc.runtime.exits import Chosen
 from expertc.runtime.preprocess import apply
@@ -142,6 +143,18 @@ def test_bundles_that_contradict_themselves(tmp_path: Path) -> None:
     short = changed(tmp_path / "a", exits=PLAIN.to_mapping(), files={k: v for k, v in files.items() if "3" not in k})
     with pytest.raises(ModelError, match="A stage of the network is missing"):
         Expert.open(short)
+
+
+def test_a_graph_that_says_more_than_its_manifest(tmp_path: Path, files: Any, tensors: Any) -> None:
+    driven = replace(PLAIN, driven=True)
+    two = replace(driven, exits=PLAIN.exits[:2], thresholds=(0.5,))
+    with Expert.open(changed(bundle(tmp_path / "a", "nested"), exits=two.to_mapping())) as expert:
+        assert expert.answered(tensors[:1]).exit.tolist() == [1]
+        with pytest.raises(BundleError, match="names an exit that it does not have"):
+            expert.answered(tensors[:1], {THRESHOLD: 0.0})
+    none = replace(driven, categories=(), exits=tuple(Exit(one.fine) for one in PLAIN.exits), of=())
+    with Expert.open(changed(bundle(tmp_path / "b", "nested"), exits=none.to_mapping())) as expert:
+        assert {one.granularity for one in expert.predict(files)} == {"fine"}
 
 
 def device(target: str = "orin-nano-8gb") -> dict[str, Any]:
