@@ -13,9 +13,13 @@ import numpy as np
 
 from . import manifest
 from .bundle import MODEL, ROUTES, WEIGHTS, Bundle
+from .controls import Control
+from .driven import frozen, output_of, taken_apart
 from .errors import BundleError, ModelError, UnsupportedError, UsageError, VerificationError
-from .finish import Finish, card_of
-from .graph import File, Model, pack
+from .exits import DEFAULT_TOLERANCE, THRESHOLD, TOLERANCE, Exits
+from .finish import PLAIN, Finish, card_of
+from .graph import File, Model, pack, to_bytes
+from .precise import repeat
 from .preprocessing import Preprocess
 from .source import Source
 from .surgery.prune import Cut, prune
@@ -23,6 +27,7 @@ from .targets import Target
 from .text import shown
 from .trtexec import PROFILE
 from .verify import Certificate, Standby
+from .verify.exits import Driven
 from .verify.lowered import Lowered
 from .verify.process import verifier
 
@@ -37,7 +42,9 @@ Array = np.ndarray[Any, Any]
 class Start(Protocol):
     """Starts the check of an expert: as it was cut, after all passes, and as it is shipped in lower precision."""
 
-    def __call__(self, cut: Cut, expert: File, lowered: Lowered | None = None) -> Callable[[], Certificate]:
+    def __call__(
+        self, cut: Cut, expert: File, lowered: Lowered | None = None, driven: Driven | None = None
+    ) -> Callable[[], Certificate]:
         """Returns what waits for the certificate."""
 
 
@@ -61,7 +68,7 @@ def verifying(
     Where its preprocessing is ``baked`` in, ``images`` are bytes ``[N, H, W, 3]``.
     """
     if level == "off":
-        yield lambda cut, expert, lowered=None: Certificate.off
+        yield lambda cut, expert, lowered=None, driven=None: Certificate.off
         return
     with verifier(
         source.runnable,
@@ -74,7 +81,7 @@ def verifying(
         baked=baked,
         standing=standing,
     ) as start:
-        yield lambda cut, expert, lowered=None: start(cut.model, expert, lowered)
+        yield lambda cut, expert, lowered=None, driven=None: start(cut.model, expert, lowered, driven)
 
 
 def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images: Array | None = None) -> Certificate:
@@ -94,19 +101,21 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
         )
     indices = about["selection"]["indices"]
     embedded = {control.name: control.default for control in bundle.embedded}
+    finish = Finish.from_mapping(about["forms"], embed=bool(embedded))
     if embedded:
         source = _with_embedded(source, indices, embedded, bundle)
-    finish = Finish.from_mapping(about["forms"], embed=bool(embedded))
     baked = source.card.preprocess if finish.bake else None
-    with verifying(source, indices, level, images, embedded=bool(embedded), baked=baked) as start:
+    with verifying(source, indices, level, images, embedded=finish.embed, baked=baked) as start:
         cut = prune(source.model, source.card, indices)
+        free = () if finish.embed else (cut.card.controls if finish.exits == PLAIN else cut.card.settings)
         kept = {
             "classes": (tuple(about["selection"]["classes"]), cut.card.classes),
             "labels": (bundle.labels, cut.card.classes),
             "preprocessing": (bundle.preprocess, cut.card.preprocess if baked is None else baked.as_bytes()),
-            "output": (about["output"], asdict(cut.card.outputs[0])),
-            "controls": (bundle.controls, () if embedded else cut.card.controls),
+            "output": (about["output"], asdict(output_of(finish.exits, cut.card))),
+            "controls": ([*map(_form, bundle.controls)], [*map(_form, free)]),
             "routes": (about.get(ROUTES), manifest.routes(cut.card)),
+            "exits": (_plan(bundle.exits), None if finish.exits == PLAIN else _plan(cut.card.exits)),
         }
         for what, (found, wanted) in kept.items():
             if found != wanted:
@@ -114,26 +123,40 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
                     f"The bundle {shown(bundle.path)} differs from its full model in its {what}.", "Build it again."
                 )
         beside = WEIGHTS in bundle.manifest["files"]
-        shipped = bundle.file(MODEL) if beside else bundle.file(MODEL).read_bytes()
+        files = tuple(bundle.file(name) if beside else bundle.file(name).read_bytes() for name in bundle.stages)
+        driven = None if finish.exits == PLAIN else Driven(files)
+        shipped = files[0] if driven is None else to_bytes(taken_apart(driven.files))
         recipe = about.get("conversion")
         if recipe is None:
-            return start(cut, shipped)()
+            return start(cut, shipped, driven=driven)()
         # What is shipped was made of an expert in single precision; that one is made again, and verified first.
         with TemporaryDirectory(prefix="expertc-") as scratch:
-            final = pack(finish.run(cut)[0], Path(scratch) / MODEL)
-            return start(cut, final, Lowered(shipped, recipe, about.get("max_drop")))()
+            single, drop = finish.run(cut)[0], about.get("max_drop")
+            final = pack(single, Path(scratch) / MODEL)
+            lowered = Lowered(shipped, recipe, drop) if driven is None else repeat(single, recipe, drop)
+            return start(cut, final, lowered, driven)()
+
+
+def _form(control: Control) -> Control | tuple[str, int]:
+    """What of a control is the model's: a bundle may have been calibrated to thresholds of its own."""
+    return (control.name, len(control.default)) if control.name in (THRESHOLD, TOLERANCE) else control
+
+
+def _plan(exits: Exits | None) -> Exits | None:
+    """The exits without the values of their thresholds, and the form."""
+    return None if exits is None else replace(exits, thresholds=(), tolerance=DEFAULT_TOLERANCE, driven=False)
 
 
 def _with_embedded(
     source: Source, indices: Sequence[int], values: Mapping[str, Sequence[float]], bundle: Bundle
 ) -> Source:
     """``source`` with the values for its defaults that the bundle says its expert has in it."""
-    own = {control.name: len(control.default) for control in source.card.restrict(indices).controls}
+    own = {control.name: len(control.default) for control in source.card.restrict(indices).settings}
     if own != {name: len(given) for name, given in values.items()}:
         raise VerificationError(
             f"The bundle {shown(bundle.path)} has other controls than its model.", "Build it again."
         )
-    return replace(source, card=source.card.merged(indices, values))
+    return replace(source, card=frozen(source.card.merged(indices, values)))
 
 
 def refuse_unfit(source: Source) -> None:

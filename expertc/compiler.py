@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,8 +21,9 @@ from .backends import cpu
 from .bundle import MODEL, WEIGHTS, default_name, reserve
 from .card import Output
 from .controls import Setting, settle
+from .driven import frozen, require_exits, shipped
 from .errors import UsageError
-from .finish import OFF, Finish, require_form
+from .finish import OFF, PLAIN, Finish, require_form
 from .forms import formed
 from .graph import DATA_SUFFIX, File, Model, is_large, pack, read_model
 from .graph.cost import Cost, cost
@@ -30,6 +31,7 @@ from .limits import memory_for
 from .machine import as_here
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
+from .speedup import Timing, measure, window_for
 from .stages import Stages, silent
 from .surgery.prune import Cut, prune
 from .targets import Target, load_target
@@ -39,11 +41,7 @@ from .verify import Certificate, Standby
 if TYPE_CHECKING:
     from .contest import Contest
     from .lint import Finding
-    from .measure import Ratio
     from .precise import Photos, Precise
-
-MEASURE_SECONDS = 0.5
-MEASURED_BYTES = 2**30  # of the full model: more is not loaded just to time it, unless somebody asks
 
 Array = np.ndarray[Any, Any]
 
@@ -59,20 +57,12 @@ class Side:
 
 
 @dataclass(frozen=True)
-class Timing:
-    """Median seconds per call of the full model and of the expert, and the time of the first over the second's."""
-
-    full: float
-    expert: float
-    speedup: Ratio
-
-
-@dataclass(frozen=True)
 class Built:
     """A finished build: where the bundle is and what there is to say about it.
 
     ``fuse`` is the form of its branches, ``contest`` how that was found, None if nothing was measured. ``findings`` are
-    what the lint has to say about the expert on its ``target``.
+    what the lint has to say about the expert on its ``target``. ``exits`` is the form of a network with early exits:
+    unless it is plain, both were timed in the nested form, up to the last exit.
     """
 
     path: Path
@@ -88,6 +78,7 @@ class Built:
     precision: str = "fp32"
     contest: Contest | None = None
     findings: tuple[Finding, ...] = ()
+    exits: str = PLAIN
 
 
 @dataclass
@@ -118,6 +109,7 @@ def build(
     embed: Mapping[str, Setting] | None = None,
     bake: bool = False,
     fuse: str = "auto",
+    exits: str | None = None,
     precision: str = "fp32",
     calibration: Callable[[Source, Selection], Photos] | None = None,
     max_drop: float | None = None,
@@ -139,11 +131,12 @@ def build(
         images: preprocessed photos ``[N, 3, H, W]`` to verify on, or what gives them for the model; noise by default.
         batch: images per call the expert takes; None leaves it open. A model with a fixed batch keeps that.
         foreign: labels and more for a model without a card.
-        embed: freeze the controls into the expert: by name what they are set to, {} for their defaults. Classes are
-            named as in ``classes``, and are among these. None leaves the controls inputs.
+        embed: freeze the controls, thresholds of exits among them, into the expert: by name what they are set to, {}
+            for their defaults. Classes are named as in ``classes``, and are among these. None leaves them inputs.
         bake: make the scaling of pixels a part of the graph: the expert takes RGB bytes ``[N, H, W, 3]``.
         fuse: the form of its branches: "off", "on", the name of one (``surgery.fuse.FORMS``), or "auto": the fastest
             here, found by running them, "off" if ``measure_seconds`` is 0; by rule if it is for another device.
+        exits: the form of a network with early exits (``driven.FORMS``); by default stages for TensorRT, else nested.
         precision: "fp32", "fp16", "int8" or "auto": the fastest here that keeps to its budget.
         calibration: gives the photos that a precision is calibrated and judged on; int8 needs them.
         max_drop: points of top-1 agreement that a lower precision may lose; by default that precision's budget.
@@ -172,7 +165,8 @@ def build(
         form = require_form(fuse)
         if form == "auto" and measure_seconds == 0 and device.is_host:
             form = OFF
-        finish = Finish(batch, embed is not None, bake, OFF, device.max_opset, strength=device.is_host)
+        driving = require_exits(exits, source.card, device)
+        finish = Finish(batch, embed is not None, bake, OFF, device.max_opset, device.is_host, driving)
         photos = images(source) if callable(images) else images
         selection = resolve(source.card.taxonomy, classes if isinstance(classes, str) else ",".join(classes))
         if embed is not None:
@@ -207,12 +201,13 @@ def build(
                     fallback=photos, progress=progress,
                 )  # fmt: skip
         lowered = None if exact is None else exact.lowered
+        plain = final if lowered is None else read_model(lowered.file)
         if lowered is not None and not device.is_host:
-            findings = fitting(read_model(lowered.file), device)
+            findings = fitting(plain, device)
+        ready = shipped(expert if lowered is None else lowered.file, plain, driving)
         # Another process, which has limits, runs the models first; this one meanwhile only counts.
-        certified = start(cut, expert, lowered)
-        expert = expert if lowered is None else lowered.file
-        files = _files(expert)
+        certified = start(cut, expert, lowered, ready.driven)
+        files = _files(ready.files)
         hashes = {
             name: hashing.submit(manifest.hashed, part) for name, part in files.items() if isinstance(part, bytes)
         }
@@ -225,14 +220,15 @@ def build(
         engine: Mapping[str, bytes] = {}
         if device.is_host:  # else TensorRT compiles it, on the device
             with clock.stage("compile"):
-                engine = cpu.compile_expert(expert, device)
-        timing, window = None, _window(source, measure_seconds) if device.is_host else 0.0
+                engine = cpu.compile_expert(ready.files[MODEL], device)
+        timing, window = None, window_for(source, measure_seconds) if device.is_host else 0.0
         if window > 0:
             with clock.stage("measure"):
-                timing = _measure(source, expert, window, threads)
+                timing = measure(source, ready, plain, window, threads)
         with clock.stage("write"):
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, kept_tensors.result())
+            about = ready.described(about, source.card, cut.indices)
             finish = replace(finish, batch=manifest.images_per_call(final))  # a model may have its own
             about["forms"] = {"passes": list(made.passes), **finish.to_mapping()}
             if lowered is not None:
@@ -243,7 +239,7 @@ def build(
             gains = () if exact is None else exact.gains
             report["precisions"] = [{"precision": each.precision, **asdict(each.ratio)} for each in gains]
             known = {name: digest.result() for name, digest in hashes.items()}
-            texts = manifest.texts(final, device, about["precision"])
+            texts = manifest.texts(final, device, about["precision"], ready.card, ready.form)
             place.write({**files, **engine, **texts}, about, report, known)
     return Built(
         path,
@@ -263,6 +259,7 @@ def build(
         "fp32" if lowered is None else lowered.precision,
         made.contest,
         findings,
+        driving,
     )
 
 
@@ -287,24 +284,18 @@ def set_controls(source: Source, selection: Selection, given: Mapping[str, Setti
 
     Raises ``UsageError`` and ``SelectionError`` as ``settle`` does, ``UsageError`` if it has no controls.
     """
-    if not source.card.controls:
-        raise UsageError(f"The model {shown(source.name)} has no gain or other control.", "Leave out --embed-gain.")
+    if not source.card.settings:
+        raise UsageError(f"The model {shown(source.name)} has no gain or other control.", "Leave out --embed.")
     own = source.card.restrict(selection.indices)
-    return replace(source, card=source.card.merged(selection.indices, settle(own.controls, own.taxonomy, given)))
+    card = source.card.merged(selection.indices, settle(own.settings, own.taxonomy, given))
+    return replace(source, card=frozen(card))
 
 
-def _files(expert: File) -> dict[str, File]:
+def _files(parts: Mapping[str, File]) -> dict[str, File]:
     """The expert's files in the bundle."""
-    if isinstance(expert, bytes):
-        return {MODEL: expert}
-    return {MODEL: expert, WEIGHTS: expert.with_name(expert.name + DATA_SUFFIX)}
-
-
-def _window(source: Source, seconds: float | None) -> float:
-    """How long to measure; by default not at all if running the full model would take gigabytes."""
-    if seconds is None:
-        return MEASURE_SECONDS if source.file_bytes <= MEASURED_BYTES else 0.0
-    return seconds
+    if isinstance(whole := parts[MODEL], bytes):
+        return dict(parts)
+    return {**parts, WEIGHTS: whole.with_name(whole.name + DATA_SUFFIX)}
 
 
 def bundle_name(selection: Selection, name: str | None = None) -> str:
@@ -318,23 +309,6 @@ def _scratch(stack: ExitStack) -> Path:
     """A folder for what is too large for memory, until ``stack`` is closed."""
     with reported(Path(os.environ.get("TMPDIR", "/tmp"))):  # noqa: S108 (named in an error only)
         return Path(stack.enter_context(TemporaryDirectory(prefix="expertc-")))
-
-
-def _measure(source: Source, expert: File, seconds: float, threads: int | None) -> Timing:
-    """Time the full model and the expert in turns, on as many images per call as the expert takes (1 if any)."""
-    import statistics
-
-    from .measure import interleave
-
-    with (
-        closing(cpu.open_session(source.runnable, threads=threads)) as full,
-        closing(cpu.open_session(expert, threads=threads)) as small,
-    ):
-        batch = small.input_shape[0] or 1
-        calls = {"full": cpu.on_noise(full, batch), "expert": cpu.on_noise(small, batch)}
-        samples = interleave(calls, seconds=seconds, warmup=seconds / 4)
-    medians = [statistics.median(samples.durations(name)) for name in ("full", "expert")]
-    return Timing(medians[0], medians[1], samples.ratio("full", "expert"))
 
 
 def _notes(selection: Selection, cut: Cut, *, unmeasured: bool) -> Iterator[str]:

@@ -47,6 +47,7 @@ class Earlier:
             "embed": dict(self.embedded) if self.finish.embed else None,
             "bake": self.finish.bake,
             "fuse": self.finish.fuse,
+            "exits": self.finish.exits,
             "recipe": self.about.get("conversion"),
             "max_drop": self.about.get("max_drop"),
         }

@@ -18,6 +18,9 @@ from .text import shown
 OFF = "off"
 """The form of an expert whose branches stay apart."""
 
+PLAIN = "plain"
+"""The form of a network with exits that computes them all and decides nothing (``driven``); that of any other."""
+
 
 @dataclass(frozen=True)
 class Finish:
@@ -30,6 +33,7 @@ class Finish:
         fuse: name of the form its branches take, "off" for none.
         opset: the newest opset that the target reads, None without a limit.
         strength: write what ONNX Runtime is slow at by operators that it is fast at.
+        exits: the form in which its exits are shipped, which is no pass, but the last that is done.
     """
 
     batch: int | None = 1
@@ -38,6 +42,7 @@ class Finish:
     fuse: str = OFF
     opset: int | None = None
     strength: bool = False
+    exits: str = PLAIN
 
     def run(self, cut: Cut) -> tuple[Model, tuple[str, ...]]:
         """The finished expert, and the names of the passes that changed something. Raises what they raise."""
@@ -69,6 +74,7 @@ class Finish:
             "bake": self.bake,
             "opset": self.opset,
             "strength": self.strength,
+            "exits": self.exits,
         }
 
     @classmethod
@@ -80,11 +86,12 @@ class Finish:
         batch, opset = forms.get("batch"), forms.get("opset")
         found = cls(
             None if batch == "dynamic" else batch, forms.get("embed", embed), forms.get("bake", False),
-            forms.get("fuse", OFF), opset, forms.get("strength", False),
+            forms.get("fuse", OFF), opset, forms.get("strength", False), forms.get("exits", PLAIN),
         )  # fmt: skip
         whole = [number is None or (type(number) is int and number > 0) for number in (found.batch, opset)]
         known = found.fuse == OFF or found.fuse in _forms()
         flags = [type(flag) is bool for flag in (found.embed, found.bake, found.strength)]
+        flags.append(found.exits in ("nested", "staged", PLAIN))
         if not (all(whole) and known and all(flags)):
             raise BundleError("The manifest does not say how the expert was made.", "Build the bundle again.")
         return found

@@ -11,12 +11,16 @@ _NONE = "\nA photo shows none of these classes\n"
 _FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # Pillow's numbers
 
 
-def instructions(card: Card, batch: int | None = 1, *, controls: bool = False, engine: str = "") -> str:
+def instructions(
+    card: Card, batch: int | None = 1, *, controls: bool = False, engine: str = "", form: str = "plain"
+) -> str:
     """The text, with the numbers of this expert filled in; ``batch`` is how many images it takes, None for any.
 
     ``controls`` says that it has inputs beside the image, whose values are in the manifest; ``engine`` is the part on
-    how it is compiled (``trtexec``).
+    how it is compiled (``trtexec``); ``form`` is that in which its exits are shipped.
     """
+    if form == "staged":
+        controls = False  # nothing in the graphs reads them
     inputs = [card.input, *(control.name for control in card.controls if controls)]
     named = ", ".join(f"'{clean_text(name)}'" for name in inputs)
     classes = ", ".join(card.classes[:_LISTED]) + (", …" if len(card.classes) > _LISTED else "")
@@ -33,13 +37,38 @@ Files
   preprocess.json  how an image becomes the input: resize, crop{scaling}
   manifest.json    where it comes from, what was cut, how it was verified, SHA-256 of every file
   report.json      how long the build took and what was measured on that machine
-
+{_exits(card, form)}
 With expertc
   expertc predict DIRECTORY photo.jpg
 
 With ONNX Runtime alone
-{_snippet(card, card.preprocess, batch or 1, controls=controls)}
+{_snippet(card, card.preprocess, batch or 1, controls=controls, staged=form == "staged")}
 {engine}"""
+
+
+_HALVES = {
+    "nested": """The first exit that is sure enough answers; what comes after it is not computed.
+  scores, coarse   logits over the classes and over the categories
+  granularity      1 where the class is the answer, 0 where only its category is
+  exit             the number of the exit that answered, from 1
+  The input 'threshold' holds the entropy in nats below which each early exit answers; 'tolerance' by how much a class
+  is preferred to a category.""",
+    "staged": """The first exit that is sure enough answers. expert.onnx ends at the first, stage2.onnx at the second.
+  Each stage reads tensors that earlier ones made, of the same names, and ends in its exit's logits. How sure an exit is
+  says the entropy of their softmax in nats, averaged over the images; 'exits' in manifest.json has the names of the
+  logits, the thresholds, and by how much a class is preferred to a category.""",
+}
+
+
+def _exits(card: Card, form: str) -> str:
+    """The part on early exits; nothing without."""
+    if card.exits is None or form not in _HALVES:
+        return ""
+    listed = ", ".join(map(clean_text, card.exits.categories[:_LISTED]))
+    more = ", …" if len(card.exits.categories) > _LISTED else ""
+    return f"\nExits ({len(card.exits.exits)})\n  {_HALVES[form]}\n" + (
+        f"  Categories: {listed}{more}\n" if listed else ""
+    )
 
 
 def rejecting(text: str, score: str, threshold: float) -> str:
@@ -57,7 +86,7 @@ def rejecting(text: str, score: str, threshold: float) -> str:
 """
 
 
-def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool) -> str:
+def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool, staged: bool = False) -> str:
     """Python that does what ``runtime.preprocess`` does; a name out of the model stands in it as a literal."""
     if spec is None:
         return "  The model came without a description of its preprocessing.\n"
@@ -89,10 +118,30 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool)
         f"left, top = round((image.width - {wide}) / 2), round((image.height - {high}) / 2)",
         f"image = image.crop((left, top, left + {wide}, top + {high}))",
         *tensor,
-        'session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
-        *(others if controls else ()),
-        f"scores = session.run([{card.outputs[0].name!a}], {{{card.input!a}: x{more}}})[0][0]",
+        *(
+            _stages(card)
+            if staged
+            else [
+                'session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
+                *(others if controls else ()),
+                f"scores = session.run([{card.outputs[0].name!a}], {{{card.input!a}: x{more}}})[0][0]",
+            ]
+        ),
         'labels = pathlib.Path("labels.txt").read_text(encoding="utf-8").splitlines()',
         "print(labels[scores.argmax()])",
     ]
     return "".join(f"  {line}\n" for line in lines)
+
+
+def _stages(card: Card) -> list[str]:
+    """Lines that run every stage, so up to the last exit that knows classes."""
+    assert card.exits is not None
+    files = ["expert.onnx", *(f"stage{number}.onnx" for number in range(2, len(card.exits.exits) + 1))]
+    return [
+        f"made = {{{card.input!a}: x}}",
+        f"for name in {files}:",
+        '    session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])',
+        "    read = {value.name: made[value.name] for value in session.get_inputs()}",
+        "    made.update(zip([value.name for value in session.get_outputs()], session.run(None, read)))",
+        f"scores = made[{card.exits.fine[0]!a}][0]",
+    ]

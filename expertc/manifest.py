@@ -126,14 +126,17 @@ def report(requested: str, seconds: Mapping[str, float], timing: Mapping[str, An
     }
 
 
-def texts(final: Model, target: Target, precision: str) -> dict[str, bytes]:
-    """The files of a bundle that people and other programs read: labels, preprocessing, how to run it."""
+def texts(final: Model, target: Target, precision: str, told: Card, form: str) -> dict[str, bytes]:
+    """The files of a bundle that people and other programs read: labels, preprocessing, how to run it.
+
+    ``told`` is the card of what is shipped, in the ``form`` of its exits.
+    """
     card = card_of(final)
     batch = images_per_call(final)
     engine = section(target, precision, card.input, final.inputs[card.input])
     files = {
         LABELS: "".join(f"{label}\n" for label in card.classes),
-        README: instructions(card, batch, controls=len(final.inputs) > 1, engine=engine),
+        README: instructions(told, batch, controls=bool(told.controls), engine=engine, form=form),
     }
     if card.preprocess is not None:
         files[PREPROCESS] = json.dumps(card.preprocess.to_mapping(), indent=2) + "\n"
@@ -173,10 +176,12 @@ def read(bundle: Bundle) -> dict[str, Any]:
         raise _malformed(bundle, "selection.classes")
     if bundle.manifest["output"]["kind"] not in KINDS:
         raise _malformed(bundle, "output.kind")
+    from .runtime.exits import read_operating
     from .runtime.paths import read_paths
     from .runtime.reject import read_reject  # PIL, which a build does not need
 
     Certificate.from_mapping(bundle.manifest["verification"])
+    _ = bundle.exits, read_operating(bundle)
     _ = bundle.controls, bundle.embedded, read_paths(bundle)  # which an older manifest does not have
     read_reject(bundle, bundle.manifest["output"]["kind"])
     return bundle.manifest

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from .bundle import MANIFEST, MODEL, open_bundle
+from .bundle import MANIFEST, open_bundle
 from .card import CARD_KEY, Card, card_for_foreign
 from .errors import CardError, ModelError, UsageError
-from .graph import Model, Shape, from_proto, parse, read_bytes
+from .graph import Model, Shape, from_proto, parse, read_bytes, read_model, to_bytes
 from .graph.cost import Cost, cost
 from .labels import read_labels
 from .preprocessing import Preprocess
+from .surgery.exits import flatten, joined
 from .surgery.outputs import check_card, find_outputs
 from .surgery.owners import Ownership, ownership
 from .taxonomy import Taxonomy
@@ -26,23 +27,29 @@ BUNDLED = Path(__file__).parent / "models" / "sea-animals.onnx"
 
 @dataclass(frozen=True)
 class Source:
-    """A model with its card. ``data`` are the bytes of the ONNX file at ``path``, ``sha256`` their hash."""
+    """A model with its card. ``data`` are the bytes of the ONNX file at ``path``, ``sha256`` their hash.
+
+    A network with exits is always in its plain form here; ``driven`` says that its file is not.
+    """
 
     path: Path
     model: Model
     card: Card
     data: bytes
     sha256: str
+    driven: bool = False
 
     @property
     def name(self) -> str:
         """The file's name."""
         return self.path.name
 
-    @property
+    @cached_property
     def runnable(self) -> bytes | Path:
         """What a runtime opens: the bytes, or the file itself where weights lie beside it."""
-        return self.path if self.model.files else self.data
+        if self.model.files:
+            return self.path
+        return to_bytes(self.model) if self.driven else self.data
 
     @cached_property
     def owners(self) -> Ownership:
@@ -74,15 +81,17 @@ class Foreign:
 
 
 def open_source(path: str | Path | None = None, foreign: Foreign | None = None) -> Source:
-    """Open a full model; without ``path`` the bundled one. A bundle stands for the expert in it.
+    """Open a full model; without ``path`` the bundled one. A bundle stands for the expert in it, all stages of it.
 
     Raises ``ModelError``, ``CardError``, ``LabelsError``, ``TaxonomyError`` or ``BundleError`` for whatever is wrong
     with the files, ``UsageError`` for a description of a model that has a card.
     """
     foreign = foreign or Foreign()
     path = BUNDLED if path is None else Path(path)
+    later: list[Path] = []
     if (path / MANIFEST).is_file():
-        path = open_bundle(path).file(MODEL)
+        bundle = open_bundle(path)
+        path, *later = map(bundle.file, bundle.stages)
     data = read_bytes(path)
     model = from_proto(parse(data, shown(path)), shown(path), path.parent)
     text = model.metadata.get(CARD_KEY)
@@ -95,7 +104,12 @@ def open_source(path: str | Path | None = None, foreign: Foreign | None = None) 
         card = Card.from_json(text)
     else:
         card = _foreign_card(model, path, foreign)
+    if later:
+        data = b"".join((data, *map(read_bytes, later)))
+        model = joined((model, *map(read_model, later)), card)
     check_card(model, card)
+    driven = card.exits is not None and (card.exits.driven or bool(later))
+    model, card = flatten(model, card)
     known = {card.input, *(control.name for control in card.controls)}
     for name in model.inputs:
         if name not in known:
@@ -103,7 +117,7 @@ def open_source(path: str | Path | None = None, foreign: Foreign | None = None) 
                 f"{shown(path)} has the input {shown(name)}, of which its card says nothing.",
                 "Export it with the image as its only input, or with a card that names the others.",
             )
-    return Source(path, model, card, data, hashlib.sha256(data).hexdigest())
+    return Source(path, model, card, data, hashlib.sha256(data).hexdigest(), driven)
 
 
 def _foreign_card(model: Model, path: Path, foreign: Foreign) -> Card:

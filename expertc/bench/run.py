@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..exits import THRESHOLD, TOLERANCE
 from ..measure import SEED, Glance, interleave
+from ..runtime.exits import AS_BUILT, Chosen
 from ..source import open_source
 from . import environment, harness
 from .branches import open_without
@@ -18,7 +20,7 @@ from .camera import RATE, check_rate, streams
 from .cold import cold_start
 from .phases import Phases
 from .report import CAMERA, OFFLINE, SCENARIOS, SINGLE_STREAM, BenchReport, Branch, Entry, warnings_about
-from .subjects import files_of, is_for_device, noise, open_model, open_subject
+from .subjects import files_of, is_for_device, is_staged, noise, open_model, open_subject
 from .sweep import LARGEST, Sweep, saturate
 from .watch import Watcher, locked_clocks
 
@@ -46,6 +48,7 @@ def bench(
     phases: bool = False,
     data: str | Path | None = None,
     without: Sequence[str] | None = None,
+    chosen: Chosen = AS_BUILT,
 ) -> BenchReport:
     """Time bundles and ``.onnx`` models against the first of them, all in one interleaved run on the CPU.
 
@@ -57,7 +60,8 @@ def bench(
     far it is, twice a second. Sensors are watched from the warm-up to the end; ``lock_clocks`` holds the clocks
     meanwhile, which needs root; ``cold`` starts each model in a process of its own before. ``phases`` also takes the
     time of predicting photos apart, for as many seconds again, on those under ``data`` or on a made one. ``without``
-    times one full model and its cuts without each of these classes or categories, by default the taxonomy's roots. A
+    times one full model and its cuts without each of these classes or categories, by default the taxonomy's roots.
+    Early exits are set as ``chosen``, and decide on the noise. A
     ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was measured until then.
 
     Raises ``UsageError`` for a model whose input has an open height or width or another batch than the scenario needs,
@@ -73,9 +77,13 @@ def bench(
             "Leaving out branches takes one model apart, image by image.",
             f"Give one full model with a model card, the scenario {SINGLE_STREAM}, and neither --cold nor --phases.",
         )
+    if chosen != AS_BUILT and (cold or phases):
+        raise UsageError("Cold starts and phases are timed with the exits as they are.", "Leave out their options.")
     files = files_of(paths)
     if cold and any(is_for_device(Path(path)) for path in paths):
         raise UsageError("Cold starts are measured with ONNX Runtime only.", "Leave out --cold.")
+    if cold and any(is_staged(Path(path)) for path in paths):
+        raise UsageError("Cold starts are measured of one graph, and an expert here has stages.", "Leave out --cold.")
     places = dict(zip(files, map(Path, paths), strict=True))
     photos = _photos(places, data, threads) if phases else None
     lock: AbstractContextManager[tuple[str, ...]] = locked_clocks() if lock_clocks else nullcontext(())
@@ -99,7 +107,13 @@ def bench(
                 )
                 for name, one in subjects.items()
             }
-            calls = {name: partial(one.session.run, inputs[name]) for name, one in subjects.items()}
+            settings = {name: one.settings(chosen) for name, one in subjects.items()}
+            if not any({THRESHOLD, TOLERANCE} & {c.name for c in one.controls} for one in subjects.values()):
+                chosen.settings(())  # says that there are no exits, if they were to be set
+            calls = {
+                name: partial(one.session.run, inputs[name], *filter(None, [settings[name]]))
+                for name, one in subjects.items()
+            }
             started = datetime.now(timezone.utc).isoformat(timespec="seconds")
             starts = {n: cold_start(f, inputs[n].shape, threads=threads) for n, f in files.items() if cold}
             before = environment.load()

@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 
 from ..backends import Session
 from ..backends.cpu import open_session
+from ..backends.staged import on_processor
 from ..bundle import MODEL, open_bundle
+from ..controls import Control
 from ..errors import UsageError
+from ..exits import THRESHOLD, TOLERANCE
+from ..runtime.exits import AS_BUILT, Chosen
 from ..text import clean_text
 from .report import OFFLINE
 
@@ -24,21 +28,35 @@ from .report import OFFLINE
 class Subject:
     """A model that is open; ``path`` is as it was given, ``sha256`` that of the ONNX file or bytes.
 
-    ``notes`` say where it runs, if that is not the processor or should not be.
+    ``notes`` say where it runs, if that is not the processor or should not be; ``controls`` are its inputs beside the
+    image, with the defaults of its bundle.
     """
 
     path: str
     sha256: str
     session: Session
     notes: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
+
+    def settings(self, chosen: Chosen) -> dict[str, tuple[float, ...]]:
+        """What controls hold that is not the model's own default; early exits, where it has any, as ``chosen``.
+
+        Raises ``UsageError`` as ``Chosen.settings`` does.
+        """
+        known = {control.name: control.default for control in self.session.controls}
+        own = chosen if {THRESHOLD, TOLERANCE} & known.keys() else AS_BUILT
+        held = {control.name: control.default for control in self.controls} | own.settings(self.controls)
+        return {name: values for name, values in held.items() if values != known.get(name)}
 
 
 def open_subject(path: str | Path, model: Path | bytes, threads: int | None, opened: ExitStack) -> Subject:
     """Open ``model``, which stands for ``path``, for as long as ``opened``. Raises what ``open_model`` raises."""
     session, notes = open_model(Path(path), model, threads)
+    bundled = Path(path).is_dir() and not isinstance(model, bytes)
+    controls = open_bundle(path).controls if bundled else session.controls
     opened.enter_context(closing(session))
     data = model if isinstance(model, bytes) else model.read_bytes()
-    return Subject(str(path), hashlib.sha256(data).hexdigest(), session, notes)
+    return Subject(str(path), hashlib.sha256(data).hexdigest(), session, notes, controls)
 
 
 def open_model(path: Path, model: Path | bytes, threads: int | None) -> tuple[Session, tuple[str, ...]]:
@@ -46,17 +64,25 @@ def open_model(path: Path, model: Path | bytes, threads: int | None) -> tuple[Se
 
     Also says where it runs. Raises what ``open_bundle``, ``open_session`` and ``open_anywhere`` raise.
     """
-    if not is_for_device(path):
+    bundle = open_bundle(path) if path.is_dir() else None
+    if bundle is None or isinstance(model, bytes):
         return open_session(model, threads=threads), ()
+    if bundle.backend != "tensorrt":
+        return on_processor(bundle, threads), ()
     from ..engines import open_anywhere
 
-    session, said = open_anywhere(open_bundle(path), threads=threads)
+    session, said = open_anywhere(bundle, threads=threads)
     return session, said or ("Its engine runs, on the GPU.",)
 
 
 def is_for_device(path: Path) -> bool:
     """Whether there is a bundle at ``path`` whose expert TensorRT compiles. Raises what ``open_bundle`` raises."""
     return path.is_dir() and open_bundle(path).backend == "tensorrt"
+
+
+def is_staged(path: Path) -> bool:
+    """Whether there is a bundle at ``path`` with a graph for each exit. Raises what ``open_bundle`` raises."""
+    return path.is_dir() and len(open_bundle(path).stages) > 1
 
 
 def files_of(paths: Sequence[str | Path]) -> Mapping[str, Path]:

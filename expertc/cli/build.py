@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,8 +65,16 @@ MAX_BATCH = 4096
 @click.option("--calib", metavar="DIR", help="Photos of the expert's classes to calibrate a precision on.")
 @click.option("--max-drop", type=float, metavar="POINTS", help="Top-1 agreement a precision may lose (int8: 1).")
 @click.option("--embed-preprocess", "bake", is_flag=True, help="The expert takes RGB bytes and scales them itself.")
-@click.option("--embed-gain", "embed", is_flag=True, help="Freeze the gains into the expert, for engines.")
+@click.option(
+    "--embed", "--embed-gain", "embed", is_flag=True,
+    help="Freeze gains and thresholds of exits into the expert, for engines.",
+)  # fmt: skip
+@click.option(
+    "--exits", metavar="nested|staged|plain",
+    help="Where exits are decided: in one graph, between one for each, nowhere.  [default: nested; TensorRT: staged]",
+)  # fmt: skip
 @options.gain
+@options.exits
 @click.option(
     "--from", "earlier", metavar="BUNDLE|MANIFEST", help="Make what an earlier build made, measuring nothing."
 )
@@ -78,7 +87,8 @@ MAX_BATCH = 4096
 def command(
     model: str | None, lists: tuple[str, ...], sets: str | None, output: str | None, plan: bool, target: str | None,
     batch: str, level: str, data: str | None, measure: float | None, fuse: str, precision: str, calib: str | None,
-    max_drop: float | None, bake: bool, embed: bool, gains: tuple[str, ...], earlier: str | None, force: bool,
+    max_drop: float | None, bake: bool, embed: bool, exits: str | None, gains: tuple[str, ...], threshold: str | None,
+    tolerance: float | None, forced: int | None, earlier: str | None, force: bool,
     labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None,
     as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
@@ -94,12 +104,22 @@ def command(
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     if precision == "fp32" and (calib is not None or max_drop is not None):
         raise UsageError("--calib and --max-drop are for another precision.", "Add --precision int8, fp16 or auto.")
-    if earlier is not None and (fuse, precision, batch, bake, embed) != ("auto", "fp32", "1", False, False):
+    if earlier is not None and (fuse, precision, batch, bake, embed, exits) != (
+        "auto",
+        "fp32",
+        "1",
+        False,
+        False,
+        None,
+    ):
         raise UsageError("--from says how the expert is made.", "Leave out what else says it.")
     repeated = None if earlier is None else _earlier(earlier, lists, sets)
     device = target or ("cpu" if repeated is None else repeated.target)
     wanted = _wanted(lists, sets) if repeated is None else [(None, repeated.classes)]
     frozen = _frozen(gains, embed=embed)
+    chosen = options.make_exits(threshold, tolerance, forced)
+    if not embed and (threshold, tolerance, forced) != (None, None, None):
+        raise UsageError("Thresholds are for predict, or for an expert that they are frozen into.", "Add --embed.")
     with ExitStack() as stack:
         progress = stack.enter_context(options.stages(quiet))
         # The verifying process loads its libraries while this one loads its own.
@@ -111,6 +131,9 @@ def command(
 
         progress("read")
         source = open_source(model, foreign)
+        if embed:
+            own = source.card.with_defaults(chosen.settings(source.card.settings))
+            source = replace(source, card=own)
         if repeated is not None:
             repeated.require(source)
         places = _places(source, wanted, output, frozen)
@@ -123,8 +146,8 @@ def command(
         done = []
         for (_, text), place in zip(wanted, places, strict=True):
             how: dict[str, Any] = {
-                "batch": images_per_call, "embed": frozen, "bake": bake, "fuse": fuse, "precision": precision,
-                "max_drop": max_drop,
+                "batch": images_per_call, "embed": frozen, "bake": bake, "fuse": fuse, "exits": exits,
+                "precision": precision, "max_drop": max_drop,
             } if repeated is None else repeated.options()  # fmt: skip
             done.append(build(
                 source, classes=text, output=place, target=device, verification=level,
@@ -167,7 +190,7 @@ def _frozen(gains: tuple[str, ...], *, embed: bool) -> Frozen:
     from ..errors import UsageError
 
     if gains and not embed:
-        raise UsageError("--gain is for predict, or for an expert that it is frozen into.", "Add --embed-gain.")
+        raise UsageError("--gain is for predict, or for an expert that it is frozen into.", "Add --embed.")
     return options.make_controls(gains) if embed else None
 
 

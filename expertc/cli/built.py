@@ -12,9 +12,10 @@ from ..text import times
 from . import show
 
 if TYPE_CHECKING:
-    from ..compiler import Built, Timing
+    from ..compiler import Built
     from ..plan import Plan
     from ..source import Source
+    from ..speedup import Timing
     from ..surgery.owners import Branch
     from ..verify import Certificate
 
@@ -70,7 +71,7 @@ def _one(built: Built) -> None:
         rows.append(_latency(built.timing))
     show.table(("", "full model", "expert", "change"), rows)
     show.line()
-    told = {} if built.timing is None else {"latency": _interval(built.timing)}
+    told = {} if built.timing is None else {"latency": _interval(built.timing, to_the_end=built.exits != "plain")}
     told |= _chosen(built)
     told["verification"] = summary(built.certificate)
     if not built.target.is_host:
@@ -102,6 +103,8 @@ def _chosen(built: Built) -> dict[str, str]:
         told["form"] = built.fuse
     if built.precision != "fp32":
         told["precision"] = built.precision
+    if built.exits != "plain":
+        told["exits"] = {"nested": "in the graph", "staged": "between a graph for each"}[built.exits]
     return told
 
 
@@ -111,7 +114,11 @@ def _latency(timing: Timing) -> tuple[str, str, str, str]:
     return ("latency", show.duration(timing.full), show.duration(timing.expert), change)
 
 
-def _interval(timing: Timing) -> str:
+def _interval(timing: Timing, *, to_the_end: bool) -> str:
+    return _ratio(timing) + ("; both nested and run to the last exit, at threshold 0" if to_the_end else "")
+
+
+def _ratio(timing: Timing) -> str:
     ratio = timing.speedup
     if ratio.low is None or ratio.high is None:
         return f"in turns within one run, {times(ratio.blocks)}: too few for an interval"

@@ -61,22 +61,31 @@ def command(
         click.echo(ready.kept.path)
     else:
         _print(ready)
-        click.echo(f"kept:   {ready.kept.path}")
+        for each in (ready, *ready.later):
+            click.echo(f"kept:   {each.kept.path}")
         click.echo(f"next:   expertc predict {shlex.quote(bundle)} photo.jpg")
 
 
 def _print(ready: Ready) -> None:
     record, here = ready.kept.record, ready.here.identity
-    made = f"{'compiled' if ready.fresh else 'found, compiled earlier'} in {record['seconds']:.0f} s"
-    said = [*map(str, ready.findings), *ready.notes, *record["notes"]]
+    parts = (ready, *ready.later)
+    said = [*map(str, (finding for each in parts for finding in each.findings)), *ready.notes]
+    said += dict.fromkeys(note for each in parts for note in each.kept.record["notes"])
     show.facts({
         "target": f"{ready.target.name}: {ready.target.description}",
         "here": f"{here.device} (SM {here.sm}), TensorRT {here.tensorrt}, driver {here.driver}",
-        "plan": f"{made}; {show.size(record['plan']['bytes'])}, {show.count(record['layers'])} layers",
+        "plan": "\n".join(map(_plan, parts)),
         "options": _options(record["options"]),
         **({"note": "\n".join(said)} if said else {}),
     })  # fmt: skip
     show.line()
+
+
+def _plan(ready: Ready) -> str:
+    """One of them, of an expert that has a plan for each of its stages."""
+    record = ready.kept.record
+    made = f"{'compiled' if ready.fresh else 'found, compiled earlier'} in {record['seconds']:.0f} s"
+    return f"{made}; {show.size(record['plan']['bytes'])}, {show.count(record['layers'])} layers"
 
 
 def _options(given: dict[str, Any]) -> str:
@@ -102,4 +111,5 @@ def _mapping(ready: Ready) -> dict[str, Any]:
         **{key: value for key, value in ready.kept.record.items() if key not in ("format", "plan", "card")},
         "findings": [asdict(finding) for finding in ready.findings],
         "notes": [*ready.notes, *ready.kept.record["notes"]],
+        **({"later": [_mapping(each) for each in ready.later]} if ready.later else {}),
     }

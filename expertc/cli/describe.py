@@ -22,6 +22,8 @@ def arch(facts: Mapping[str, Any]) -> None:
         "MACs": show.count(facts["macs"]),
         "as thop counts": show.count(facts["macs_thop"]),
         **({"MACs, routed": show.count(facts["macs_routed"])} if "macs_routed" in facts else {}),
+        **({"as torchinfo does": show.count(facts["macs_torchinfo"])} if "macs_torchinfo" in facts else {}),
+        **({"MACs to each exit": ", ".join(map(show.count, facts["macs_to_exit"]))} if "macs_to_exit" in facts else {}),
     })  # fmt: skip
 
 
@@ -46,6 +48,9 @@ def model(facts: Mapping[str, Any]) -> None:
     ]
     if len(branches) > LISTED:
         rows.append((f"… {len(branches) - LISTED} more, no larger", "", "", "", ""))
+    for number, one in enumerate(facts["exits"] or (), 1):
+        said = " and ".join(name for name in ("fine", "coarse") if one[name] is not None)
+        rows.append((f"to exit {number}, {said}", "", *_cost(one)))
     show.line()
     show.table(("part", "classes", "parameters", "MACs", "weights"), rows)
     show.line()
@@ -66,6 +71,7 @@ def bundle(facts: Mapping[str, Any]) -> None:
         "forms": "; ".join(_forms(forms)),
         "input": f"{facts['input']['name']} [{_shape(facts['input']['shape'])}]",
         "output": _output(output),
+        **_exits(facts),
         **_reject(facts.get("reject")),
         "verification": summary(Certificate.from_mapping(facts["verification"])),
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
@@ -118,6 +124,27 @@ def _card(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts["provenance"]:
         made["provenance"] = "\n".join(f"{key}: {_short(value)}" for key, value in facts["provenance"].items())
     return made
+
+
+def _exits(facts: Mapping[str, Any]) -> dict[str, str]:
+    """Early exits, what decides among them, and on what photos that was chosen."""
+    from ..exits import THRESHOLD, TOLERANCE
+
+    exits = facts.get("exits")
+    if exits is None:
+        return {}
+    said = [f"{len(exits['exits'])}, {'decided in the graph' if exits['driven'] else 'one graph for each'}"]
+    values = {item["name"]: item["default"] for item in (*facts["controls"], *facts["embedded"])}
+    named = {name: values[name] for name in (THRESHOLD, TOLERANCE) if name in values}
+    set_to = [f"{name} {', '.join(f'{value:g}' for value in own)}" for name, own in named.items()]
+    said += [f"{'; '.join(set_to)} nats{', frozen' * exits['frozen']}"] if set_to else []
+    if (chosen := facts.get("operating_point")) is not None:
+        right, fine = chosen["accuracy"], chosen["fine"]
+        said.append(
+            f"chosen on {right['images']:,} photos: {show.percent(right['hits'] / right['images'])} right, "
+            f"{show.percent(fine['hits'] / fine['images'])} name a class"
+        )
+    return {"exits": "\n".join(said)}
 
 
 def _reject(reject: Mapping[str, Any] | None) -> dict[str, str]:

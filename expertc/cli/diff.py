@@ -82,6 +82,11 @@ def _flat(manifest: dict[str, Any]) -> dict[str, Any]:
         "none of these below": f"{reject['score']} {reject['threshold']:.6g}"
         if (reject := manifest.get("reject"))
         else "-",
+        **{
+            item["name"]: ", ".join(f"{value:g}" for value in item["default"])
+            for item in manifest.get("controls", ())
+            if not item["per_class"]
+        },
     }
 
 

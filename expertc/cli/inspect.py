@@ -120,6 +120,7 @@ def _model(path: str | None, foreign: Any, explain: bool) -> dict[str, Any]:
             {"name": branch.name, "classes": list(branch.indices), "nodes": branch.nodes, **asdict(branch.cost)}
             for branch in owners.branches
         ],
+        "exits": None if card.exits is None else _exits(model, card),
         "preprocess": None if card.preprocess is None else card.preprocess.to_mapping(),
         "weights_licence": card.weights_licence,
         "provenance": dict(card.provenance),
@@ -127,6 +128,15 @@ def _model(path: str | None, foreign: Any, explain: bool) -> dict[str, Any]:
     if explain:
         facts["kept_whole"] = dict(owners.stopped)
     return facts
+
+
+def _exits(model: Any, card: Any) -> list[dict[str, Any]]:
+    """The exits of a model, each with what it costs to get there."""
+    from dataclasses import asdict
+
+    from ..surgery.exits import costs
+
+    return [asdict(one) | asdict(spent) for one, spent in zip(card.exits.exits, costs(model, card), strict=True)]
 
 
 def _bundle(path: str, explain: bool) -> dict[str, Any]:

@@ -61,7 +61,6 @@ def command(
     from ..errors import UsageError
     from ..runtime import open_dataset
     from ..selection import resolve
-    from ..taxonomy import Taxonomy
     from ..text import shown
     from ..training import is_main, load_recipe, require_known, save_trained, train
 
@@ -70,10 +69,11 @@ def command(
         raise UsageError(f"There is no training precision {shown(precision)}.", "Use fp32 or bf16.")
     _check_device(device)
     loaded = load_recipe(recipe)
-    named = taxonomy or loaded.taxonomy
-    tree = Taxonomy.named(named)
     if taxonomy is not None:
-        loaded = replace(loaded, name=tree.name, taxonomy=taxonomy)
+        loaded = replace(loaded, taxonomy=taxonomy)
+    tree = loaded.tree()
+    if taxonomy is not None:
+        loaded = replace(loaded, name=tree.name)
     if classes is not None:
         tree = tree.restrict(resolve(tree, classes).indices)
     images = open_dataset(data, "train")
@@ -100,6 +100,8 @@ def command(
     show.line(
         f"held out: {held['hits']} of {held['images']} right, 95 % interval {100 * low:.1f} to {100 * high:.1f} %"
     )
+    for name, hits in held.get("exits", {}).items():
+        show.line(f"{name}: {hits} of {held['images']} right")
     click.echo(f"next: expertc export {shlex.quote(output)} -o full.onnx")
 
 

@@ -4,12 +4,15 @@
 """
 
 from .dataset import IMAGE_SUFFIXES, LabelledImages, expand_images, open_dataset
+from .exits import Answered, Chosen
 from .expert import Expert, Prediction
 from .images import Source, load_image
 from .reject import Reject
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "Answered",
+    "Chosen",
     "Expert",
     "LabelledImages",
     "Prediction",

@@ -1,9 +1,9 @@
 """The process that runs strangers' graphs: ``python -m expertc.verify.child FOLDER``.
 
 One byte on standard input says that the folder holds ``job.json`` and, if inputs were given, ``inputs.npy``; another,
-that ``cut.onnx`` and ``final.onnx`` are there too, and ``lowered.onnx`` if the expert has lower precision. The outcome
-is written beside them. The other end of standard input is held by the parent: the process ends when that does,
-whichever way, and then takes the folder with it.
+that ``cut.onnx`` and ``final.onnx`` are there too, ``lowered.onnx`` if the expert has lower precision, and the files
+that are shipped if its exits are decided in them or between them. The outcome is written beside them. The other end of
+standard input is held by the parent: the process ends when that does, whichever way, and then takes the folder with it.
 """
 
 from __future__ import annotations
@@ -13,20 +13,28 @@ import os
 import shutil
 import sys
 import threading
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..backends import Session
 from ..backends.cpu import open_session
-from ..card import Card
+from ..backends.staged import StagedSession
+from ..card import CARD_KEY, Card
 from ..errors import ExpertcError
-from ..graph import DATA_SUFFIX, File, read_model
+from ..exits import MAX_EXITS, Exits
+from ..graph import DATA_SUFFIX, File, Model, read_model
 from ..limits import Limits
 from ..preprocessing import Preprocess
+from ..surgery.exits import flatten
+from .exits import INPUTS, Driven, forced
 from .inputs import prepare
 from .ladder import climb
 from .lowered import Lowered
+from .process import STAGE
 from .roads import roads
 
 
@@ -45,7 +53,7 @@ def _run(folder: Path) -> dict[str, Any]:
     _await_go(folder)
     job = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     card = Card.from_json(job["card"])
-    full = read_model(Path(job["full"]))
+    full = _plain(read_model(Path(job["full"])))
     given = folder / "inputs.npy"
     values = np.load(given, mmap_mode="r", allow_pickle=False) if given.exists() else None
     shape = full.inputs.get(card.input, ())
@@ -54,13 +62,14 @@ def _run(folder: Path) -> dict[str, Any]:
     _await_go(folder)
     threading.Thread(target=_await_go, args=(folder,), daemon=True).start()  # which nothing but the end can follow
 
-    lowered = _lowered(folder)
+    lowered, driven = _lowered(folder), _driven(folder)
 
     def limit(batch: int) -> None:
         given, (count, *sides) = job["limits"], inputs.values.shape
         runs = count * (2 if card.controls else 1)  # at most: see control_settings
         runs *= 1 if lowered is None else 2  # twice more, one of them with every tensor kept
         runs *= len(roads(card, job["indices"])) or 1
+        runs += 0 if driven is None or card.exits is None else INPUTS * 2 * len(forced(card.exits))
         (Limits.of(full, shape, (runs, *sides), batch) if given is None else Limits(**given)).impose()
 
     certificate = climb(
@@ -74,10 +83,18 @@ def _run(folder: Path) -> dict[str, Any]:
         level=job["level"],
         embedded=job["embedded"],
         lowered=lowered,
+        driven=driven,
+        open_driven=_open_driven,
         scratch=folder,
         before_running=limit,
     )
     return certificate.to_mapping()
+
+
+def _plain(full: Model) -> Model:
+    """The full model, taken apart if its exits are decided in it."""
+    text = full.metadata.get(CARD_KEY)
+    return full if text is None else flatten(full, Card.from_json(text))[0]
 
 
 def _lowered(folder: Path) -> Lowered | None:
@@ -86,6 +103,23 @@ def _lowered(folder: Path) -> Lowered | None:
     if not path.exists():
         return None
     return Lowered(_given(folder / "lowered.onnx"), **json.loads(path.read_text(encoding="utf-8")))
+
+
+def _driven(folder: Path) -> Driven | None:
+    """The expert as it is shipped, if its exits are decided there."""
+    places = (folder / STAGE.format(number) for number in range(1, MAX_EXITS + 1))
+    files = tuple(_given(path) for path in takewhile(_is_given, places))
+    return Driven(files) if files else None
+
+
+def _open_driven(files: Sequence[File], exits: Exits) -> Session:
+    if len(files) == 1:
+        return open_session(files[0])
+    return StagedSession([open_session(file, stage=number > 0) for number, file in enumerate(files)], exits, ())
+
+
+def _is_given(path: Path) -> bool:
+    return path.exists() or path.with_suffix(".path").exists()
 
 
 def _given(path: Path) -> File:

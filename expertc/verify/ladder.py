@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import numpy as np
 from onnx import TensorProto
 
 from ..backends import OpenSession
-from ..card import Card
+from ..card import CARD_KEY, Card
 from ..errors import ModelError, UnsupportedError
 from ..graph import Dim, File, Model, pack
 from ..text import shown
 from .certificate import Certificate, Mismatch, Number, Step
+from .exits import Driven, Open, answers, forms
 from .face import check_card, check_file, read_expert
 from .inputs import Inputs
 from .lowered import Lowered
@@ -30,7 +32,7 @@ from .running import BATCH, batch_of, distance, rounding, run, short
 from .scores import by_class, decisions, monotony, reversals
 from .settings import ControlSetting, Values, control_settings
 from .structure import Trace, trace
-from .views import View, views
+from .views import View, outputs_left, views
 from .weights import require_absent
 
 RAW = 1e-5
@@ -54,6 +56,8 @@ def climb(
     level: str = "fast",
     embedded: bool = False,
     lowered: Lowered | None = None,
+    driven: Driven | None = None,
+    open_driven: Open | None = None,
     scratch: Path | None = None,
     before_running: Callable[[int], None] = lambda batch: None,
 ) -> Certificate:
@@ -70,6 +74,7 @@ def climb(
         level: "fast" compares with the nodes that the expert has, "full" with the whole model.
         embedded: whether the final model has the defaults of its controls for constants instead of inputs.
         lowered: the expert in lower precision, if that is what is shipped.
+        driven: a network with exits as it is shipped, if not in its plain form, and ``open_driven`` what runs that.
         scratch: a folder for models that are too large to be bytes.
         before_running: is told the most inputs per run, once the structure is found sound and before anything runs.
 
@@ -94,6 +99,8 @@ def climb(
         )
         structure, traced = ladder.structure(cut, final)
         in_lower_precision = None if lowered is None else converted(ladder.final, lowered)
+        if driven is not None:
+            forms(in_lower_precision or ladder.final, driven)
         steps.append(structure)
         before_running(max(ladder.batch, batch_of(ladder.final, card)))
         expected, raw, dull = ladder.raw_scores(traced)
@@ -104,6 +111,10 @@ def climb(
             steps.append(ladder.decisions(expected, scores))
         if in_lower_precision is not None and lowered is not None:
             steps.append(ladder.precision(in_lower_precision, lowered, scores))
+        if driven is not None and open_driven is not None:
+            plain, allowed = (final, ladder.near) if lowered is None else (lowered.file, lowered.budget.worst)
+            card = Card.from_json(ladder.final.metadata[CARD_KEY])
+            steps.append(answers(open_session, open_driven, plain, driven, card=card, x=inputs.fed, allowed=allowed))
     except Mismatch as fault:
         steps.append(Step(fault.step, False, fault.message, fault.numbers))
         return Certificate("failed", level, tuple(steps), inputs.to_mapping())
@@ -126,15 +137,15 @@ class _Ladder:
 
     def structure(self, cut: File, final: File) -> tuple[Step, Trace]:
         """(a) Kept nodes come from the original, removed weights are absent, the card is that of the selection."""
-        own = self.card.restrict(self.indices)
+        own = self._own
         shipped = replace(own, controls=()) if self.embedded else own
         for model, data in ((self.cut, cut), (self.final, final)):
             check_file(model, data)
         check_card(self.cut, own)
         check_card(self.final, shipped, self.inputs.baked)
-        if list(self.final.outputs) != list(self.full.outputs):
+        if sorted(self.final.outputs) != sorted(outputs_left(self.full, self.card, own)):
             raise Mismatch("structure", "The final model's outputs are not those of the full model.")
-        traced = trace(self.full, self.cut, views(self.full, self.card), self.card, self.indices)
+        traced = trace(self.full, self.cut, views(self.full, self.card, own), self.card, self.indices)
         gone = require_absent(self.full, traced.weights, self.cut, self.final)
         numbers: dict[str, Number] = {
             "nodes": len(traced.twins),
@@ -151,7 +162,8 @@ class _Ladder:
 
         Returns what every output should show, the step, and whether the scores do not vary.
         """
-        seen, own = views(self.full, self.card), views(self.cut, self.card.restrict(self.indices))
+        left = self._own
+        seen, own = views(self.full, self.card, left), views(self.cut, left)
         for there, here in zip(seen, own, strict=True):
             if [node.op for node in there.tail] != [node.op for node in here.tail]:
                 raise Mismatch("raw scores", f"The expert does not normalise {shown(here.output)} over its classes.")
@@ -193,8 +205,8 @@ class _Ladder:
         found = self._scores(self._expert(self.final, final, "final.onnx"), self.inputs.fed, True, self._fed_to_final)
         if self.embedded:  # the defaults are all that it knows, and they came first
             expected = {n: values[: len(found[n])] if values.ndim else values for n, values in expected.items()}
-        axes = {output.name: output.axis for output in self.card.outputs}
-        largest, turned, allowed = 0.0, 0, max(FINAL, 4 * self._grain)
+        axes = {output.name: output.axis for output in self._own.outputs}
+        largest, turned, allowed = 0.0, 0, self.near
         for name, want in expected.items():
             if not np.isfinite(found[name]).all():
                 raise Mismatch("optimised", "The final model gives NaN or infinity.")
@@ -218,9 +230,9 @@ class _Ladder:
 
     def decisions(self, expected: Mapping[str, Array], found: Mapping[str, Array]) -> Step:
         """(d) On photos, the final model decides as the full model does among the selected classes."""
-        output, count = self.card.outputs[0], self.inputs.count
+        output, count = self._own.outputs[0], self.inputs.count
         want, got = (by_class(side[output.name][:count], output.axis) for side in (expected, found))
-        wrong, close = decisions(got, want, max(FINAL, 4 * self._grain) * float(np.abs(want).max()))
+        wrong, close = decisions(got, want, self.near * float(np.abs(want).max()))
         numbers: dict[str, Number] = {"images": count, "agreed": len(want) - wrong - close, "undecided": close}
         if wrong:
             detail = f"The expert decides otherwise than the full model on {wrong} of {count} images."
@@ -230,7 +242,7 @@ class _Ladder:
 
     def precision(self, model: Model, lowered: Lowered, found: Mapping[str, Array]) -> Step:
         """(e) In lower precision the expert decides as it does in single precision."""
-        own = self.card.restrict(self.indices)
+        own = self._own
         return precision(
             self.open_session,
             model,
@@ -243,6 +255,16 @@ class _Ladder:
         )
 
     # -- running -------------------------------------------------------------------------------------------------------
+
+    @property
+    def near(self) -> float:
+        """How far the final model's scores may be off, over the largest."""
+        return max(FINAL, 4 * self._grain)
+
+    @cached_property
+    def _own(self) -> Card:
+        """The expert's card."""
+        return self.card.restrict(self.indices)
 
     @property
     def _grain(self) -> float:
@@ -289,7 +311,7 @@ class _Ladder:
 
         One with its controls embedded, of which only the defaults can be compared, only as it is.
         """
-        own = self.card.restrict(self.indices)
+        own = self._own
         if shipped is not None:
             yield shipped
         variants = [] if shipped is not None else [model]

@@ -18,6 +18,7 @@ from ..graph import File, Model, pack
 from ..preprocessing import Preprocess
 from ..text import clean_text
 from .certificate import Certificate
+from .exits import Driven
 from .lowered import STEP, Lowered
 from .standby import Standby, standby, writing
 
@@ -27,24 +28,36 @@ if TYPE_CHECKING:
 _FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError, UnsupportedError)}
 _SHORT = (MemoryError.__name__, OutOfMemoryError.__name__)
 _TOO_COARSE = "Calibrate on more photos like those it will see, allow a larger drop, or build it in single precision."
+STAGE = "driven-{}.onnx"
+"""Files of an expert as it is shipped, from 1, in the folder of the child."""
+
 _SMALLER = "Verify on fewer images, or on a machine with more memory."
 
 
 class Start(Protocol):
     """Lets the child verify an expert, once."""
 
-    def __call__(self, cut: Model | bytes, final: File, lowered: Lowered | None = None) -> Callable[[], Certificate]:
+    def __call__(
+        self, cut: Model | bytes, final: File, lowered: Lowered | None = None, driven: Driven | None = None
+    ) -> Callable[[], Certificate]:
         """``cut`` as it was cut, before any other pass, ``final`` after all passes but that to lower precision, and
         what is shipped if that is another. Returns what waits for the certificate."""
 
 
-def verify(full: File, cut: Model | bytes, final: File, lowered: Lowered | None = None, **options: Any) -> Certificate:
+def verify(
+    full: File,
+    cut: Model | bytes,
+    final: File,
+    lowered: Lowered | None = None,
+    driven: Driven | None = None,
+    **options: Any,
+) -> Certificate:
     """Verify an expert; the models are those of ``Start``.
 
     The options, what is returned and what is raised are those of ``verifier``.
     """
     with verifier(full, **options) as start:
-        return start(cut, final, lowered)()
+        return start(cut, final, lowered, driven)()
 
 
 @contextmanager
@@ -104,7 +117,9 @@ def verifier(
             (folder / "job.json").write_text(json.dumps(job), encoding="utf-8")
         child.go()
 
-        def start(cut: Model | bytes, final: File, lowered: Lowered | None = None) -> Callable[[], Certificate]:
+        def start(
+            cut: Model | bytes, final: File, lowered: Lowered | None = None, driven: Driven | None = None
+        ) -> Callable[[], Certificate]:
             with writing():
                 packed = pack(cut, folder / "cut.onnx") if isinstance(cut, Model) else cut
                 if isinstance(packed, bytes):
@@ -114,6 +129,8 @@ def verifier(
                     _hand_over(lowered.file, folder / "lowered.onnx")
                     about = {"recipe": dict(lowered.recipe), "max_drop": lowered.max_drop}
                     (folder / "lowered.json").write_text(json.dumps(about), encoding="utf-8")
+                for number, file in enumerate(() if driven is None else driven.files, 1):
+                    _hand_over(file, folder / STAGE.format(number))
             child.go()
             return lambda: _certificate(_outcome(folder, child.process.wait()))
 

@@ -85,7 +85,7 @@ def test_what_is_in_the_bundle(bundle):
     assert manifest["input"] == {"name": "image", "shape": [1, 3, 8, 8]}
     assert manifest["forms"] == {
         "passes": manifest["forms"]["passes"], "fuse": "off", "batch": 1, "embed": False, "bake": False, "opset": None,
-        "strength": True,
+        "strength": True, "exits": "plain",
     }  # fmt: skip
     assert manifest["verification"]["verdict"] == "verified"
     assert manifest["weights_licence"] == LICENCE

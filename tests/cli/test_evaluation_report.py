@@ -34,7 +34,7 @@ def test_a_report_with_everything(cli, full, folder, tmp_path):
     assert (code, err, out.splitlines()[-1]) == (0, "", f"report: {tmp_path / 'r'}")
     report = json.loads((tmp_path / "r" / "report.json").read_text())
     Draft202012Validator(SCHEMA).validate(report)
-    assert report.keys() == SCHEMA["properties"].keys()
+    assert report.keys() == SCHEMA["properties"].keys() - {"answers"}  # of early exits
     assert report["model"] == str(full)
     assert report["data"] == {"path": str(folder), "split": "val"}
     printed = json.loads(cli(*arguments, "--json").out)  # which also replaces the report

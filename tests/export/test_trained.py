@@ -47,7 +47,7 @@ def test_the_taxonomys_path_is_nowhere(trained_folder: Path, model: bytes) -> No
 
 
 def test_an_unreadable_image_leaves_no_model(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr("expertc.export.trained.export_file")  # it is not reached
+    monkeypatch.delattr("expertc.export.trained.export_form")  # it is not reached
     with pytest.raises(DataError):
         export_trained(folder, tmp_path / "full.onnx", [b"not an image"])
     assert not (tmp_path / "full.onnx").exists()

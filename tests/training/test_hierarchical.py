@@ -18,6 +18,7 @@ from expertc.taxonomy import Taxonomy
 from expertc.training import Recipe, load_recipe, save_trained, train
 from expertc.training.data import Decoded, Photos, normalise, train_loader, train_transform
 from expertc.training.first import first_network
+from expertc.training.objective import objective
 from expertc.training.processes import Processes
 from expertc.training.stage import StageRun
 from expertc.zoo import HierNet, import_timm
@@ -85,7 +86,7 @@ def test_the_learning_rate_falls_in_steps(
     stage = replace(recipe.stages[0], drops=drops, warmup_epochs=0.0)
     model, _ = first_network(recipe, taxonomy, None)
     averaged = timm.utils.ModelEmaV3(model, decay=0.9)
-    run = StageRun(recipe, stage, model, model, averaged, Processes("cpu"), 4, None, 0)
+    run = StageRun(recipe, stage, model, objective(model), averaged, Processes("cpu"), 4, None, 0)
     every = {0: 0, 1: 1, 2: 2, 3: 3}
     photos = Photos(Decoded(swatches(range(40)), range(40), every), train_transform(recipe, stage))
     loader = train_loader(photos, 8, 0, 0)
