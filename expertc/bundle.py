@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO, Any
@@ -25,6 +26,7 @@ from typing import IO, Any
 from . import atomic
 from .controls import Control, read_controls
 from .errors import BundleError, CardError, FileSystemError
+from .exits import Exits
 from .labels import read_labels
 from .preprocessing import Preprocess
 from .text import MAX_BYTES, parse_json, read_text, shown
@@ -33,6 +35,7 @@ BUNDLE_SCHEMA = 1
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 MODEL, WEIGHTS, ENGINE = "expert.onnx", "expert.onnx.data", "engine.plan"
+STAGE, STAGE_ENGINE = "stage{}.onnx", "stage{}.plan"  # of each exit from the second on, in an expert built in stages
 LABELS, PREPROCESS, README = "labels.txt", "preprocess.json", "README.txt"
 FILES = (MANIFEST, REPORT, MODEL, WEIGHTS, ENGINE, LABELS, PREPROCESS, README)
 
@@ -41,6 +44,9 @@ CONTROLS, EMBEDDED = "controls", "embedded"
 
 ROUTES = "routes"
 """Key of the manifest for the output that explains a prediction, and which of its columns are on whose path."""
+
+EXITS = "exits"
+"""Key of the manifest for the early exits, as the model card describes them."""
 
 REJECT = "reject"
 """Key of the manifest for the threshold below which a photo shows none of the classes (``runtime.reject``)."""
@@ -74,6 +80,12 @@ class Bundle:
         device = self.manifest.get(DEVICE)
         return str(device.get("backend")) if isinstance(device, dict) else "onnxruntime"
 
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The files with its graphs, in running order: ``expert.onnx``, and one for every later stage if it has any."""
+        later = (STAGE.format(number) for number in range(2, MAX_FILES))
+        return (MODEL, *takewhile(self.manifest["files"].__contains__, later))
+
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """Class names, one per output row; raises ``LabelsError`` if the list is malformed."""
@@ -93,6 +105,23 @@ class Bundle:
     def embedded(self) -> tuple[Control, ...]:
         """The full model's inputs that are constants of the expert, with their values; ``BundleError`` likewise."""
         return self._controls(EMBEDDED)
+
+    @cached_property
+    def exits(self) -> Exits | None:
+        """The early exits, None without any; raises ``BundleError`` if the manifest describes them badly."""
+        try:
+            found = Exits.from_mapping(self.manifest.get(EXITS))
+        except CardError as error:
+            raise BundleError(
+                f"{MANIFEST} in '{self.path}' is malformed: {error.message}", "Build the bundle again."
+            ) from error
+        columns = () if found is None else range(len(found.categories))
+        if found is not None and columns and (len(found.of) != len(self.labels) or {*found.of} != {*columns}):
+            raise BundleError(
+                f"{MANIFEST} in '{self.path}' is malformed: not every class is in a category.",
+                "Build the bundle again.",
+            )
+        return found
 
     def _controls(self, key: str) -> tuple[Control, ...]:
         listed = self.manifest.get(key, [])

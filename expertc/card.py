@@ -15,6 +15,8 @@ from typing import Any
 from .controls import Control as Control
 from .controls import read_controls
 from .errors import CardError, LabelsError, TaxonomyError
+from .exits import EXIT, GRANULARITY, SCORES
+from .exits import Exits as Exits
 from .preprocessing import BYTES, required
 from .preprocessing import Preprocess as Preprocess
 from .routes import Routes as Routes
@@ -23,7 +25,7 @@ from .taxonomy import MAX_NAME, Taxonomy
 from .text import clean_text, parse_json, shown
 
 CARD_KEY = "expertc.card"
-SCHEMA = 3
+SCHEMA = 4
 KINDS = ("logits", "probabilities", "joint", "scores")
 MAX_DEPTH = 16  # of the provenance
 MAX_AXIS = 7
@@ -34,11 +36,12 @@ Shape = Sequence[int | str | None] | None
 
 _KEYS = [
     "schema", "name", "classes", "taxonomy", "outputs", "input", "preprocess", "weights_licence", "provenance",
-    "selected_from", "controls", "routes",
+    "selected_from", "controls", "routes", "exits",
 ]  # fmt: skip
 _UPGRADES: tuple[Callable[[dict[str, Any]], dict[str, Any]], ...] = (
     lambda data: {"controls": [], **data},
     lambda data: {"routes": None, **data},
+    lambda data: {"exits": None, **data},
 )
 """``_UPGRADES[v - 1]`` turns the mapping of version ``v`` into that of version ``v + 1``."""
 
@@ -78,6 +81,7 @@ class Card:
         selected_from: how many classes the full model has; None for a full model.
         controls: the inputs beside the image, with what they hold by default.
         routes: the output that explains a prediction, of a tree of classifiers.
+        exits: the early exits of a network; ``outputs`` are then its fine logits, or what the graph decides.
 
     Raises ``CardError`` for values that make no sense.
     """
@@ -92,6 +96,7 @@ class Card:
     selected_from: int | None = None
     controls: tuple[Control, ...] = ()
     routes: Routes | None = None
+    exits: Exits | None = None
 
     def __post_init__(self) -> None:
         _check_name(self.input, "the input")
@@ -103,7 +108,7 @@ class Card:
             raise CardError("The card's 'provenance' is not a JSON object.", "It should begin with '{'.")
         object.__setattr__(self, "provenance", _plain(self.provenance))
         names = [output.name for output in self.outputs]
-        beside = [] if self.routes is None else [self.routes.name]
+        beside = [*([self.routes.name] if self.routes else []), *(self.exits.beside if self.exits else [])]
         if not names or len({*names, *beside}) != len(names) + len(beside):
             raise CardError("The card names no output, or one twice.", "Name each output of the graph once.")
         full = self.selected_from
@@ -112,7 +117,7 @@ class Card:
                 f"The card says its {len(self.taxonomy)} classes were selected from {shown(full)}.",
                 "A full model has at least as many.",
             )
-        inputs = [self.input, *(control.name for control in self.controls)]
+        inputs = [self.input, *(control.name for control in self.settings)]
         if len(set(inputs)) != len(inputs):
             raise CardError("The card names an input of the graph twice.", "Name each once.")
         for control in self.controls:
@@ -124,6 +129,20 @@ class Card:
                 )
         if self.routes is not None:
             self.routes.check(self.taxonomy)
+        if self.exits is not None:
+            object.__setattr__(self, "exits", self._settled_exits(self.exits))
+
+    def _settled_exits(self, exits: Exits) -> Exits:
+        """The exits as taxonomy, outputs and controls have them, each of which may have been exchanged."""
+        outputs = (SCORES,) if exits.driven else exits.fine
+        if tuple((o.name, o.kind, o.axis) for o in self.outputs) != tuple((name, "logits", 1) for name in outputs):
+            raise CardError(
+                "The card's outputs are not what its exits answer with.",
+                f"They are logits, in this order: {', '.join(map(shown, outputs))}.",
+            )
+        if exits.driven:
+            exits = exits.with_settings({control.name: control.default for control in self.controls})
+        return exits.placed(self.taxonomy)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -137,13 +156,26 @@ class Card:
         taxonomy = self.taxonomy.restrict(indices)
         controls = tuple(control.restrict(indices) for control in self.controls)
         routes = None if self.routes is None else self.routes.restrict(self.taxonomy, indices)
-        return replace(self, taxonomy=taxonomy, selected_from=full, controls=controls, routes=routes)
+        cut = replace(self, taxonomy=taxonomy, selected_from=full, controls=controls, routes=routes, exits=None)
+        return cut if self.exits is None else cut.with_exits(self.exits.restrict(self.taxonomy, indices))
+
+    def with_exits(self, exits: Exits) -> Card:
+        """The card of the model with these exits, and none of its others."""
+        names = (SCORES,) if exits.driven else exits.fine
+        return replace(self, exits=exits, outputs=tuple(map(Output, names)))
+
+    @property
+    def settings(self) -> tuple[Control, ...]:
+        """What a person can set: the controls, and what decides among exits where the graph does not."""
+        fixed = self.exits is None or self.exits.driven or self.exits.frozen
+        free = {} if self.exits is None or fixed else self.exits.settings
+        return (*self.controls, *(Control(name, values, False) for name, values in free.items()))
 
     def with_defaults(self, values: Mapping[str, Sequence[float]]) -> Card:
-        """The card with other defaults, flat, for the controls named in ``values``."""
-        return replace(
-            self, controls=tuple(replace(c, default=tuple(values.get(c.name, c.default))) for c in self.controls)
-        )
+        """The card with other defaults, flat, for the settings named in ``values``."""
+        controls = tuple(replace(c, default=tuple(values.get(c.name, c.default))) for c in self.controls)
+        exits = None if self.exits is None else self.exits.with_settings(values)
+        return replace(self, controls=controls, exits=exits)
 
     def merged(self, indices: Sequence[int], values: Mapping[str, Sequence[float]]) -> Card:
         """The card with the defaults that an expert for the classes ``indices``, ascending, has been given."""
@@ -152,7 +184,24 @@ class Card:
             if control.per_class and control.name in values:
                 own = dict(zip(indices, values[control.name], strict=True))
                 whole[control.name] = [own.get(row, value) for row, value in enumerate(control.default)]
-        return self.with_defaults(whole)
+        exits = self.exits
+        if exits is None:
+            return self.with_defaults(whole)
+        exits = exits.merged(exits.restrict(self.taxonomy, indices), values)
+        return replace(self, exits=None).with_defaults(whole).with_exits(exits)
+
+    @property
+    def columns(self) -> dict[str, tuple[frozenset[int], ...]]:
+        """Of each graph output beside ``outputs``, the classes that each of its columns is about."""
+        nodes = self.taxonomy.by_name
+        found: dict[str, tuple[frozenset[int], ...]] = {}
+        if self.routes is not None:
+            found[self.routes.name] = tuple(frozenset(nodes[name].leaves) for name in self.routes.columns)
+        if self.exits is not None:
+            everyone = frozenset(range(len(self.taxonomy)))
+            coarse = tuple(frozenset(nodes[name].leaves) for name in self.exits.categories)
+            found |= {n: (everyone,) * w if n == self.exits.semantic else coarse for n, w in self.exits.beside.items()}
+        return found
 
     # -- JSON --------------------------------------------------------------------------------------------------
 
@@ -171,6 +220,7 @@ class Card:
             "selected_from": self.selected_from,
             "controls": [control.to_mapping() for control in self.controls],
             "routes": self.routes.to_mapping() if self.routes else None,
+            "exits": self.exits.to_mapping() if self.exits else None,
         }
         return json.dumps(mapping, separators=(",", ":"), allow_nan=False)
 
@@ -201,8 +251,8 @@ class Card:
         preprocess = None if data["preprocess"] is None else Preprocess.from_mapping(data["preprocess"])
         rest = {key: data[key] for key in ("name", "input", "weights_licence", "provenance", "selected_from")}
         controls = read_controls(data["controls"], "The list of controls on the card")
-        routes = Routes.from_mapping(data["routes"])
-        return cls(taxonomy=taxonomy, outputs=outputs, preprocess=preprocess, controls=controls, routes=routes, **rest)
+        rest |= {"routes": Routes.from_mapping(data["routes"]), "exits": Exits.from_mapping(data["exits"])}
+        return cls(taxonomy=taxonomy, outputs=outputs, preprocess=preprocess, controls=controls, **rest)
 
     # -- against the graph -------------------------------------------------------------------------------------
 
@@ -222,6 +272,11 @@ class Card:
             _check_output(outputs, output.name, output.axis, len(self.taxonomy), "classes")
         if self.routes is not None:
             _check_output(outputs, self.routes.name, 1, len(self.routes.columns), "columns")
+        if self.exits is not None:
+            for name, width in self.exits.beside.items():
+                _check_output(outputs, name, 1, width, "columns")
+            if self.exits.driven and not {GRANULARITY, EXIT} <= outputs.keys():
+                raise CardError("The graph does not say which exit answered.", "Export the model again.")
         shape, kind = inputs[self.input], (types or {}).get(self.input)
         if self.preprocess is not None and kind is not None and (kind == _UINT8) != (self.preprocess.dtype == BYTES):
             raise CardError(

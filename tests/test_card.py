@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from expertc import card as module
 from expertc.card import SCHEMA, Card, Control, Output, Preprocess, Routes, card_for_foreign
 from expertc.errors import CardError, ExitCode, LabelsError, TaxonomyError
+from expertc.exits import Exit, Exits
 from expertc.taxonomy import Taxonomy
 
 CARDS = Path(__file__).parent / "cards"
@@ -61,14 +62,17 @@ def test_every_version_that_was_ever_written_is_read(file: Path) -> None:
     card = Card.from_json(file.read_text(encoding="utf-8"))
     assert card.classes == ("eels", "rays", "sharks", "crabs")
     assert card.taxonomy.path("sharks") == ("fishes", "cartilaginous-fishes", "sharks")
-    assert card.outputs == (Output("logits"), Output("joint", "joint"))
+    since_four = (Output("scores"),)
+    assert card.outputs == (since_four if file.stem == "v4" else (Output("logits"), Output("joint", "joint")))
     assert card.preprocess == Preprocess((128, 128), 146, "bilinear")
     assert card.provenance["trained_on"] == ["sea-animals-128"]
     assert card.selected_from == 23
     since_two = (Control("gain", (1, 1, 1.5, 1), True), Control("threshold", (0.25,), False))
     assert card.controls == (() if file.stem == "v1" else since_two)
     columns = ("fishes", "invertebrates", "cartilaginous-fishes", "bony-fishes")
-    assert card.routes == (Routes("routes", columns) if file.stem == "v3" else None)
+    assert card.routes == (Routes("routes", columns) if file.stem in ("v3", "v4") else None)
+    exits = Exits((), (Exit("early"), Exit("late")), driven=True, thresholds=(0.25,))
+    assert card.exits == (exits if file.stem == "v4" else None)
     assert Card.from_json(card.to_json()) == card
 
 

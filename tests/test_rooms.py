@@ -53,7 +53,7 @@ ORDER = [
     ("targets",),
     ("sets",),
     ("card",),
-    ("controls", "routes"),
+    ("controls", "routes", "exits"),
     ("preprocessing",),
     ("labels",),
     ("selection",),

@@ -48,6 +48,14 @@ class Session(Protocol):
         """Free the model; the session cannot run afterwards."""
 
 
+class Stage(Session, Protocol):
+    """A part of a network that runs in parts: it reads what earlier ones made."""
+
+    @property
+    def carried(self) -> tuple[str, ...]:
+        """What it reads beside ``input``: ``run`` is given all of it among the controls, a row for each of ``x``."""
+
+
 class OpenSession(Protocol):
     """Opens an ONNX model; ``optimise`` turns all of the runtime's graph optimisations on or off."""
 
@@ -65,4 +73,4 @@ def portions(x: NDArray[Any], size: int) -> Iterator[tuple[NDArray[Any], int]]:
         yield np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]), len(part)
 
 
-__all__ = ["OpenSession", "Session", "portions"]
+__all__ = ["OpenSession", "Session", "Stage", "portions"]

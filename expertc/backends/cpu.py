@@ -47,14 +47,16 @@ _UNSUPPORTED = re.compile(r"NOT_?IMPLEMENTED|is under development|Unsupported mo
 _MEMORY = re.compile(r"allocate memory|bad_alloc|bad allocation", re.IGNORECASE)
 
 
-def open_session(model: Path | bytes, *, optimise: bool = True, threads: int | None = None) -> Session:
+def open_session(
+    model: Path | bytes, *, optimise: bool = True, threads: int | None = None, stage: bool = False
+) -> CpuSession:
     """Open an ONNX model (its file, so that external weights are found, or its bytes) on the CPU.
 
     ``optimise`` turns all of ONNX Runtime's graph optimisations on or off; ``threads`` is the number of threads inside
     an operator (default: one per core). Of several inputs the model's card says which takes the image, and what the
-    others hold. Raises ``ModelError`` if it is not a model of tensors whose inputs are known, or keeps weights anywhere
-    but beside its file, ``CardError`` if its card makes no sense, and ``UnsupportedError`` if this ONNX Runtime does
-    not know its opset, IR version or an operator.
+    others hold; a later ``stage`` of a network is fed all that it reads. Raises ``ModelError`` if it is not a model of
+    tensors whose inputs are known, or keeps weights anywhere but beside its file, ``CardError`` if its card makes no
+    sense, and ``UnsupportedError`` if this ONNX Runtime does not know its opset, IR version or an operator.
     """
     options = onnxruntime.SessionOptions()
     levels = onnxruntime.GraphOptimizationLevel
@@ -79,18 +81,21 @@ def open_session(model: Path | bytes, *, optimise: bool = True, threads: int | N
         )
     except _ERRORS as error:
         raise _explain(error, f"{name} cannot be opened by ONNX Runtime {onnxruntime.__version__}") from error
-    return CpuSession(session, name)
+    return CpuSession(session, name, stage=stage)
 
 
 class CpuSession:
-    """A ``Session`` over an ONNX Runtime session; raises ``ModelError`` if its inputs and outputs do not fit one."""
+    """A ``Stage`` over an ONNX Runtime session; raises ``ModelError`` if its inputs and outputs do not fit one."""
 
-    def __init__(self, session: onnxruntime.InferenceSession, name: str) -> None:
+    def __init__(self, session: onnxruntime.InferenceSession, name: str, *, stage: bool = False) -> None:
         inputs, outputs = {given.name: given for given in session.get_inputs()}, session.get_outputs()
         self._card: str | None = session.get_modelmeta().custom_metadata_map.get(CARD_KEY)
         self.controls: tuple[Control, ...] = ()
-        if len(inputs) == 1:
-            self.input: str = next(iter(inputs))
+        self.carried: tuple[str, ...] = ()
+        if inputs and (stage or len(inputs) == 1):
+            self.input: str
+            self.input, *carried = inputs
+            self.carried = tuple(carried)
         else:
             if self._card is None:
                 raise ModelError(
@@ -113,7 +118,8 @@ class CpuSession:
         self.outputs: tuple[str, ...] = tuple(output.name for output in outputs)
         self._name = name
         self._dtype = _TYPES[image.type]
-        self._forms = {c.name: (_TYPES[inputs[c.name].type], inputs[c.name].shape) for c in self.controls}
+        fed = (*(control.name for control in self.controls), *self.carried)
+        self._forms = {name: (_TYPES[inputs[name].type], inputs[name].shape) for name in fed}
         self._defaults = {control.name: self._fed(control.name, control.default) for control in self.controls}
         self._session: onnxruntime.InferenceSession | None = session
 
@@ -136,9 +142,11 @@ class CpuSession:
         return dict(zip(self.outputs, values, strict=True))
 
     def _fed(self, name: str, values: Any) -> np.ndarray:
-        """Values of a control as the model takes them."""
+        """Values of a control as the model takes them, or what another stage made."""
         dtype, shape = self._forms.get(name, (np.float32, None))
         made = np.asarray(values, dtype)
+        if name in self.carried:
+            return made
         if shape is None or made.size != np.prod(shape, dtype=np.int64):
             what = f"has no control {shown(name)}" if shape is None else f"takes another number of {shown(name)}"
             raise ModelError(f"{self._name} {what}.", "Give what its card says.")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..backends import Session
 from ..backends.cpu import open_session
+from ..backends.staged import on_processor
 from ..bundle import MODEL, open_bundle
 from ..errors import UsageError
 from ..text import clean_text
@@ -46,11 +47,14 @@ def open_model(path: Path, model: Path | bytes, threads: int | None) -> tuple[Se
 
     Also says where it runs. Raises what ``open_bundle``, ``open_session`` and ``open_anywhere`` raise.
     """
-    if not is_for_device(path):
+    bundle = open_bundle(path) if path.is_dir() else None
+    if bundle is None or isinstance(model, bytes):
         return open_session(model, threads=threads), ()
+    if bundle.backend != "tensorrt":
+        return on_processor(bundle, threads), ()
     from ..engines import open_anywhere
 
-    session, said = open_anywhere(open_bundle(path), threads=threads)
+    session, said = open_anywhere(bundle, threads=threads)
     return session, said or ("Its engine runs, on the GPU.",)
 
 

@@ -101,6 +101,11 @@ def with_input(model: Model, name: str, shape: Sequence[int]) -> Model:
     return assemble(proto, model.constants, "The model", model.files)
 
 
+def reread(model: Model) -> Model:
+    """The same model as if it had been read: sizes are folded, shapes and types inferred."""
+    return assemble(to_proto(model, weights=False), model.constants, "The model", model.files)
+
+
 def refreshed(model: Model) -> Model:
     """The same model with shapes and types inferred anew: what a pass calls on the graph it wrote."""
     shapes, types = infer_shapes(to_proto(model, weights=False))

@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..backends import Session
-from ..bundle import MODEL, Bundle, open_bundle
+from ..backends import Session, portions
+from ..backends.staged import on_processor
+from ..bundle import Bundle, open_bundle
 from ..card import KINDS, Preprocess
 from ..controls import Control, Setting, settle
 from ..errors import BundleError, DataError, UsageError
+from ..exits import COARSE, EXIT, GRANULARITY, THRESHOLD, TOLERANCE, Exits
 from ..taxonomy import Taxonomy, clean_text
+from .exits import COARSELY, FINE, Answered
 from .images import Source, load_image, source_name
 from .paths import Path as Steps
 from .paths import Paths, read_paths
@@ -38,7 +41,9 @@ class Prediction:
     its number is the model's raw score. ``none_of_these`` says that the photo does not look like any of the classes,
     None that the bundle has no threshold for that (``expertc calibrate`` finds one); the labels are then what comes
     nearest. ``paths``, one for each label if they were asked for, say how likely the routers on the way to it found its
-    categories. With ``error``, one sentence, there are no labels.
+    categories. Of a network with early exits ``exit`` is the number of the one that answered, from 1, and
+    ``granularity`` "fine", or "coarse" where the labels are categories. With ``error``, one sentence, there are no
+    labels.
     """
 
     image: str
@@ -47,13 +52,17 @@ class Prediction:
     raw: bool = False
     none_of_these: bool | None = None
     paths: tuple[Steps, ...] = ()
+    granularity: str | None = None
+    exit: int | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON types: ``image`` and ``error`` or ``predictions``, with ``none_of_these`` if that is known."""
         if self.error is not None:
             return {"image": self.image, "error": self.error}
         number = "score" if self.raw else "probability"
-        judged = {} if self.none_of_these is None else {"none_of_these": self.none_of_these}
+        judged: dict[str, Any] = {} if self.none_of_these is None else {"none_of_these": self.none_of_these}
+        if self.exit is not None:
+            judged |= {"granularity": self.granularity, "exit": self.exit}
         predictions: list[dict[str, Any]] = [{"label": label, number: value} for label, value in self.labels]
         for prediction, path in zip(predictions, self.paths, strict=False):
             prediction["path"] = [{"name": name, "probability": chance} for name, chance in path]
@@ -67,8 +76,9 @@ class Expert:
     tensors (``scores`` works, ``predict`` does not). ``controls`` are the model's inputs beside the image, with their
     defaults; what a call says of them, ``{"gain": {"sharks": 1.8}}``, holds for that call. ``kind`` is that of the
     output (``card.KINDS``); ``reject`` is when a photo is none of the classes, found with the controls' defaults;
-    ``paths`` are the routers' output, of a tree of classifiers. ``notices`` say what a person should know about where
-    it runs, in sentences.
+    ``paths`` are the routers' output, of a tree of classifiers; ``exits`` the early ones of a network with such, which
+    takes one decision for all images of a call. ``notices`` say what a person should know about where it runs, in
+    sentences.
     """
 
     def __init__(
@@ -82,11 +92,18 @@ class Expert:
         reject: Reject | None = None,
         paths: Paths | None = None,
         notices: tuple[str, ...] = (),
+        exits: Exits | None = None,
     ) -> None:
         self.notices = notices
         self.labels, self.preprocess, self.controls = labels, preprocess, controls
-        self.kind, self.reject, self.paths = kind, reject, paths
+        self.kind, self.reject, self.paths, self.exits = kind, reject, paths, exits
         self._session, self._output = session, output
+        self._widths: dict[str, tuple[int, ...]] = {output: (len(labels),)}
+        if paths is not None:
+            self._widths[paths.name] = (len(paths.columns),)
+        if exits is not None:
+            self._widths |= {COARSE: (len(exits.categories),)} if exits.categories else {}
+            self._widths |= {GRANULARITY: (), EXIT: ()}
         self._batch = session.input_shape[0]  # None: any number of images at once
 
     @classmethod
@@ -119,22 +136,20 @@ class Expert:
         output = bundle.manifest.get("output")
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
-        reject, paths = read_reject(bundle, output["kind"]), read_paths(bundle)
+        reject, paths, exits = read_reject(bundle, output["kind"]), read_paths(bundle), bundle.exits
         notices: tuple[str, ...] = ()
         if bundle.backend == "tensorrt":
             from ..engines import open_anywhere
 
             session, notices = open_anywhere(bundle, threads=threads, strict=strict, trust_plan=trust_plan, told=told)
         else:
-            from ..backends.cpu import open_session
-
-            session = open_session(bundle.file(MODEL), threads=threads)
-        problem = _contradiction(session, bundle, output.get("name"), paths)
+            session = on_processor(bundle, threads)
+        problem = _contradiction(session, bundle, output.get("name"), paths, exits)
         if problem:
             session.close()
             raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
         labels, name, kind = bundle.labels, output["name"], output["kind"]
-        return cls(session, labels, bundle.preprocess, name, kind, bundle.controls, reject, paths, notices)
+        return cls(session, labels, bundle.preprocess, name, kind, bundle.controls, reject, paths, notices, exits)
 
     def __enter__(self) -> Expert:
         return self
@@ -159,7 +174,17 @@ class Expert:
         Raises ``BundleError`` if the model gives another number of scores than the bundle has labels, ``UsageError``
         and ``SelectionError`` for controls, and classes of them, that it does not have.
         """
-        return self._outputs(batch, self._settled(controls))[0]
+        return self._outputs(batch, self._settled(controls))[self._output]
+
+    def answered(self, batch: np.ndarray, controls: Mapping[str, Setting] | None = None) -> Answered:
+        """What a network with early exits answers to such tensors, taking one decision for all images of a call.
+
+        A call takes as many as the model is made for, otherwise all N. Raises what ``scores`` raises.
+        """
+        if self.exits is None:
+            raise UsageError("This expert has no early exits.", "Ask for its scores.")
+        found = self._outputs(batch, self._settled(controls))
+        return Answered.of(found[self._output], found)
 
     def _settled(self, controls: Mapping[str, Setting] | None) -> Mapping[str, tuple[float, ...]]:
         """The values of all controls."""
@@ -171,18 +196,16 @@ class Expert:
             )
         return settle(self.controls, Taxonomy.flat(self.labels), controls)
 
-    def _outputs(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:
-        """The scores ``[N, classes]`` and the routes ``[N, columns]``, no columns for an expert without."""
+    def _outputs(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> dict[str, np.ndarray]:
+        """Everything that the model says of ``batch``, in calls of the size that it is made for."""
         size = self._batch
         if size is None or size == len(batch):
             return self._run(batch, controls)
-        parts = []
-        for start in range(0, len(batch), size):
-            part = batch[start : start + size]
-            missing = [(0, size - len(part)), *((0, 0) for _ in part.shape[1:])]
-            parts.append([values[: len(part)] for values in self._run(np.pad(part, missing), controls)])
-        scores, routes = (np.concatenate(values) for values in zip(*parts, strict=True))
-        return scores, routes
+        parts = [
+            {name: values[:own] for name, values in self._run(part, controls).items()}
+            for part, own in portions(batch, size)
+        ]
+        return {name: np.concatenate([part[name] for part in parts]) for name in self._widths}
 
     def predict(
         self,
@@ -235,23 +258,38 @@ class Expert:
         controls: Mapping[str, tuple[float, ...]],
         paths: Paths | None,
     ) -> Iterator[Prediction]:
-        places = {label: index for index, label in enumerate(self.labels)}
         while chunk := list(islice(images, batch)):
             names = [source_name(source) or f"#{number}" for number, source in chunk]
             made = [_tensor(source, name, spec) for name, (_, source) in zip(names, chunk, strict=True)]
             tensors = [tensor for tensor in made if isinstance(tensor, np.ndarray)]
-            ranked: Iterator[Any] = iter(())
+            told: Iterator[dict[str, Any]] = iter(())
             if tensors:
-                scores, routes = self._outputs(np.stack(tensors), controls)
-                ranked = zip(self.answers(scores, top), routes, strict=True)
+                told = self._told(self._outputs(np.stack(tensors), controls), top, paths)
             for name, tensor in zip(names, made, strict=True):
                 if isinstance(tensor, DataError):
                     yield Prediction(name, error=tensor.message)
-                    continue
-                (labels, none), row = next(ranked)
-                steps = () if paths is None else tuple(paths.to(places[label], row) for label, _ in labels)
-                error = None if labels else _NO_NUMBER
-                yield Prediction(name, labels, error, len(self.labels) == 1, none if labels else None, steps)
+                else:
+                    yield Prediction(name, **next(told))
+
+    def _told(self, found: Mapping[str, np.ndarray], top: int | None, paths: Paths | None) -> Iterator[dict[str, Any]]:
+        """What a ``Prediction`` says of each image, from the model's outputs."""
+        places = {label: index for index, label in enumerate(self.labels)}
+        answered = None if self.exits is None else Answered.of(found[self._output], found)
+        coarse: list[tuple[tuple[str, float], ...]] = []
+        if answered is not None and answered.coarse is not None and self.exits is not None:
+            coarse = list(_rank(answered.coarse, self.exits.categories, "logits", top))
+        for row, (labels, none) in enumerate(self.answers(found[self._output], top)):
+            taken: dict[str, Any] = {}
+            if answered is not None:
+                fine = bool(answered.fine[row])
+                taken = {"granularity": FINE if fine else COARSELY, "exit": int(answered.exit[row])}
+                labels = labels if fine else coarse[row]
+            if not labels:
+                yield {"error": _NO_NUMBER}
+                continue
+            raw, ways = len(self.labels) == 1, [] if paths is None else [places[label] for label, _ in labels]
+            steps = () if paths is None else tuple(paths.to(place, found[paths.name][row]) for place in ways)
+            yield {"labels": labels, "raw": raw, "none_of_these": none, "paths": steps, **taken}
 
     def answers(
         self, scores: np.ndarray, top: int | None = None
@@ -259,31 +297,33 @@ class Expert:
         """For each row of ``scores``, what a ``Prediction`` holds: its ``labels``, () if they are not numbers, and its
         ``none_of_these``."""
         rejected = [None] * len(scores) if self.reject is None else self.reject.rejects(scores, self.kind).tolist()
-        return zip(self._rank(scores, top), rejected, strict=True)
+        return zip(_rank(scores, self.labels, self.kind, top), rejected, strict=True)
 
-    def _rank(self, scores: np.ndarray, top: int | None) -> Iterator[tuple[tuple[str, float], ...]]:
-        """Labels and probabilities of each row, best first; empty where the scores are not numbers."""
-        values = scores.astype(np.float64) if len(self.labels) == 1 else probabilities(scores, self.kind)
-        sound = np.isfinite(values).all(axis=1)
-        # by score: probabilities of far-off classes may all be 0
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
-        for row, usable in enumerate(sound.tolist()):
-            picked = order[row]
-            best = zip(picked.tolist(), values[row, picked].tolist(), strict=True)
-            yield tuple((self.labels[index], value) for index, value in best) if usable else ()
-
-    def _run(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, batch: np.ndarray, controls: Mapping[str, tuple[float, ...]]) -> dict[str, np.ndarray]:
         found = self._session.run(batch, controls)
-        scores, columns = found[self._output], () if self.paths is None else self.paths.columns
-        routes = np.empty((len(batch), 0)) if self.paths is None else found[self.paths.name]
-        for values, wanted, what in ((scores, self.labels, "scores"), (routes, columns, "routes")):
-            if values.shape != (len(batch), len(wanted)):
+        for name, wanted in self._widths.items():
+            if found[name].shape != (len(batch), *wanted):
+                what = "labels" if name == self._output else "columns"
                 raise BundleError(
-                    f"The model gives {what} of shape {list(values.shape)}, but the bundle has {len(wanted)} "
-                    f"{'labels' if wanted is self.labels else 'columns'}.",
+                    f"The model gives {name} of shape {list(found[name].shape)}, but the bundle has "
+                    f"{wanted[0] if wanted else 'no'} {what}.",
                     "Build it again.",
                 )
-        return scores, routes
+        return {name: found[name] for name in self._widths}
+
+
+def _rank(
+    scores: np.ndarray, labels: tuple[str, ...], kind: str, top: int | None
+) -> Iterator[tuple[tuple[str, float], ...]]:
+    """Labels and probabilities of each row, best first; empty where the scores are not numbers."""
+    values = scores.astype(np.float64) if len(labels) == 1 else probabilities(scores, kind)
+    sound = np.isfinite(values).all(axis=1)
+    # by score: probabilities of far-off classes may all be 0
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    for row, usable in enumerate(sound.tolist()):
+        picked = order[row]
+        best = zip(picked.tolist(), values[row, picked].tolist(), strict=True)
+        yield tuple((labels[index], value) for index, value in best) if usable else ()
 
 
 def _tensor(source: Source, name: str, spec: Preprocess) -> np.ndarray | DataError:
@@ -300,14 +340,15 @@ def _several(images: Source | Iterable[Source]) -> Iterable[Source]:
     return [images] if isinstance(images, np.ndarray) and images.ndim < 4 else images
 
 
-def _contradiction(session: Session, bundle: Bundle, output: Any, paths: Paths | None) -> str:
+def _contradiction(session: Session, bundle: Bundle, output: Any, paths: Paths | None, exits: Exits | None) -> str:
     """What the model and the bundle's description of it do not agree about, or ""."""
     spec = bundle.preprocess
-    if paths is not None and paths.name not in session.outputs:
-        return f"the model has no output '{paths.name}'"
-    if output not in session.outputs:
-        return f"the model has no output '{output}'"
-    if session.controls != bundle.controls:
+    routes = () if paths is None else (paths.name,)
+    deciding = () if exits is None else (*([COARSE] if exits.categories else ()), GRANULARITY, EXIT)
+    for name in (*routes, output, *deciding):
+        if name not in session.outputs:
+            return f"the model has no output '{name}'"
+    if list(map(_form, session.controls)) != list(map(_form, bundle.controls)):
         return "the model has other controls than its manifest"
     if any(control.per_class and len(control.default) != len(bundle.labels) for control in bundle.controls):
         return "a control has another number of values than there are classes"
@@ -318,3 +359,8 @@ def _contradiction(session: Session, bundle: Bundle, output: Any, paths: Paths |
     if len(reads) != 3 or any(want not in (None, have) for want, have in zip(reads, made, strict=True)):
         return f"the model reads {list(reads)}, its preprocessing makes {list(made)}"
     return ""
+
+
+def _form(control: Control) -> Control | tuple[str, int]:
+    """What of a control is the model's; a calibrated bundle has thresholds of its own."""
+    return (control.name, len(control.default)) if control.name in (THRESHOLD, TOLERANCE) else control

@@ -180,16 +180,18 @@ def plan_outputs(model: Model, card: Card, indices: Sequence[int]) -> OutputPlan
     """How to cut ``model`` to the classes ``indices``. Raises ``CardError`` if the card contradicts the graph."""
     check_card(model, card)
     scores = {output.name: output for output in card.outputs}
-    routes = card.routes
+    columns, left = card.columns, card.restrict(indices)
+    gone = {*scores, *columns} - {*(output.name for output in left.outputs), *left.columns}
     results: list[Result] = []
     seeds: dict[str, Demand] = {}
     through: set[int] = set()
     notes: list[str] = []
     for name in model.outputs:
         output = scores.get(name)
-        if routes is not None and name == routes.name:
-            marks = full(False, len(routes.columns))
-            marks[list(routes.kept(card.taxonomy, indices))] = True
+        if name in gone:
+            continue
+        if name in columns:
+            marks = np.array([not classes.isdisjoint(indices) for classes in columns[name]])
             results.append(Result(name, name, demand(True, {1: marks}) or Demand(True)))
             continue
         if output is None:
@@ -210,6 +212,8 @@ def plan_outputs(model: Model, card: Card, indices: Sequence[int]) -> OutputPlan
         marks = full(False, len(card.classes))
         marks[np.asarray(indices, dtype=np.int64)] = True
         results.append(Result(name, below, demand(True, {output.axis: marks}) or Demand(True)))
+    if gone:
+        notes.append("Exits that say nothing about these classes, or are never asked, are gone.")
     if routing(model):
         notes.append("Its routers choose among the branches that it keeps; the full model may choose another.")
     for result in results:

@@ -82,15 +82,13 @@ def members(bits: int) -> Iterator[int]:
 
 
 def _seeds(model: Model, card: Card) -> tuple[dict[str, Demand], frozenset[int]]:
-    """Class i asks for row i of every score output, for its steps of the routes, and all ask for every other output."""
+    """Class i asks for row i of all scores and for columns that are about it; all ask for every other output."""
     everyone = (1 << len(card.classes)) - 1
     scores = {output.name for output in card.outputs}
-    routes = card.routes
     seeds = {name: Demand(everyone) for name in model.outputs if name not in scores}
-    if routes is not None:
-        nodes = [card.taxonomy.by_name[name] for name in routes.columns]
-        bits = np.array([sum(1 << i for i in node.leaves) for node in nodes], dtype=object)
-        seeds[routes.name] = demand(everyone, {1: bits}) or Demand(everyone)
+    for name, columns in card.columns.items():
+        bits = np.array([sum(1 << i for i in classes) for classes in columns], dtype=object)
+        seeds[name] = demand(everyone, {1: bits}) or Demand(everyone)
     through: set[int] = set()
     for output in card.outputs:
         source = score_source(model, output.name)

@@ -47,12 +47,12 @@ def prune(model: Model, card: Card, indices: Sequence[int]) -> Cut:
     held = held_inputs(model, card, flow, indices)
     flow = replace(flow, held={name: item.have for name, item in held.items()})
     written = rewrite(model, flow, plan.results, held)
-    for output in card.outputs:
+    restricted = card.restrict(indices)
+    for output in restricted.outputs:
         if class_softmax(written, output.name, output.axis) is not None and not _is_through(
             model, output, plan.through
         ):
             written = set_apart(written, output.name, output.axis)
-    restricted = card.restrict(indices)
     # Other metadata of the full model may name the classes that are gone.
     written = written.with_metadata({CARD_KEY: restricted.to_json()})
     stopped = Counter(answer.stopped for answer in flow.answers if answer is not None and answer.stopped)

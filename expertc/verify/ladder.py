@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from .running import BATCH, batch_of, distance, rounding, run, short
 from .scores import by_class, decisions, monotony, reversals
 from .settings import ControlSetting, Values, control_settings
 from .structure import Trace, trace
-from .views import View, views
+from .views import View, outputs_left, views
 from .weights import require_absent
 
 RAW = 1e-5
@@ -126,15 +127,15 @@ class _Ladder:
 
     def structure(self, cut: File, final: File) -> tuple[Step, Trace]:
         """(a) Kept nodes come from the original, removed weights are absent, the card is that of the selection."""
-        own = self.card.restrict(self.indices)
+        own = self._own
         shipped = replace(own, controls=()) if self.embedded else own
         for model, data in ((self.cut, cut), (self.final, final)):
             check_file(model, data)
         check_card(self.cut, own)
         check_card(self.final, shipped, self.inputs.baked)
-        if list(self.final.outputs) != list(self.full.outputs):
+        if list(self.final.outputs) != outputs_left(self.full, self.card, own):
             raise Mismatch("structure", "The final model's outputs are not those of the full model.")
-        traced = trace(self.full, self.cut, views(self.full, self.card), self.card, self.indices)
+        traced = trace(self.full, self.cut, views(self.full, self.card, own), self.card, self.indices)
         gone = require_absent(self.full, traced.weights, self.cut, self.final)
         numbers: dict[str, Number] = {
             "nodes": len(traced.twins),
@@ -151,7 +152,8 @@ class _Ladder:
 
         Returns what every output should show, the step, and whether the scores do not vary.
         """
-        seen, own = views(self.full, self.card), views(self.cut, self.card.restrict(self.indices))
+        left = self._own
+        seen, own = views(self.full, self.card, left), views(self.cut, left)
         for there, here in zip(seen, own, strict=True):
             if [node.op for node in there.tail] != [node.op for node in here.tail]:
                 raise Mismatch("raw scores", f"The expert does not normalise {shown(here.output)} over its classes.")
@@ -193,7 +195,7 @@ class _Ladder:
         found = self._scores(self._expert(self.final, final, "final.onnx"), self.inputs.fed, True, self._fed_to_final)
         if self.embedded:  # the defaults are all that it knows, and they came first
             expected = {n: values[: len(found[n])] if values.ndim else values for n, values in expected.items()}
-        axes = {output.name: output.axis for output in self.card.outputs}
+        axes = {output.name: output.axis for output in self._own.outputs}
         largest, turned, allowed = 0.0, 0, max(FINAL, 4 * self._grain)
         for name, want in expected.items():
             if not np.isfinite(found[name]).all():
@@ -218,7 +220,7 @@ class _Ladder:
 
     def decisions(self, expected: Mapping[str, Array], found: Mapping[str, Array]) -> Step:
         """(d) On photos, the final model decides as the full model does among the selected classes."""
-        output, count = self.card.outputs[0], self.inputs.count
+        output, count = self._own.outputs[0], self.inputs.count
         want, got = (by_class(side[output.name][:count], output.axis) for side in (expected, found))
         wrong, close = decisions(got, want, max(FINAL, 4 * self._grain) * float(np.abs(want).max()))
         numbers: dict[str, Number] = {"images": count, "agreed": len(want) - wrong - close, "undecided": close}
@@ -230,7 +232,7 @@ class _Ladder:
 
     def precision(self, model: Model, lowered: Lowered, found: Mapping[str, Array]) -> Step:
         """(e) In lower precision the expert decides as it does in single precision."""
-        own = self.card.restrict(self.indices)
+        own = self._own
         return precision(
             self.open_session,
             model,
@@ -243,6 +245,11 @@ class _Ladder:
         )
 
     # -- running -------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _own(self) -> Card:
+        """The expert's card."""
+        return self.card.restrict(self.indices)
 
     @property
     def _grain(self) -> float:
@@ -289,7 +296,7 @@ class _Ladder:
 
         One with its controls embedded, of which only the defaults can be compared, only as it is.
         """
-        own = self.card.restrict(self.indices)
+        own = self._own
         if shipped is not None:
             yield shipped
         variants = [] if shipped is not None else [model]

@@ -145,7 +145,7 @@ class _Tracer:
             ("operator set", full.opset, cut.opset),
             ("IR version", full.ir_version, cut.ir_version),
             ("inputs", self.inputs, cut.inputs),
-            ("output names", list(full.outputs), list(cut.outputs)),
+            ("output names", [view.output for view in self.views], list(cut.outputs)),
         ):
             if one != other:
                 raise Mismatch("structure", f"The expert's {what} differ from the full model's.")

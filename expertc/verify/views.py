@@ -26,7 +26,7 @@ class View:
             softmax reads (its value depends on all classes, so the rows of the output are not comparable).
         source: where the output's value stands in the full model: the output itself, or the scores below an ArgMax.
         tail: the nodes from the class softmax to the output, in order; empty if there is none.
-        columns: of the routes, the classes that each column is about; they are on axis 1.
+        columns: of routes and coarse exits, the classes that each column is about; they are on axis 1.
     """
 
     output: str
@@ -57,16 +57,24 @@ class View:
         return values
 
 
-def views(model: Model, card: Card) -> tuple[View, ...]:
-    """A view for every graph output of ``model``, in order."""
+def views(model: Model, card: Card, left: Card | None = None) -> tuple[View, ...]:
+    """A view for every graph output of ``model``, in order; of those that its card names, only what ``left`` has too.
+
+    ``left`` is the card of an expert.
+    """
     axes = {output.name: output.axis for output in card.outputs}
-    return tuple(_view(model, card, name, axes.get(name)) for name in model.outputs)
+    return tuple(_view(model, card, name, axes.get(name)) for name in outputs_left(model, card, left or card))
+
+
+def outputs_left(model: Model, card: Card, left: Card) -> list[str]:
+    """The outputs of ``model``, whose card is ``card``, that an expert with the card ``left`` has, in order."""
+    before, after = ({*(output.name for output in one.outputs), *one.columns} for one in (card, left))
+    return [name for name in model.outputs if name not in before - after]
 
 
 def _view(model: Model, card: Card, name: str, axis: int | None) -> View:
-    if card.routes is not None and name == card.routes.name:
-        columns = (frozenset(card.taxonomy.by_name[column].leaves) for column in card.routes.columns)
-        return View(name, None, name, name, columns=tuple(columns))
+    if name in card.columns:
+        return View(name, None, name, name, columns=card.columns[name])
     if axis is None:
         return View(name, None, name, name)
     source = score_source(model, name)

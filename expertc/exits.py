@@ -1,0 +1,387 @@
+"""Early exits: classifiers along a network, of which the first that is sure enough answers, finely or coarsely.
+
+An exit has logits over the classes (*fine*), over the categories above them (*coarse*), or both; what it is sure of is
+measured by the entropy of their softmax. ``decide`` is the rule (Gran-HBN, Algorithm 1, and AG-HBN's form of it);
+thresholds are nats. Nothing here knows a graph: a network with exits is run by whoever asks for its tensors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from .errors import CardError, UsageError
+from .preprocessing import required
+from .taxonomy import Taxonomy
+from .text import shown
+
+Array = np.ndarray[Any, Any]
+LogitsOf = Callable[[int], Mapping[str, Array]]
+"""Runs the network up to an exit, numbered from 1, and gives the tensors that it names."""
+
+THRESHOLD, TOLERANCE = "threshold", "tolerance"
+"""Inputs of a driven graph: ``[exits - 1]``, the entropy in nats below which an early exit answers, and ``[1]``."""
+SCORES, COARSE, GRANULARITY, EXIT = "scores", "coarse", "granularity", "exit"
+"""Its outputs: ``[N, classes]``, ``[N, categories]``, int64 ``[N]`` (0 coarse, 1 fine), int64 ``[N]`` from 1."""
+_FACE = (THRESHOLD, TOLERANCE, SCORES, COARSE, GRANULARITY, EXIT)
+
+DEFAULT_THRESHOLD, DEFAULT_TOLERANCE = 0.5, 0.5  # nats; the defaults of the authors' code, for both networks
+MAX_EXITS = 64
+MAX_SETTING = 1e30  # what an input of a graph can hold; 7 nats are the entropy of a thousand classes
+_KEYS = ["categories", "exits", "semantic", "strict_coarse", "driven", "thresholds", "tolerance", "frozen", "of"]
+
+
+@dataclass(frozen=True)
+class Exit:
+    """The tensors with an exit's logits: ``fine`` ``[N, classes]``, ``coarse`` ``[N, categories]``, or both."""
+
+    fine: str | None = None
+    coarse: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those that there are."""
+        return tuple(name for name in (self.fine, self.coarse) if name is not None)
+
+
+@dataclass(frozen=True)
+class Exits:
+    """The exits of a network.
+
+    Args:
+        categories: nodes of the taxonomy, the columns of every coarse tensor; none if no exit is coarse.
+        exits: in running order; the last always answers.
+        semantic: ``[N, 2]`` of an AG-HBN, known at the first exit: coarse or fine, for the whole run.
+        strict_coarse: the condition of the authors' code that their Algorithm 1 does not have: an early coarse answer
+            also needs ``H_coarse < H_fine - tolerance``.
+        driven: whether the rule is in the graph: it has the outputs named above, and the tensors are inside it.
+        thresholds: nats, of each exit but the last, if nothing else is said when it runs; all ``DEFAULT_THRESHOLD``
+            where none is given.
+        tolerance: by how many nats fine answers are favoured; likewise.
+        frozen: whether these never change, so that an expert needs no exit that cannot answer.
+        of: the column of each class's category, () if nobody has looked it up (``placed``); a card does.
+
+    Raises ``CardError`` for values that make no sense.
+    """
+
+    categories: tuple[str, ...]
+    exits: tuple[Exit, ...]
+    semantic: str | None = None
+    strict_coarse: bool = False
+    driven: bool = False
+    thresholds: tuple[float, ...] = ()
+    tolerance: float = DEFAULT_TOLERANCE
+    frozen: bool = False
+    of: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.exits or len(self.exits) > MAX_EXITS or not all(one.names for one in self.exits):
+            raise CardError("The card has no exits, too many, or one without logits.", f"Give 1 to {MAX_EXITS}.")
+        if not all(isinstance(name, str) and name for name in (*self.tensors, *self.categories)):
+            raise CardError("A tensor of an exit, or a category, has no name.", "Write those of graph and taxonomy.")
+        if set(self.tensors) & {*_FACE}:
+            raise CardError(f"A tensor of an exit is called like one of {', '.join(_FACE)}.", "Call it otherwise.")
+        if len(set(self.tensors)) < len(self.tensors) or len(set(self.categories)) < len(self.categories):
+            raise CardError("The card names a tensor of the exits, or a category, twice.", "Name each once.")
+        if not any(one.fine for one in self.exits):
+            raise CardError("No exit answers with a class.", "Give one its fine logits.")
+        if bool(self.categories) != any(one.coarse for one in self.exits):
+            raise CardError("Coarse logits need categories, and categories coarse logits.", "Name both or neither.")
+        if self.semantic is not None and not all(one.fine and one.coarse for one in self.exits):
+            raise CardError("An exit cannot be told which answer to give.", "Give every exit fine and coarse logits.")
+        early = len(self.exits) - 1
+        given = self.thresholds or (DEFAULT_THRESHOLD,) * early
+        if len(given) != early or not all(map(_is_setting, (*given, self.tolerance))):
+            raise CardError(
+                f"The card has no sound thresholds and tolerance for {early} early exits.",
+                f"Give a number of nats for each, up to {MAX_SETTING:g}.",
+            )
+        object.__setattr__(self, "thresholds", tuple(map(float, given)))
+        object.__setattr__(self, "tolerance", float(self.tolerance))
+
+    # -- what there is -------------------------------------------------------------------------------------------------
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Every tensor of the exits, in running order; the one that decides the granularity first."""
+        beside = () if self.semantic is None else (self.semantic,)
+        return (*beside, *(name for one in self.exits for name in one.names))
+
+    @property
+    def fine(self) -> tuple[str, ...]:
+        """The tensors with logits over the classes as a card lists them: the last exit's first."""
+        found = [one.fine for one in self.exits if one.fine is not None]
+        last = self.exits[-1].fine
+        return tuple(found if last is None else [last, *found[:-1]])
+
+    @property
+    def beside(self) -> dict[str, int]:
+        """How many columns each graph output has that is not over the classes."""
+        if self.driven:
+            return {COARSE: len(self.categories)} if self.categories else {}
+        found = {one.coarse: len(self.categories) for one in self.exits if one.coarse is not None}
+        return found if self.semantic is None else {self.semantic: 2, **found}
+
+    @property
+    def compares(self) -> bool:
+        """Whether an exit weighs its two answers against each other, and so looks at the tolerance."""
+        return self.semantic is None and any(one.fine and one.coarse for one in self.exits)
+
+    @property
+    def settings(self) -> dict[str, tuple[float, ...]]:
+        """What can be set, by the names of a driven graph's inputs, and to what."""
+        found = {THRESHOLD: self.thresholds} if self.thresholds else {}
+        return found | ({TOLERANCE: (self.tolerance,)} if self.compares else {})
+
+    def with_settings(self, values: Mapping[str, Sequence[float]]) -> Exits:
+        """With what ``values`` says by those names."""
+        tolerance = values.get(TOLERANCE, (self.tolerance,))[0]
+        return replace(self, thresholds=tuple(values.get(THRESHOLD, self.thresholds)), tolerance=tolerance)
+
+    def merged(self, own: Exits, values: Mapping[str, Sequence[float]]) -> Exits:
+        """With the settings that an expert with the exits ``own`` of these has been given; others keep theirs."""
+        given = own.with_settings(values)
+        mine = {name: value for one, value in zip(own.exits, given.thresholds, strict=False) for name in one.names}
+        thresholds = [
+            next((mine[name] for name in one.names if name in mine), value)
+            for one, value in zip(self.exits, self.thresholds, strict=False)
+        ]
+        return replace(self, thresholds=tuple(thresholds), tolerance=given.tolerance)
+
+    # -- against the taxonomy ------------------------------------------------------------------------------------------
+
+    def placed(self, taxonomy: Taxonomy) -> Exits:
+        """With the category of each class. Raises ``CardError`` if a class has none, or another than ``of`` says."""
+        if not self.categories:
+            found: tuple[int, ...] = ()
+        else:
+            columns = {name: column for column, name in enumerate(self.categories)}
+            above = [taxonomy.path(name)[-2:-1] for name in taxonomy.classes]
+            if {name for names in above for name in names} != columns.keys() or not all(above):
+                raise CardError(
+                    "The categories of the exits are not those right above the classes.",
+                    "Name each of them once, and give every class one.",
+                )
+            found = tuple(columns[name] for (name,) in above)
+        if self.of not in ((), found):
+            raise CardError("The card puts a class under two categories.", "Export the model again.")
+        return replace(self, of=found)
+
+    def kept(self, taxonomy: Taxonomy, indices: Iterable[int]) -> tuple[int, ...]:
+        """The columns of the categories that have any of the classes ``indices``; none if they have but one."""
+        wanted = set(indices)
+        named = enumerate(self.categories)
+        found = tuple(at for at, name in named if wanted.intersection(taxonomy.by_name[name].leaves))
+        return found if len(found) > 1 else ()
+
+    def restrict(self, taxonomy: Taxonomy, indices: Iterable[int]) -> Exits:
+        """The exits of the expert for these classes; ``taxonomy`` is that of the model it is cut from.
+
+        A granularity with one label says nothing: it goes, and with it exits that had no other. Where one class is left
+        the first exit is sure; where thresholds are frozen, those that cannot answer go too (``reachable``).
+        """
+        indices = sorted(set(indices))
+        columns = self.kept(taxonomy, indices)
+        left = [at for at, one in enumerate(self.exits) if columns or one.fine]
+        cut = self._only(left[:1] if len(indices) == 1 else left, columns)
+        return cut.reachable(len(indices)) if cut.frozen else cut
+
+    def reachable(self, classes: int) -> Exits:
+        """The exits that may ever answer among ``classes``, if the thresholds are as they stand and never change.
+
+        An entropy lies between 0 and the logarithm of how many labels there are: an
+        exit whose threshold is not above the one never answers, one whose is above the other always does. Some exit
+        that knows classes is left in any case.
+        """
+        left: list[int] = []
+        for at, one in enumerate(self.exits):
+            limit = self.thresholds[at] if at < len(self.thresholds) else math.inf
+            if limit > 0:
+                left.append(at)
+            labels = max(classes if one.fine else 0, len(self.categories) if one.coarse else 0)
+            torn = self.strict_coarse and self.semantic is None and len(one.names) == 2  # may like neither answer
+            if limit > math.log(labels) and not torn:
+                break
+        if not any(self.exits[at].fine for at in left):
+            return self
+        return self._only(left, range(len(self.categories)))
+
+    def _only(self, left: Sequence[int], columns: Sequence[int]) -> Exits:
+        """These exits and these columns of categories."""
+        exits = tuple(self.exits[at] if columns else Exit(self.exits[at].fine) for at in left)
+        coarse = any(one.coarse for one in exits)
+        return replace(
+            self,
+            categories=tuple(self.categories[column] for column in columns) if coarse else (),
+            exits=exits,
+            semantic=self.semantic if coarse else None,
+            thresholds=tuple(self.thresholds[at] for at in left[:-1]),
+            of=self.of if coarse and len(columns) == len(self.categories) else (),
+        )
+
+    # -- JSON ----------------------------------------------------------------------------------------------------------
+
+    def to_mapping(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "categories": list(self.categories),
+            "exits": [{"fine": one.fine, "coarse": one.coarse} for one in self.exits],
+            "semantic": self.semantic,
+            "strict_coarse": self.strict_coarse,
+            "driven": self.driven,
+            "thresholds": list(self.thresholds),
+            "tolerance": self.tolerance,
+            "frozen": self.frozen,
+            "of": list(self.of),
+        }
+
+    @classmethod
+    def from_mapping(cls, data: Any) -> Exits | None:
+        """Read what ``to_mapping`` returned, or None for a model without. Raises ``CardError``."""
+        if data is None:
+            return None
+        found = dict(required(data, _KEYS, "The description of the exits"))
+        lists = ("categories", "exits", "thresholds", "of")
+        if not all(isinstance(found[key], list) for key in lists):
+            raise CardError("The description of the exits has no list where one should be.", "Export the model again.")
+        flags = [found[key] for key in ("strict_coarse", "driven", "frozen")]
+        if not all(isinstance(flag, bool) for flag in flags) or not all(type(column) is int for column in found["of"]):
+            raise CardError("The description of the exits has a value of a wrong type.", "Export the model again.")
+        made = [Exit(**required(one, ["fine", "coarse"], "An exit")) for one in found.pop("exits")]
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in found.items()
+        }
+        return cls(exits=tuple(made), **plain)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a run came to.
+
+    Args:
+        exit: the number, from 1, of the exit that answered for the whole batch.
+        fine: whether with a class.
+        scores: ``[N, classes]`` float64, logits. From an exit that is coarse only: the category's log-probability,
+            shared evenly by its classes.
+        coarse: ``[N, categories]`` float64, logits, None if there are no categories. From an exit that is fine only:
+            the log-probability of all classes of a category.
+    """
+
+    exit: int
+    fine: bool
+    scores: Array
+    coarse: Array | None
+
+
+def entropy(logits: Array) -> float:
+    """The mean over the batch of the entropy of softmax(``logits``), ``[N, labels]``, in nats."""
+    logs = _log_softmax(logits)
+    return float(-(np.exp(logs) * logs).sum(axis=1).mean())
+
+
+def decide(exits: Exits, logits_of: LogitsOf, thresholds: Sequence[float], tolerance: float) -> Decision:
+    """Take the first exit that is sure enough, and of its two answers the finer one that is (Algorithm 1).
+
+    An early exit answers finely if ``H_fine < threshold`` and ``H_fine - tolerance < H_coarse``, else coarsely if
+    ``H_coarse < threshold``; the last finely if ``H_fine - tolerance < H_coarse``, else coarsely. Where an exit has one
+    answer, or a semantic branch has chosen for all of them (finely, if that is likelier for half of the batch or more;
+    if both are equally likely, it is coarse), that is the one to be sure of. One decision is made for a batch.
+
+    Args:
+        exits: of the network; ``of`` is known.
+        logits_of: is asked for an exit, from 1, when the run gets there, and gives its tensors; for the first also
+            ``exits.semantic``.
+        thresholds: nats, of each exit but the last; any number, infinity too.
+        tolerance: nats.
+
+    Raises ``UsageError`` if a setting is no number, or they are too many or too few.
+    """
+    thresholds, tolerance = settled(exits, thresholds, tolerance)
+    semantic: bool | None = None
+    for number, one in enumerate(exits.exits, 1):
+        found = logits_of(number)
+        if exits.semantic is not None and number == 1:
+            semantic = is_fine(found[exits.semantic])
+        limit = thresholds[number - 1] if number <= len(thresholds) else None
+        fine = None if one.fine is None else np.asarray(found[one.fine], np.float64)
+        coarse = None if one.coarse is None else np.asarray(found[one.coarse], np.float64)
+        answer = _answer(exits, semantic, fine, coarse, limit, tolerance)
+        if answer is not None:
+            return Decision(number, answer, *_both(exits, fine, coarse))
+    raise AssertionError("the last exit has not answered")
+
+
+def settled(exits: Exits, thresholds: Sequence[float], tolerance: float) -> tuple[tuple[float, ...], float]:
+    """The settings as numbers. Raises ``UsageError`` if one is none, or they are too many or too few."""
+    try:
+        values = tuple(float(value) for value in (*thresholds, tolerance))
+    except (TypeError, ValueError) as error:
+        raise UsageError("A threshold or the tolerance is no number.", "Write for example 0.5.") from error
+    if any(map(math.isnan, values)):
+        raise UsageError("A threshold or the tolerance is no number.", "Write for example 0.5.")
+    if len(values) != len(exits.exits):
+        wanted = len(exits.exits) - 1
+        raise UsageError(f"There are {len(values) - 1} thresholds for {wanted} early exits.", "Give one for each.")
+    return values[:-1], values[-1]
+
+
+def is_fine(semantic: Array) -> bool:
+    """What a semantic branch says, ``[N, 2]``: whether at least half of the batch is likelier fine than coarse."""
+    return bool(np.mean(np.argmax(semantic, axis=1)) >= 0.5)
+
+
+def two_levels(taxonomy: Taxonomy) -> tuple[str, ...]:
+    """The categories of a taxonomy of two levels, in its order. Raises ``UsageError`` if it has more, or fewer."""
+    if any(len(taxonomy.path(name)) != 2 for name in taxonomy.classes):
+        raise UsageError(
+            f"The network needs a taxonomy of two levels, and {shown(taxonomy.name)} is not one.",
+            "Say levels = 2 in the recipe, or --levels 2: the classes and what is right above them.",
+        )
+    return tuple(node.name for node in taxonomy.roots)
+
+
+def _answer(
+    exits: Exits, semantic: bool | None, fine: Array | None, coarse: Array | None, limit: float | None,
+    tolerance: float,
+) -> bool | None:  # fmt: skip
+    """Whether an exit answers finely or coarsely, None if it is not sure; ``limit`` is None for the last."""
+    if fine is None or coarse is None or semantic is not None:
+        finely = fine is not None if semantic is None else semantic
+        logits = fine if finely else coarse
+        sure = limit is None or (logits is not None and entropy(logits) < limit)
+        return finely if sure else None
+    one, other = entropy(fine), entropy(coarse)
+    finer = one - tolerance < other
+    if limit is None:
+        return finer
+    if one < limit and finer:
+        return True
+    return False if other < limit and (not exits.strict_coarse or other < one - tolerance) else None
+
+
+def _both(exits: Exits, fine: Array | None, coarse: Array | None) -> tuple[Array, Array | None]:
+    """Scores of the classes and of the categories; what an exit does not have follows from what it has."""
+    of = np.asarray(exits.of, np.int64)
+    if fine is None:
+        assert coarse is not None
+        sizes = np.bincount(of, minlength=len(exits.categories))
+        return _log_softmax(coarse)[:, of] - np.log(sizes[of]), coarse
+    if coarse is None and exits.categories:
+        logs = _log_softmax(fine)
+        columns = range(len(exits.categories))
+        coarse = np.stack([np.logaddexp.reduce(logs[:, of == column], axis=1) for column in columns], axis=1)
+    return fine, coarse
+
+
+def _log_softmax(logits: Array) -> Array:
+    values = np.asarray(logits, np.float64)
+    values = values - values.max(axis=1, keepdims=True)
+    return np.asarray(values - np.log(np.exp(values).sum(axis=1, keepdims=True)))
+
+
+def _is_setting(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -MAX_SETTING <= value <= MAX_SETTING

@@ -1,0 +1,115 @@
+"""What a network with early exits answers, and how a person sets the exits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..controls import MAX_VALUE, Control
+from ..errors import UsageError
+from ..exits import COARSE, EXIT, GRANULARITY, THRESHOLD, TOLERANCE
+
+Array = np.ndarray[Any, Any]
+
+FINE, COARSELY = "fine", "coarse"
+"""The granularity of a prediction, as people and JSON read it."""
+
+_NO_NUMBER = "Write a number of nats, for example 0.5."
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What a network with exits says of N images.
+
+    ``scores`` ``[N, classes]`` and ``coarse`` ``[N, categories]`` (None without categories) are the logits of the exit
+    that answered, ``exit`` int64 ``[N]`` its number from 1, ``fine`` bool ``[N]`` whether the answer is a class.
+    """
+
+    scores: Array
+    coarse: Array | None
+    fine: Array
+    exit: Array
+
+    @classmethod
+    def of(cls, scores: Array, found: Mapping[str, Array]) -> Answered:
+        """From the outputs of a session, by their names."""
+        return cls(scores, found.get(COARSE), found[GRANULARITY] != 0, found[EXIT])
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """How the exits are to be set: thresholds in nats (one for all, or one for each exit but the last) and tolerance,
+    or the number of the one exit that shall answer.
+
+    Raises ``UsageError`` for what is no number or no exit. Infinity stands for more than any entropy.
+    """
+
+    threshold: tuple[float, ...] | None = None
+    tolerance: float | None = None
+    exit: int | None = None
+
+    def __post_init__(self) -> None:
+        given = {THRESHOLD: self.threshold or (), TOLERANCE: () if self.tolerance is None else (self.tolerance,)}
+        for name, values in given.items():
+            if any(map(math.isnan, values)):
+                raise UsageError(f"The {name} is not a number.", _NO_NUMBER)
+        if self.threshold is not None and self.exit is not None:
+            raise UsageError("An exit that is forced has no threshold.", "Give --threshold or --exit.")
+        if self.exit is not None and self.exit < 1:
+            raise UsageError(f"There is no exit {self.exit}.", "The first is 1.")
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all stays as it is."""
+        return self.threshold is None and self.tolerance is None and self.exit is None
+
+    def settings(self, controls: Sequence[Control], embedded: Sequence[Control] = ()) -> dict[str, tuple[float, ...]]:
+        """The values of the model's ``controls``, ``embedded`` ones being frozen.
+
+        Raises ``UsageError`` for a model without exits, with frozen ones, or with others.
+        """
+        sizes = {control.name: len(control.default) for control in controls}
+        wanted = [
+            name
+            for name, given in ((THRESHOLD, self.threshold), (TOLERANCE, self.tolerance), (THRESHOLD, self.exit))
+            if given is not None
+        ]
+        missing = [name for name in wanted if name not in sizes and not (self.exit == 1 and TOLERANCE in sizes)]
+        if missing:
+            if any(control.name in (THRESHOLD, TOLERANCE) for control in embedded):
+                raise UsageError("The thresholds of this expert are frozen.", "Build it without embedding them.")
+            if {THRESHOLD, TOLERANCE} & sizes.keys():
+                raise UsageError(f"This network has no {missing[0]} to set.", f"It has {', '.join(sizes)}.")
+            raise UsageError("This network has no early exits.", "Ask without --threshold, --tolerance and --exit.")
+        found: dict[str, tuple[float, ...]] = {}
+        early = sizes.get(THRESHOLD, 0)
+        if self.threshold is not None:
+            many = self.threshold * early if len(self.threshold) == 1 else self.threshold
+            if len(many) != early:
+                said = f"{len(many)} thresholds are given for {early} early exits."
+                raise UsageError(said, "Give one for all, or one for each exit but the last.")
+            found[THRESHOLD] = tuple(map(_held, many))
+        if self.exit is not None:
+            if self.exit > early + 1:
+                raise UsageError(f"There is no exit {self.exit}: this network has {early + 1}.", "The first is 1.")
+            found |= forced(early, self.exit)
+        if self.tolerance is not None:
+            found[TOLERANCE] = (_held(self.tolerance),)
+        return found
+
+
+def forced(early: int, number: int) -> dict[str, tuple[float, ...]]:
+    """Settings by which the exit ``number``, from 1, answers: of a network with ``early`` exits before its last.
+
+    No entropy is below a threshold of 0, and all are below the largest number that a control holds.
+    """
+    values = tuple(0.0 if at < number else MAX_VALUE for at in range(1, early + 1))
+    return {THRESHOLD: values} if values else {}
+
+
+def _held(value: float) -> float:
+    return max(-MAX_VALUE, min(MAX_VALUE, value))
