@@ -18,7 +18,7 @@ The file format is YAML, any depth; a mapping that holds ``index`` is a class, e
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
@@ -228,6 +228,21 @@ class Taxonomy:
             return Node(node.name, children, None, node.label, node.synset) if children else None
 
         return Taxonomy(self.name, tuple(n for n in map(keep, self.roots) if n is not None), self.levels)
+
+    def lowest(self, levels: int) -> Taxonomy:
+        """The tree of the classes and of the categories up to ``levels - 1`` above each, with the same indices.
+
+        Raises ``TaxonomyError`` if a category would then stand in two places: its classes lie at different depths.
+        """
+
+        def grow(chains: Iterable[Sequence[str]]) -> tuple[Node, ...]:
+            below: dict[str, list[Sequence[str]]] = {}
+            for name, *rest in chains:
+                below.setdefault(name, []).extend([rest] if rest else [])
+            return tuple(replace(self.by_name[name], children=grow(rests)) for name, rests in below.items())
+
+        paths = [self.path(node.name) for node in self.nodes() if node.is_class]
+        return Taxonomy(self.name, grow(path[-levels:] for path in paths), self.levels[-levels:])
 
     def to_mapping(self) -> dict[str, Any]:
         """The file's content as plain JSON types; ``from_mapping`` reads it back."""

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from expertc.errors import ExitCode, TaxonomyError
-from expertc.taxonomy import MAX_DEPTH, MAX_NAME, Taxonomy
+from expertc.taxonomy import MAX_DEPTH, MAX_NAME, Node, Taxonomy
 
 SEA = """
 name: sea
@@ -197,3 +197,21 @@ def test_the_classes_of_imagenet_are_timms() -> None:
     for name in ("imagenette", "imagewoof", "tiny-imagenet"):
         for leaf in Taxonomy.shipped(name).leaves:
             assert shipped.leaves[dict(leaf.attributes)["imagenet1k"]].synset == leaf.synset
+
+
+def test_the_lowest_levels() -> None:
+    """Each class with what is right above it, wherever it stood; its index, label and synset stay."""
+    tree = Taxonomy.shipped("tiny-imagenet")
+    two = tree.lowest(2)
+    assert {two.path(name) for name in two.classes} == {tree.path(name)[-2:] for name in tree.classes}
+    assert (two.depth, len(two.roots), two.leaves) == (2, 23, tree.leaves)
+    assert two.levels == ("super-category", "class")
+    assert tree.lowest(3) == tree == tree.lowest(9)
+    assert tree.lowest(1).roots == tuple(node for node in tree.nodes() if node.is_class)
+    tip, side = Node("tip", (Node("a", index=0),)), Node("b", index=1)
+    ragged = Taxonomy("t", (Node("top", (tip, side)), Node("c", index=2)))
+    paths = {name: ragged.lowest(2).path(name) for name in "abc"}
+    assert paths == {"a": ("tip", "a"), "b": ("top", "b"), "c": ("c",)}
+    deeper = Taxonomy("t", (Node("root", (Node("top", (tip, side)),)),))
+    with pytest.raises(TaxonomyError, match="'top' twice"):
+        deeper.lowest(3)

@@ -22,6 +22,8 @@ def arch(facts: Mapping[str, Any]) -> None:
         "MACs": show.count(facts["macs"]),
         "as thop counts": show.count(facts["macs_thop"]),
         **({"MACs, routed": show.count(facts["macs_routed"])} if "macs_routed" in facts else {}),
+        **({"as torchinfo does": show.count(facts["macs_torchinfo"])} if "macs_torchinfo" in facts else {}),
+        **({"MACs to each exit": ", ".join(map(show.count, facts["macs_to_exit"]))} if "macs_to_exit" in facts else {}),
     })  # fmt: skip
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         "expertc export run/ -o full.onnx --data photos/",
         "expertc export hlfp_small --num-classes 100 -o full.onnx",
         "expertc export hiernet_resnet20 --num-classes 100 --form fast -o fast.onnx",
+        "expertc export gran_hbn --taxonomy tiny-imagenet --levels 2 -o full.onnx",
     )
 )
 @click.argument("network")
@@ -29,9 +30,14 @@ if TYPE_CHECKING:
 @click.option("--num-classes", type=click.IntRange(1, 10**6), metavar="K", help="Classes of a network given by name.")
 @click.option("--taxonomy", metavar="NAME|FILE", help="Class tree of a network given by name, instead.")
 @click.option(
+    "--levels", type=click.IntRange(1, 64), metavar="N",
+    help="Keep the N lowest levels of that tree: with 2 the classes and what is right above them.",
+)  # fmt: skip
+@click.option(
     "--form", default="", metavar="FORM",
     help="HLFP: fused or separate branches (default: fused). HierNet: slow, every classifier, or fast, the likeliest "
-    "branch alone (default: slow).",
+    "branch alone (default: slow). Early exits: nested, which stops at the one that answers, or plain, the logits of all "
+    "(default: nested).",
 )  # fmt: skip
 @click.option("--batch", default="1", show_default=True, metavar="1|dynamic", help="Images that a fast HierNet takes.")
 @click.option("--embed-gain", is_flag=True, help="Leave out HLFP's input 'gain': every branch counts as it is.")
@@ -45,6 +51,7 @@ def command(
     output: str,
     num_classes: int | None,
     taxonomy: str | None,
+    levels: int | None,
     form: str,
     batch: str,
     embed_gain: bool,
@@ -72,6 +79,8 @@ def command(
             "A folder brings its classes along; a network of the zoo is given by name with --num-classes K.",
             "Write expertc export run/ -o full.onnx, or expertc export hlfp_small --num-classes 100 -o full.onnx.",
         )
+    if levels is not None and taxonomy is None:
+        raise UsageError("--levels is about a tree given with --taxonomy.", "Leave it out.")
     if batch not in ("1", "dynamic"):
         raise UsageError(f"The fast form does not take the batch {shown(batch)}.", "Use --batch 1 or --batch dynamic.")
     images_per_call = 1 if batch == "1" else None
@@ -85,6 +94,7 @@ def command(
             )  # fmt: skip
         else:
             tree = _taxonomy(taxonomy, num_classes)
+            tree = tree if tree is None or levels is None else tree.lowest(levels)
             classes = tree or num_classes or 0
             path = export_random(
                 network, classes, Path(output), images, form=form, size=size, gain=not embed_gain, batch=images_per_call

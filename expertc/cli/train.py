@@ -61,7 +61,6 @@ def command(
     from ..errors import UsageError
     from ..runtime import open_dataset
     from ..selection import resolve
-    from ..taxonomy import Taxonomy
     from ..text import shown
     from ..training import is_main, load_recipe, require_known, save_trained, train
 
@@ -70,10 +69,11 @@ def command(
         raise UsageError(f"There is no training precision {shown(precision)}.", "Use fp32 or bf16.")
     _check_device(device)
     loaded = load_recipe(recipe)
-    named = taxonomy or loaded.taxonomy
-    tree = Taxonomy.named(named)
     if taxonomy is not None:
-        loaded = replace(loaded, name=tree.name, taxonomy=taxonomy)
+        loaded = replace(loaded, taxonomy=taxonomy)
+    tree = loaded.tree()
+    if taxonomy is not None:
+        loaded = replace(loaded, name=tree.name)
     if classes is not None:
         tree = tree.restrict(resolve(tree, classes).indices)
     images = open_dataset(data, "train")

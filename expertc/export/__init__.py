@@ -4,6 +4,7 @@ Importing this room needs the ``train`` extra (torch, onnxscript, safetensors).
 """
 
 from .checking import check
+from .early import export_early
 from .exporter import export, export_file, export_plain
 from .hierarchical import export_hiernet
 from .random import export_random
@@ -13,6 +14,7 @@ __all__ = [
     "TrainedNetwork",
     "check",
     "export",
+    "export_early",
     "export_file",
     "export_hiernet",
     "export_plain",

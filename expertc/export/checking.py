@@ -30,13 +30,20 @@ class Answer:
     outputs: tuple[Array, ...]
 
 
-def answers(module: nn.Module, images: Tensor, controls: Sequence[Control]) -> list[Answer]:
+Setting = Mapping[str, Array]
+"""What the controls hold, float32, by name in the card's order."""
+
+
+def answers(
+    module: nn.Module, images: Tensor, controls: Sequence[Control], settings: Sequence[Setting] = ()
+) -> list[Answer]:
     """Run ``images`` ``[N, 3, H, W]`` through torch, one by one, which takes the least memory.
 
-    Controls have their defaults, and in a further round random values around them.
+    Controls hold what each of ``settings`` says; without any their defaults, and in a further round random values
+    around them.
     """
     found = []
-    for setting in _settings(controls):
+    for setting in settings or _settings(controls):
         vectors = [torch.tensor(values, device=images.device) for values in setting.values()]
         for image in images.split(1):
             with torch.inference_mode():
@@ -77,8 +84,8 @@ def check(model: bytes | Path, module: nn.Module, images: Tensor) -> float:
     return compare(model, answers(module, images, controls))
 
 
-def _settings(controls: Sequence[Control]) -> list[dict[str, Array]]:
-    """Values of the controls, float32, by name in the card's order: the defaults, and if there are any, other ones."""
+def _settings(controls: Sequence[Control]) -> list[Setting]:
+    """The controls' defaults, and if there are any, other ones."""
     defaults = {control.name: np.array(control.default, np.float32) for control in controls}
     random = np.random.default_rng(0)
     others = {n: v + random.uniform(-0.5, 0.5, v.shape).astype(np.float32) for n, v in defaults.items()}

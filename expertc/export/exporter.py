@@ -31,6 +31,8 @@ OPSETS = (18, 19, 20)  # Python 3.10's onnxruntime reads no newer
 def export(module: nn.Module, card: Card, size: tuple[int, int], *, opset: int = OPSETS[-1]) -> bytes:
     """Export ``module``, which maps ``[N, 3, H, W]`` float32 to the card's outputs, as a full model with that card.
 
+    Those of a card with exits are their tensors, as ``Exits.tensors`` has them.
+
     A card with controls makes them further arguments of ``module``, float32 vectors in the card's order, and inputs of
     that shape. ``size`` is (H, W). The same module gives the same bytes; it is left in eval mode. Raises ``ModelError``
     if torch cannot export it with a symbolic batch or a weight is not finite, ``CardError`` if the card contradicts the
@@ -85,6 +87,7 @@ def _use_up(module: nn.Module) -> None:
 
 def _with_card(module: nn.Module, card: Card, size: tuple[int, int], opset: int) -> Lean:
     names = [output.name for output in card.outputs] + ([] if card.routes is None else [card.routes.name])
+    names = names if card.exits is None else list(card.exits.tensors)  # in running order
     lean = _lean(module, size, card.input, names, opset, {CARD_KEY: card.to_json()}, card.controls)
     card.check_graph(*face(lean.proto))
     return lean

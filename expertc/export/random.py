@@ -14,8 +14,8 @@ from ..taxonomy import Taxonomy
 from ..text import shown
 from ..zoo import HLFP, import_timm
 from ..zoo.arguments import build, require_arch
-from .exporter import OPSETS, export_file
-from .hierarchical import FORMS, SLOW, export_hiernet, is_routed, require_routed
+from .exporter import OPSETS
+from .forms import export_form
 from .trained import tensors
 
 SEED = 0
@@ -38,15 +38,15 @@ def export_random(
 ) -> Path:
     """Export timm's ``arch`` for ``classes`` (a tree, or a number) as the full model ``output`` and return that path.
 
-    ``form`` is that of an HLFP ("fused" by default) or a HierNet ("slow"), ``gain`` whether an HLFP gets its input, and
-    ``batch`` how many images a HierNet's fast form takes; ``size`` is the side of the image in pixels. The
-    weights are random, the same every time.
+    ``form`` is that of an HLFP ("fused" by default), a HierNet ("slow") or a network with exits ("nested"), ``gain``
+    whether an HLFP gets its input, and ``batch`` how many images a HierNet's fast form takes; ``size`` is the side of
+    the image in pixels. The weights are random, the same every time.
     Raises ``UsageError`` if there is no such architecture or it does not fit the classes, and what ``export_file``
     raises.
     """
     network = _network(arch, classes, form)
     preprocess = _preprocess(network, size)
-    form = form or (FUSED if isinstance(network, HLFP) else "")
+    own = form or (FUSED if isinstance(network, HLFP) else "")
     taxonomy = getattr(network, "taxonomy", None)
     if not isinstance(taxonomy, Taxonomy):
         taxonomy = classes if isinstance(classes, Taxonomy) else Taxonomy.flat([f"class-{i}" for i in range(classes)])
@@ -57,16 +57,12 @@ def export_random(
         "image",
         preprocess,
         "Random weights.",
-        {"arch": arch, "form": form, "weights": "random", "seed": SEED},
+        {"arch": arch, "form": own, "weights": "random", "seed": SEED},
         controls=network.controls if isinstance(network, HLFP) and gain else (),
     )
     probes = tensors(images, preprocess, IMAGES)
-    if is_routed(network) or form in FORMS:
-        routed = require_routed(network, form)
-        return export_hiernet(
-            routed, card, preprocess.size, probes, output, form=form or SLOW, batch=batch, opset=opset
-        )
-    return export_file(network, card, preprocess.size, probes, output, opset=opset)
+    form = "" if isinstance(network, HLFP) else form  # which it was built in
+    return export_form(network, card, preprocess.size, probes, output, form=form, batch=batch, opset=opset)
 
 
 def _network(arch: str, classes: Taxonomy | int, form: str) -> torch.nn.Module:

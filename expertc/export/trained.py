@@ -22,8 +22,8 @@ from ..runtime.preprocess import apply
 from ..taxonomy import Taxonomy
 from ..text import clean_text, parse_json, read_text
 from ..zoo import HLFP, create
-from .exporter import OPSETS, export_file
-from .hierarchical import SLOW, export_hiernet, is_routed, require_routed
+from .exporter import OPSETS
+from .forms import export_form
 
 WEIGHTS = "model.safetensors"
 FACTS = "model.json"
@@ -86,7 +86,7 @@ def export_trained(
     """Export the network in ``folder`` as the full model ``output`` and return that path.
 
     ``gain``: an HLFP gets its input for selective attention. ``form`` is that of a HierNet, "slow" (by default) or
-    "fast", and ``batch`` how many images its fast form takes.
+    "fast", and ``batch`` how many images its fast form takes; or that of a network with exits, "nested" or "plain".
     It is checked against torch on ``images`` (on noise if there are none) before anything is written. Raises what
     ``load_trained`` and ``export_file`` raise, and ``DataError`` for an image that cannot be read.
     """
@@ -95,12 +95,8 @@ def export_trained(
     if gain and isinstance(trained.network, HLFP):
         card = replace(card, controls=trained.network.controls)
     probes = tensors(images, trained.preprocess)
-    if form or is_routed(trained.network):
-        network = require_routed(trained.network, form)
-        return export_hiernet(
-            network, card, trained.preprocess.size, probes, output, form=form or SLOW, batch=batch, opset=opset
-        )
-    return export_file(trained.network, card, trained.preprocess.size, probes, output, opset=opset)
+    size = trained.preprocess.size
+    return export_form(trained.network, card, size, probes, output, form=form, batch=batch, opset=opset)
 
 
 def describe(trained: TrainedNetwork, weights_licence: str = "") -> Card:

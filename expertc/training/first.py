@@ -14,7 +14,7 @@ from torch import nn
 from ..errors import InvalidArtifactError, UsageError
 from ..taxonomy import Taxonomy
 from ..text import clean_text, shown
-from ..zoo import HierNet, build, rehearse
+from ..zoo import ExitNet, HierNet, build, rehearse
 from .recipe import Recipe
 
 FETCHED = "pretrained_backbone"  # the argument that lets timm fetch the trunk's weights
@@ -54,8 +54,10 @@ def _load_trunk(network: nn.Module, path: Path) -> str:
     try:
         given = {_plain(name): tensor for name, tensor in load(content).items()}
         trunk = getattr(network, "trunk", network)
-        if isinstance(network, HierNet):
-            own = network.origins()  # the same weights in the top's body, its head and every group
+        if isinstance(network, HierNet | ExitNet):
+            own = network.origins()  # of a HierNet the same weights in the top's body, its head and every group
+            if not own:
+                raise UsageError("The network has no backbone to start with weights.", "Leave out --trunk.")
         else:
             own = {name: name for name in trunk.state_dict()}
             if trunk is network:

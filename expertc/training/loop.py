@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Subset
 
 from ..intervals import wilson
 from ..runtime.dataset import LabelledImages
@@ -21,7 +20,6 @@ from .data import (
     Photos,
     eval_transform,
     label_map,
-    normalise,
     require_images,
     seed_all,
     split,
@@ -29,6 +27,8 @@ from .data import (
     train_transform,
 )  # fmt: skip
 from .first import first_network
+from .holdout import count_exits, count_hits
+from .objective import objective
 from .processes import Processes, is_main
 from .progress import Clock, Progress
 from .recipe import Recipe
@@ -74,23 +74,25 @@ def train(
     processes.require_even_shares(recipe, len(train_indices))
     network, origin = first_network(recipe, taxonomy, trunk)
     model = network.to(processes.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    aims = [objective(model, stage.train_only, recipe.exit_weights) for stage in recipe.stages]
     averaged = timm.utils.ModelEmaV3(model, decay=recipe.stages[0].ema_decay, use_warmup=True)
     state = RunState(model, averaged.module, folder, recipe.fingerprint, taxonomy.classes)
     state.resume()  # before the images are decoded: a folder of another run is refused at once
-    parallel = processes.accelerator.prepare_model(model)
     seen, unseen = Decoded(images, train_indices, labels), Decoded(images, held_indices, labels)
 
     clock = Clock(recipe, state.epochs_done)
     show = report if is_main() else lambda progress: None
     first_epoch = 0
-    for stage in recipe.stages:
+    for stage, aim in zip(recipe.stages, aims, strict=True):
         schedule = range(first_epoch, first_epoch + stage.epochs)
         first_epoch += stage.epochs
         if state.epochs_done >= first_epoch:
             continue
-        run = StageRun(recipe, stage, model, parallel, averaged, processes, len(taxonomy), autocast, schedule.start)
+        run = StageRun(recipe, stage, model, aim, averaged, processes, len(taxonomy), autocast, schedule.start)
         if state.epochs_done > schedule.start:
             run.restore(state.momentum)
+        elif stage.train_only:
+            model.load_state_dict(averaged.module.state_dict())  # what learns no more is what will be kept
         photos = Photos(seen, train_transform(recipe, stage))
         held = Photos(unseen, eval_transform(recipe, stage.size))
         for epoch in range(max(schedule.start, state.epochs_done), schedule.stop):
@@ -118,24 +120,14 @@ def train(
     held = Photos(unseen, eval_transform(recipe, recipe.size))
     hits = count_hits(final, held, recipe, processes)
     low, high = wilson(hits, len(held))
+    exits = count_exits(final, held, recipe, processes)
     facts = {
         "recipe": recipe.name,
         "fingerprint": recipe.fingerprint,
         "seed": recipe.seed,
         **origin,
         "train_images": len(train_indices),
-        "holdout": {"images": len(held), "hits": hits, "wilson95": [round(low, 4), round(high, 4)]},
+        "holdout": {"images": len(held), "hits": hits, "wilson95": [round(low, 4), round(high, 4)], **exits},
         "history": state.history,
     }
     return Trained(final, facts)
-
-
-def count_hits(model: nn.Module, photos: Photos, recipe: Recipe, processes: Processes) -> int:
-    """Number of images whose highest logit is their label; every process looks at its part of them."""
-    model.eval()
-    hits = 0
-    part = Subset(photos, range(processes.index, len(photos), processes.count))
-    with torch.inference_mode():
-        for x, y in DataLoader(part, 128):
-            hits += int((model(normalise(x, recipe, processes.device)).argmax(1).cpu() == y).sum())
-    return int(processes.total(hits))

@@ -1,4 +1,4 @@
-"""One stage of a recipe: its loss, optimiser and schedule, all timm's."""
+"""One stage of a recipe: its optimiser and schedule, timm's."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from torch import Tensor, nn
 from ..errors import DataError
 from ..zoo import import_timm
 from .data import normalise
+from .objective import Objective
 from .processes import Processes
 from .recipe import Recipe, Stage
 
 
+# What an optimiser remembers of a parameter, and what is put behind its name in a checkpoint.
+_REMEMBERED = {"momentum_buffer": "", "exp_avg": ":exp_avg", "exp_avg_sq": ":exp_avg_sq", "step": ":step"}
+
+
 class StageRun:
-    """Trains ``model``, which ``parallel`` wraps for several processes, and moves its ``ModelEmaV3`` along.
+    """Trains ``model`` on what ``aim``, of the same network, says, and moves its ``ModelEmaV3`` along.
 
     ``start`` is the number of epochs of the run before this stage.
     """
@@ -26,7 +31,7 @@ class StageRun:
         recipe: Recipe,
         stage: Stage,
         model: nn.Module,
-        parallel: nn.Module,
+        aim: Objective,
         averaged: Any,
         processes: Processes,
         classes: int,
@@ -35,20 +40,23 @@ class StageRun:
     ) -> None:
         import_timm()
         from timm.data import Mixup
-        from timm.loss import SoftTargetCrossEntropy
         from timm.optim import create_optimizer_v2
 
         self.recipe, self.stage, self.averaged, self.start = recipe, stage, averaged, start
         self.device, self.autocast = processes.device, autocast
-        self.model, self.parallel, self.processes = model, parallel, processes
+        self.model, self.processes, self.loss = model, processes, aim.loss
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(aim.learns(name))
+        self.parallel = processes.accelerator.prepare_model(aim.module)  # for several processes
         averaged.decay = stage.ema_decay
         self.mixup = Mixup(
             mixup_alpha=0.2, cutmix_alpha=1.0, prob=stage.mix, switch_prob=0.5,
             label_smoothing=recipe.smoothing, num_classes=classes,
         )  # fmt: skip
-        self.loss = SoftTargetCrossEntropy()
         self.optimizer = processes.accelerator.prepare_optimizer(
-            create_optimizer_v2(model, opt="sgd", lr=stage.lr, weight_decay=recipe.weight_decay, momentum=0.9)
+            create_optimizer_v2(
+                model, opt=recipe.optimizer, lr=stage.lr, weight_decay=recipe.weight_decay, momentum=0.9
+            )
         )
 
     def epoch(self, loader: Any, epoch: int) -> Iterator[float]:
@@ -68,6 +76,8 @@ class StageRun:
             )
         kind = torch.device(self.device).type
         self.parallel.train()
+        if self.stage.train_only:  # the rest answers as it will, without dropout, and its norms count no more images
+            self.model.eval().get_submodule(self.stage.train_only).train()
         for step, (x, y) in enumerate(loader):
             schedule.step_update((epoch - self.start) * steps + step)
             x = normalise(x, self.recipe, self.device)
@@ -75,8 +85,8 @@ class StageRun:
                 x, y = x[:-1], y[:-1]  # timm's Mixup pairs the batch with itself reversed
             x, y = self.mixup(x, y.to(self.device))
             with torch.autocast(kind, dtype=self.autocast, enabled=self.autocast is not None):
-                logits = self.parallel(x)
-            loss = self.loss(logits.float(), y)
+                made = self.parallel(x)
+            loss = self.loss(made, y)
             if not torch.isfinite(loss):
                 raise DataError(
                     f"The loss became {loss.item()} in stage '{self.stage.name}'.", "Lower the learning rate."
@@ -88,14 +98,19 @@ class StageRun:
             yield loss.item()
 
     def momentum(self) -> dict[str, Tensor]:
-        """The optimiser's momentum by parameter name."""
+        """What the optimiser remembers, by parameter name and kind."""
         state = self.optimizer.state
-        named = dict(self.model.named_parameters())
-        return {n: state[p]["momentum_buffer"] for n, p in named.items() if "momentum_buffer" in state.get(p, {})}
+        return {
+            f"{name}{suffix}": state[parameter][kind]
+            for name, parameter in self.model.named_parameters()
+            for kind, suffix in _REMEMBERED.items()
+            if kind in state.get(parameter, {})
+        }
 
     def restore(self, momentum: dict[str, Tensor]) -> None:
         """Put back what ``momentum`` returned, in the parameters' memory layout."""
         for name, parameter in self.model.named_parameters():
-            if name in momentum:
-                buffer = torch.empty_like(parameter, requires_grad=False).copy_(momentum[name])
-                self.optimizer.state[parameter]["momentum_buffer"] = buffer
+            for kind, suffix in _REMEMBERED.items():
+                if (held := momentum.get(f"{name}{suffix}")) is not None:
+                    alike = torch.empty_like(parameter, requires_grad=False) if held.dim() else held.clone()
+                    self.optimizer.state[parameter][kind] = alike.copy_(held)

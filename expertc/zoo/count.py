@@ -14,6 +14,7 @@ from ..taxonomy import Taxonomy
 from ._timm import import_timm
 from .arguments import build, building, check, require_arch
 from .blocks import GlobalPool
+from .exits import ExitNet, Plain
 from .hiernet import HierNet
 
 
@@ -23,7 +24,9 @@ def count_arch(
     """Count the architecture ``name`` for ``classes`` (a tree, or a number) at ``size`` pixels (default: its own).
 
     ``arguments`` are the network's own. A HierNet has also ``groups``, the number of its categories, and
-    ``macs_routed``: what its fast form computes where that is most. Raises ``UsageError`` for a name that timm does not
+    ``macs_routed``: what its fast form computes where that is most. A network with exits is counted to its end; it has
+    also ``macs_to_exit``, what a run computes that stops behind each exit, those before it included, and
+    ``macs_torchinfo``, in the convention of the Gran-HBN paper. Raises ``UsageError`` for a name that timm does not
     know, ``InvalidArtifactError`` for arguments that do not fit.
     """
     require_arch(name)
@@ -36,11 +39,14 @@ def count_arch(
         else:
             network = timm.create_model(name, num_classes=classes, **arguments)
         side = size or timm.data.resolve_model_data_config(network)["input_size"][-1]
-        macs, extra = _run(network, side)
+        whole = Plain(network) if isinstance(network, ExitNet) else network
+        macs, extra = _run(whole, side)
     found = {"arch": name, "classes": getattr(network, "num_classes", classes), "size": side}
     found |= _totals(network, macs, extra)
     if isinstance(network, HierNet):
         found |= {"groups": len(network.groups), "macs_routed": max(_routes(network, macs).values())}
+    if isinstance(whole, Plain):
+        found |= {"macs_to_exit": _to_exits(whole, macs), "macs_torchinfo": _torchinfo(whole, side)}
     return found
 
 
@@ -72,6 +78,40 @@ def _routes(network: HierNet, macs: Mapping[str, int]) -> dict[str, int]:
         own = sum(macs.get(f"{type(network).__name__}.{place.path}.{part}", 0) for part in ("body", "head"))
         total[place.name] = own + (0 if place.above is None else total[place.above[0]])
     return {p.name: total[p.name] for p in network.places if any(isinstance(child, int) for child in p.children)}
+
+
+def _to_exits(whole: Plain, macs: Mapping[str, int]) -> list[int]:
+    """What it takes to come to each exit: the stages before it, its branch, and those that were passed."""
+    network = whole.network
+    ends = [stage for stage, _ in network.hanging()]
+    total = 0
+    found: list[int] = []
+    for start, end in zip([0, *(end + 1 for end in ends)], ends, strict=False):
+        own = [f"body.{stage}" for stage in range(start, end + 1)]
+        own += [f"branches.{end}.{part}" for part in ("neck", "fine", "coarse")]
+        own += [] if found else ["semantic"]  # which is asked at the first
+        total += sum(macs.get(f"Plain.network.{name}", 0) for name in own)
+        found.append(total)
+    return found
+
+
+def _torchinfo(network: nn.Module, size: int) -> int:
+    """Mult-adds as torchinfo 1.8 counts them: of a convolution the values of its weight and bias times the pixels that
+    come out, of any other layer, norms among them, those values.
+    """
+    found = []
+
+    def layer(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        pixels = output.shape[2:].numel() if "Conv" in type(module).__name__ else 1
+        found.append(pixels * sum(p.numel() for p in module.parameters()))
+
+    leaves = [module for module in network.modules() if not any(module.children())]
+    hooks = [module.register_forward_hook(layer) for module in leaves]
+    with torch.device("meta"), torch.no_grad():
+        network.eval()(torch.empty(1, 3, size, size))
+    for hook in hooks:
+        hook.remove()
+    return sum(found)
 
 
 def _run(network: nn.Module, size: int) -> tuple[dict[str, int], int]:

@@ -11,7 +11,9 @@ from typing import Any
 from ..taxonomy import Taxonomy
 from . import trees
 from ._timm import import_timm
+from .branchy import alexnet, attached
 from .cifar import CifarResNet
+from .exits import ExitNet
 from .hiernet import HierNet
 from .hlfp import BIG, HLFP, LATE, NESTED, ONE_BRANCH, SMALL, Design
 from .nhl import NHL
@@ -142,3 +144,31 @@ def _register_published(n: int, elu: bool, split: int, add: int) -> None:
 for _n, _kinds in _PUBLISHED.items():
     for _elu, _at in enumerate(_kinds):
         _register_published(_n, bool(_elu), *_at)
+
+
+@register_model
+def exits(pretrained: bool = False, **kwargs: Any) -> ExitNet:
+    """Early exits on any timm row of stages: ``timm.create_model("exits", backbone=..., at=(1, 2), taxonomy=...)``."""
+    return attached(**_arguments(pretrained, trees.hbn, kwargs))
+
+
+# Which exits of the paper's AlexNet are fine, which coarse, whether there is a semantic one; AG-HBN's own thresholds.
+_EXITS: dict[str, dict[str, Any]] = {
+    "hbn_alexnet": {"fine": (0, 0, 1), "coarse": (0, 0, 0)},
+    "b_alexnet": {"fine": (1, 1, 1), "coarse": (0, 0, 0)},
+    "sem_hbn": {"fine": (0, 0, 1), "coarse": (1, 1, 0)},
+    "gran_hbn": {"fine": (1, 1, 1), "coarse": (1, 1, 1)},
+    "ag_hbn": {"fine": (1, 1, 1), "coarse": (1, 1, 1), "semantic": True, "thresholds": (0.5, 0.3)},
+}
+
+
+def _register_exits(name: str, published: dict[str, Any]) -> None:
+    def entry(pretrained: bool = False, **kwargs: Any) -> ExitNet:
+        return alexnet(**{**published, **_arguments(pretrained, trees.hbn, kwargs)})
+
+    entry.__name__ = name
+    register_model(entry)
+
+
+for _name, _published in _EXITS.items():
+    _register_exits(_name, _published)

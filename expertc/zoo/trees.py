@@ -47,6 +47,11 @@ def hiernet(classes: int) -> Taxonomy:
     return two_levels(even(classes, groups)) if groups > 1 else flat(classes)
 
 
+def hbn(classes: int) -> Taxonomy:
+    """Gran-HBN and its like: categories of five classes, as CIFAR-100's twenty; of four where it does not divide."""
+    return two_levels(even(classes, (classes + 4) // 5))
+
+
 def even(total: int, parts: int) -> list[int]:
     """``total`` in ``parts`` that differ by one at most, the larger ones first."""
     return [total // parts + (i < total % parts) for i in range(parts)]

@@ -44,3 +44,17 @@ def test_what_cannot_be_counted(cli, arguments, code, words):
     found = cli("inspect", *arguments)
     assert (found.code, found.out) == (code, "")
     assert words in found.err
+
+
+def test_a_network_with_exits(cli):
+    """The published Gran-HBN, by its log: 12,189,480 parameters, 68.10 M mult-adds."""
+    code, out, err = cli("inspect", "--arch", "gran_hbn", "--classes-count", 100, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["parameters"], round(found["macs_torchinfo"] / 1e6, 2)) == (12_189_480, 68.10)
+    assert [round(macs / 1e6, 3) for macs in found["macs_to_exit"]] == [15.892, 37.896, 68.026]
+    shown = cli("inspect", "--arch", "gran_hbn", "--classes-count", 100).out
+    assert all(f"{number:,}" in shown for number in (*found["macs_to_exit"], found["macs_torchinfo"]))
+    three = cli("inspect", "--arch", "gran_hbn", "--taxonomy", "cifar10")
+    assert (three.code, three.out) == (2, "")
+    assert "two levels" in three.err
