@@ -35,7 +35,7 @@ BUNDLE_SCHEMA = 1
 
 MANIFEST, REPORT = "manifest.json", "report.json"
 MODEL, WEIGHTS, ENGINE = "expert.onnx", "expert.onnx.data", "engine.plan"
-STAGE, STAGE_ENGINE = "stage{}.onnx", "stage{}.plan"  # of each exit from the second on, in an expert built in stages
+STAGE = "stage{}.onnx"  # of each exit from the second on, in an expert that is built in stages
 LABELS, PREPROCESS, README = "labels.txt", "preprocess.json", "README.txt"
 FILES = (MANIFEST, REPORT, MODEL, WEIGHTS, ENGINE, LABELS, PREPROCESS, README)
 
@@ -50,6 +50,9 @@ EXITS = "exits"
 
 REJECT = "reject"
 """Key of the manifest for the threshold below which a photo shows none of the classes (``runtime.reject``)."""
+
+OPERATING = "operating_point"
+"""Key of manifest and report for how the settings of the exits were chosen, and what they make of those photos."""
 
 DEVICE, COMPILED = "device", "engine"
 """Keys of the manifest for the profile of the target, and for where the plan in the bundle comes from."""
@@ -122,6 +125,12 @@ class Bundle:
                 "Build the bundle again.",
             )
         return found
+
+    @property
+    def deciding(self) -> Exits | None:
+        """The early exits of an expert that takes the first sure one; None of its plain form, which decides nothing."""
+        exits = self.exits
+        return exits if exits is not None and (exits.driven or len(self.stages) > 1) else None
 
     def _controls(self, key: str) -> tuple[Control, ...]:
         listed = self.manifest.get(key, [])

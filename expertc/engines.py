@@ -6,11 +6,12 @@ Nothing of TensorRT or CUDA is imported before somebody asks for an engine.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .backends.staged import on_processor, opened
 from .bundle import COMPILED, ENGINE, MODEL, WEIGHTS, Bundle, Output, open_bundle
 from .errors import (
     BundleError,
@@ -26,7 +27,7 @@ from .text import shown
 from .trtexec import PROFILE
 
 if TYPE_CHECKING:
-    from .backends import Session
+    from .backends import Session, Stage
     from .backends.tensorrt.options import Options
     from .backends.tensorrt.plans import Kept, Key
     from .backends.tensorrt.process import Progress
@@ -37,7 +38,10 @@ Told = Callable[["Progress"], None]
 
 @dataclass(frozen=True)
 class Ready:
-    """A plan of this machine, and whether it was compiled just now; ``findings`` are the lint's, if it was."""
+    """A plan of this machine, and whether it was compiled just now; ``findings`` are the lint's, if it was.
+
+    ``later`` are the plans of an expert's later stages.
+    """
 
     target: Target
     here: Here
@@ -45,6 +49,7 @@ class Ready:
     fresh: bool
     findings: tuple[Finding, ...] = ()
     notes: tuple[str, ...] = ()
+    later: tuple[Ready, ...] = ()
 
 
 def compile_bundle(
@@ -80,19 +85,22 @@ def compile_bundle(
     options = _options(bundle, target, workspace_mb, batch, dla_core)
     here = probe()
     notes = require_device(target, here, strict=strict)
-    key = plans.Key(_digest(bundle), here.identity, options)
-    kept = None if force else plans.find(key)
-    if kept is None:
-        ready = _compiled(bundle, target, here, key, notes, strict=strict, told=told)
-    else:
-        ready = Ready(target, here, plans.prefer(kept), False, (), notes)
-    share = ready.kept.record["dla_share"]
-    if strict and share is not None and share < 1:
+    found = []
+    for name in bundle.stages:
+        key = plans.Key(_digest(bundle, name), here.identity, options)
+        kept = None if force else plans.find(key)
+        if kept is None:
+            found.append(_compiled(bundle, name, target, here, key, notes, strict=strict, told=told))
+        else:
+            found.append(Ready(target, here, plans.prefer(kept), False, (), notes))
+    shares = [ready.kept.record["dla_share"] for ready in found]
+    share = min((share for share in shares if share is not None), default=1)
+    if strict and share < 1:
         raise UnsupportedError(
             f"Only {share:.0%} of the layers run on the accelerator, the others on the GPU.",
             "Compile without --strict.",
         )
-    return ready
+    return replace(found[0], later=tuple(found[1:]))
 
 
 def open_anywhere(
@@ -118,7 +126,7 @@ def open_anywhere(
     except (UnsupportedError, DeviceMismatchError) as error:
         return _on_processor(bundle, target, error, threads=threads, strict=strict)
     if trust_plan and ENGINE in bundle.manifest["files"]:
-        return _trusted(bundle), notes
+        return opened(bundle, lambda name: _trusted(bundle, name)), notes
     try:
         return _own(bundle, target, here, notes, told)
     except (UnsupportedError, CompilationError) as error:
@@ -132,9 +140,13 @@ def save_engine(bundle: Bundle, place: Output, ready: Ready) -> Path:
     """
     from .backends.tensorrt import plans
 
-    layers = plans.layers(ready.kept)
-    about = {COMPILED: dict(ready.kept.record)}
-    return place.again(bundle, {ENGINE: ready.kept.data}, about, {COMPILED: {"layers": layers}})
+    made = {_engine(name): each.kept for name, each in zip(bundle.stages, (ready, *ready.later), strict=True)}
+    about: dict[str, Any] = dict(ready.kept.record)
+    if ready.later:
+        about["later"] = {_engine(name): dict(kept.record) for name, kept in made.items() if name != ENGINE}
+    layers = [layer for kept in made.values() for layer in plans.layers(kept)]
+    files = {name: kept.data for name, kept in made.items()}
+    return place.again(bundle, files, {COMPILED: about}, {COMPILED: {"layers": layers}})
 
 
 def _on_processor(
@@ -143,41 +155,52 @@ def _on_processor(
     """What there is instead of an engine, and why."""
     if strict:
         raise DeviceMismatchError(f"There is no engine for '{target.name}' here: {why.message}", why.hint) from why
-    from .backends.cpu import open_session
-
     said = f"This runs on the processor with ONNX Runtime, not on '{target.name}': {why.message}"
-    return open_session(bundle.file(MODEL), threads=threads), (said,)
+    return on_processor(bundle, threads), (said,)
 
 
 def _own(
     bundle: Bundle, target: Target, here: Here, notes: tuple[str, ...], told: Told
 ) -> tuple[Session, tuple[str, ...]]:
-    """A session over a plan of this machine."""
+    """A session over plans of this machine."""
     from .backends.tensorrt import plans
 
-    key = plans.Key(_digest(bundle), here.identity, _options(bundle, target))
-    kept = plans.newest(key)
-    if kept is None:
-        ready = _compiled(bundle, target, here, key, notes, strict=False, told=told)
-        kept, notes = ready.kept, ready.notes
-        notes = (*notes, f"The engine was compiled in {kept.record['seconds']:.0f} s; the next start finds it.")
-    return _opened(kept.data, kept.record, f"{_again(bundle)} --force"), notes
+    options, seconds = _options(bundle, target), []
+
+    def own(name: str) -> Stage:
+        nonlocal notes
+        key = plans.Key(_digest(bundle, name), here.identity, options)
+        kept = plans.newest(key)
+        if kept is None:
+            ready = _compiled(bundle, name, target, here, key, notes, strict=False, told=told)
+            kept, notes = ready.kept, ready.notes
+            seconds.append(kept.record["seconds"])
+        return _opened(kept.data, kept.record, f"{_again(bundle)} --force", name)
+
+    session = opened(bundle, own)
+    compiled = f"The engine was compiled in {sum(seconds):.0f} s; the next start finds it."
+    return session, (*notes, *([compiled] if seconds else []))
 
 
-def _trusted(bundle: Bundle) -> Session:
-    """A session over the plan in the bundle, of which the user says that it may be opened."""
+def _trusted(bundle: Bundle, name: str) -> Stage:
+    """A session over a plan in the bundle, of which the user says that it may be opened."""
     said, again = bundle.manifest.get(COMPILED), f"{_again(bundle)} --save-engine --force"
     record: dict[str, Any] = said if isinstance(said, dict) else {}
+    engine = _engine(name)
+    if engine != ENGINE:
+        later = record.get("later")
+        found = later.get(engine) if isinstance(later, dict) else None
+        record = found if isinstance(found, dict) else {}
     parts = (record.get("identity"), record.get("options"))
-    if not all(isinstance(part, dict) for part in parts) or record.get("onnx") != _digest(bundle):
+    if not all(isinstance(part, dict) for part in parts) or record.get("onnx") != _digest(bundle, name):
         raise BundleError(
-            f"The manifest of {shown(bundle.path)} does not say that {ENGINE} was compiled from its {MODEL}.",
+            f"The manifest of {shown(bundle.path)} does not say that {engine} was compiled from its {name}.",
             f"Run '{again}'.",
         )
-    return _opened(bundle.file(ENGINE), record, again)
+    return _opened(bundle.file(engine), record, again, name)
 
 
-def _opened(plan: bytes | Path, record: Mapping[str, Any], again: str) -> Session:
+def _opened(plan: bytes | Path, record: Mapping[str, Any], again: str, name: str) -> Stage:
     """A session over a plan that may be opened, if it is for this machine by its record. ``again`` makes another."""
     from .backends.tensorrt.session import open_plan
 
@@ -188,7 +211,13 @@ def _opened(plan: bytes | Path, record: Mapping[str, Any], again: str) -> Sessio
         dla_core=core if isinstance(core, int) else None,
         made_by=record["identity"],
         rebuild=again,
+        stage=name != MODEL,
     )
+
+
+def _engine(name: str) -> str:
+    """The file of the plan that is compiled from ``name``."""
+    return ENGINE if name == MODEL else f"{Path(name).stem}.plan"
 
 
 def _again(bundle: Bundle) -> str:
@@ -198,7 +227,7 @@ def _again(bundle: Bundle) -> str:
 
 
 def _compiled(
-    bundle: Bundle, target: Target, here: Here, key: Key, notes: tuple[str, ...], *, strict: bool, told: Told
+    bundle: Bundle, name: str, target: Target, here: Here, key: Key, notes: tuple[str, ...], *, strict: bool, told: Told
 ) -> Ready:
     from .backends.tensorrt import plans
     from .backends.tensorrt.process import compile_plan
@@ -206,7 +235,7 @@ def _compiled(
     from .graph import read_model
     from .lint import WARNING, lint, refuse
 
-    model = read_model(bundle.file(MODEL))
+    model = read_model(bundle.file(name))
     text = model.metadata.get(CARD_KEY)
     card = None if text is None else Card.from_json(text)
     most = 1 if key.options.batch is None else key.options.batch[-1]
@@ -216,7 +245,7 @@ def _compiled(
     if strict and warnings:
         raise UnsupportedError(f"There are warnings, and --strict: {warnings[0]}", "Compile without --strict.")
     plans.prepare()
-    plan = compile_plan(bundle.file(MODEL), key.options, told=told)
+    plan = compile_plan(bundle.file(name), key.options, told=told)
     if open_bundle(bundle.path).manifest["files"] != bundle.manifest["files"]:  # minutes have passed
         raise BundleError(f"The bundle {shown(bundle.path)} was replaced while it was compiled.", "Compile it again.")
     kept = plans.store(key, plan, text)
@@ -258,7 +287,8 @@ def _shape(bundle: Bundle) -> list[Any]:
     return shape
 
 
-def _digest(bundle: Bundle) -> str:
-    """One hash of the expert's files, by those that were checked when the bundle was opened."""
+def _digest(bundle: Bundle, name: str = MODEL) -> str:
+    """One hash of a graph's files, by those that were checked when the bundle was opened."""
     files: Mapping[str, Any] = bundle.manifest["files"]
-    return sha256("".join(files[name]["sha256"] for name in (MODEL, WEIGHTS) if name in files).encode()).hexdigest()
+    parts = (MODEL, WEIGHTS) if name == MODEL else (name,)
+    return sha256("".join(files[part]["sha256"] for part in parts if part in files).encode()).hexdigest()

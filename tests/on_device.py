@@ -56,7 +56,7 @@ class Device:
         require_same(options["made_by"], self.identity, options["rebuild"])
         data = plan if isinstance(plan, bytes) else plan.read_bytes()
         self.opened.append(data)
-        return open_session(Path(data.decode().partition(" ")[2]))
+        return open_session(Path(data.decode().partition(" ")[2]), stage=options["stage"])
 
     def with_release(self, tensorrt: str) -> None:
         """Another TensorRT is installed."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..exits import THRESHOLD, TOLERANCE
 from ..measure import SEED, Glance, interleave
+from ..runtime.exits import AS_BUILT, Chosen
 from ..source import open_source
 from . import environment, harness
 from .branches import open_without
@@ -46,6 +48,7 @@ def bench(
     phases: bool = False,
     data: str | Path | None = None,
     without: Sequence[str] | None = None,
+    chosen: Chosen = AS_BUILT,
 ) -> BenchReport:
     """Time bundles and ``.onnx`` models against the first of them, all in one interleaved run on the CPU.
 
@@ -57,7 +60,8 @@ def bench(
     far it is, twice a second. Sensors are watched from the warm-up to the end; ``lock_clocks`` holds the clocks
     meanwhile, which needs root; ``cold`` starts each model in a process of its own before. ``phases`` also takes the
     time of predicting photos apart, for as many seconds again, on those under ``data`` or on a made one. ``without``
-    times one full model and its cuts without each of these classes or categories, by default the taxonomy's roots. A
+    times one full model and its cuts without each of these classes or categories, by default the taxonomy's roots.
+    Early exits are set as ``chosen``, and decide on the noise. A
     ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was measured until then.
 
     Raises ``UsageError`` for a model whose input has an open height or width or another batch than the scenario needs,
@@ -99,7 +103,10 @@ def bench(
                 )
                 for name, one in subjects.items()
             }
-            calls = {name: partial(one.session.run, inputs[name]) for name, one in subjects.items()}
+            settings = {name: one.settings(chosen) for name, one in subjects.items()}
+            if not any(THRESHOLD in one or TOLERANCE in one for one in settings.values()):
+                chosen.settings(())  # says that there are no exits, if they were to be set
+            calls = {name: partial(one.session.run, inputs[name], settings[name]) for name, one in subjects.items()}
             started = datetime.now(timezone.utc).isoformat(timespec="seconds")
             starts = {n: cold_start(f, inputs[n].shape, threads=threads) for n, f in files.items() if cold}
             before = environment.load()

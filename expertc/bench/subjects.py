@@ -16,7 +16,10 @@ from ..backends import Session
 from ..backends.cpu import open_session
 from ..backends.staged import on_processor
 from ..bundle import MODEL, open_bundle
+from ..controls import Control
 from ..errors import UsageError
+from ..exits import THRESHOLD, TOLERANCE
+from ..runtime.exits import AS_BUILT, Chosen
 from ..text import clean_text
 from .report import OFFLINE
 
@@ -25,21 +28,30 @@ from .report import OFFLINE
 class Subject:
     """A model that is open; ``path`` is as it was given, ``sha256`` that of the ONNX file or bytes.
 
-    ``notes`` say where it runs, if that is not the processor or should not be.
+    ``notes`` say where it runs, if that is not the processor or should not be; ``controls`` are its inputs beside the
+    image, with the defaults of its bundle.
     """
 
     path: str
     sha256: str
     session: Session
     notes: tuple[str, ...] = ()
+    controls: tuple[Control, ...] = ()
+
+    def settings(self, chosen: Chosen) -> dict[str, tuple[float, ...]]:
+        """What its controls hold; early exits, where it has any, as ``chosen``. Raises ``UsageError`` as that does."""
+        own = chosen if {THRESHOLD, TOLERANCE} & {control.name for control in self.controls} else AS_BUILT
+        return {control.name: control.default for control in self.controls} | own.settings(self.controls)
 
 
 def open_subject(path: str | Path, model: Path | bytes, threads: int | None, opened: ExitStack) -> Subject:
     """Open ``model``, which stands for ``path``, for as long as ``opened``. Raises what ``open_model`` raises."""
     session, notes = open_model(Path(path), model, threads)
+    bundled = Path(path).is_dir() and not isinstance(model, bytes)
+    controls = open_bundle(path).controls if bundled else session.controls
     opened.enter_context(closing(session))
     data = model if isinstance(model, bytes) else model.read_bytes()
-    return Subject(str(path), hashlib.sha256(data).hexdigest(), session, notes)
+    return Subject(str(path), hashlib.sha256(data).hexdigest(), session, notes, controls)
 
 
 def open_model(path: Path, model: Path | bytes, threads: int | None) -> tuple[Session, tuple[str, ...]]:

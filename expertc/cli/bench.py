@@ -69,6 +69,7 @@ class _Bench(click.Command):
     "--accuracy", "accuracies", multiple=True, metavar="[MODEL=]REPORT",
     help="What evaluate --report wrote or --json printed, to show accuracy beside latency.",
 )  # fmt: skip
+@options.exits
 @options.threads
 @options.as_json
 @options.quietly
@@ -76,8 +77,8 @@ class _Bench(click.Command):
 def command(
     paths: tuple[str, ...], scenario: str, rate: float | None, batch_size: int | None, duration: float,
     percentile: str | None, branchwise: bool, branches: tuple[str, ...], cold: bool, phases: bool, data: str | None,
-    seed: int, lock_clocks: bool, report: str | None, accuracies: tuple[str, ...], threads: int | None, as_json: bool,
-    quiet: bool,
+    seed: int, lock_clocks: bool, report: str | None, accuracies: tuple[str, ...], threshold: str | None,
+    tolerance: float | None, forced: int | None, threads: int | None, as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Time models and bundles in turns within one run, and compare each with the first.
 
@@ -87,6 +88,7 @@ def command(
     from ..errors import ExitCode
 
     seconds = options.check_seconds(duration, "--duration", 0.01)
+    chosen = options.make_exits(threshold, tolerance, forced)
     judged = read_accuracies(accuracies, paths)
     if report is not None:
         refuse_place(Path(report))
@@ -96,7 +98,7 @@ def command(
             paths, scenario=scenario, seconds=seconds, threads=threads, interruptible=True,
             percentile=None if percentile is None else int(percentile), progress=lambda seen: write(_line(seen)),
             lock_clocks=lock_clocks, cold=cold, rate=rate, batch_size=batch_size, phases=phases, data=data,
-            seed=seed, without=branches if branchwise or branches else None,
+            seed=seed, chosen=chosen, without=branches if branchwise or branches else None,
         )  # fmt: skip
     found = with_accuracies(found, judged)
     if report is not None:

@@ -15,6 +15,7 @@ from .confusion import print_confusion
 if TYPE_CHECKING:
     from ..evaluate import Agreement, Evaluation
     from ..evaluate.confidence import Coverage
+    from ..evaluate.given import Given
 
 
 @click.command(
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--report", metavar="DIR", help="Also write report.json, report.md and report.html there.")
 @click.option("--picture", metavar="FILE", help="Draw what is taken for what (the confusion matrix) as a PNG file.")
 @click.option("--force", is_flag=True, help="Replace an existing PNG file.")
+@options.exits
 @options.foreign
 @options.threads
 @options.as_json
@@ -41,8 +43,8 @@ if TYPE_CHECKING:
 def command(
     path: str | None, data: str, split: str, ignore_unknown: bool, classes: str | None, against: str | None,
     reject: float | None, others: str | None, report: str | None, picture: str | None, force: bool,
-    labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None,
-    as_json: bool, quiet: bool,
+    threshold: str | None, tolerance: float | None, forced: int | None, labels: str | None, taxonomy: str | None,
+    preprocess: str | None, outputs: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Measure a bundle or a model on labelled photos: accuracy per class with 95 % Wilson intervals, calibration.
 
@@ -52,6 +54,7 @@ def command(
     from ..atomic import refuse_unless, save
     from ..errors import CardError
     from ..evaluate import EvaluationReport, compare, confusion, environment, evaluate
+    from ..evaluate.given import Given, Listener
     from ..evaluate.judges import open_judge
     from ..evaluate.others import open_others, scope
     from ..evaluate.picture import png
@@ -65,10 +68,11 @@ def command(
         refuse_unless(Path(picture), None)  # before any work
     if report is not None:
         FOLDER.refuse_place(Path(report))
+    chosen = options.make_exits(threshold, tolerance, forced)
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     images = open_dataset(data, split)
     with ExitStack() as opened:
-        judge = opened.enter_context(open_judge(path, classes=classes, foreign=foreign, threads=threads))
+        judge = opened.enter_context(open_judge(path, classes=classes, foreign=foreign, threads=threads, chosen=chosen))
         other = None
         if against is not None:
             restricted = open_judge(against, classes=judge.labels, foreign=foreign, threads=threads)
@@ -80,8 +84,14 @@ def command(
             raise CardError("The model does not say how images become its input.", "Give --preprocess.")
         match = photos.match(images, judge, ignore_unknown)
         strangers = None if others is None else open_others(others, split, judge.labels, judge.taxonomy)
+        listener = None if judge.answered is None else Listener(judge.answered)
         with options.bar("evaluating", quiet) as progress:
-            found = evaluate(judge.scores, spec, judge.labels, images, match=match, progress=progress, kind=judge.kind)
+            found = evaluate(
+                listener or judge.scores, spec, judge.labels, images, match=match, progress=progress, kind=judge.kind
+            )
+        given = None
+        if listener is not None and judge.exits is not None:
+            given = Given.of(listener.heard, found.truth, judge.exits)
         covered = None if reject is None else found.covered(reject)
         agreed = None
         if other is not None:
@@ -95,14 +105,14 @@ def command(
         save(Path(picture), png(confusion.draw(found, Path(data).name)), force=force)
     name = str(BUNDLED if path is None else path)
     told = EvaluationReport(
-        name, judge.sha256, data, split, spec.to_mapping(), found, environment(), covered, agreed, apart
+        name, judge.sha256, data, split, spec.to_mapping(), found, environment(), covered, agreed, apart, given
     )
     if report is not None:
         told.write(Path(report))
     if as_json:
         click.echo(to_json(told.to_mapping()), nl=False)
     else:
-        _print(found, covered, agreed)
+        _print(found, covered, agreed, given)
         if apart is not None:
             show.line()
             photos.print_scope(apart)
@@ -120,7 +130,7 @@ def _check(reject: float | None, picture: str | None, force: bool) -> None:
         raise UsageError("--force belongs to --picture.", "Write --picture confusion.png.")
 
 
-def _print(found: Evaluation, covered: Coverage | None, agreed: Agreement | None) -> None:
+def _print(found: Evaluation, covered: Coverage | None, agreed: Agreement | None, given: Given | None) -> None:
     rows = [
         (r.label, show.count(r.images), show.count(r.hits), show.percent(r.accuracy), photos.interval(r.hits, r.images))
         for r in (*found.per_class, found.overall)
@@ -131,6 +141,13 @@ def _print(found: Evaluation, covered: Coverage | None, agreed: Agreement | None
     show.table(("class", "photos", "right", "accuracy", "95 % interval"), rows)
     print_confusion(found)
     remarks = []
+    if given is not None:
+        by_exit = ", ".join(f"{n}: {show.percent(count / given.images)}" for n, count in enumerate(given.exits, 1))
+        remarks += [
+            f"answers as given: {show.percent(given.accuracy)} right ({photos.interval(given.hits, given.images)}), "
+            f"{show.percent(given.fine_share)} name a class",
+            f"answered by exit {by_exit}",
+        ]
     if found.calibration_error is not None:
         remarks.append(f"calibration error: {show.percent(found.calibration_error)} (expected; 15 bins)")
     if covered is not None:

@@ -39,6 +39,7 @@ COMMANDS = {
 }
 
 TRAINING = ("torch", "torchvision", "timm", "safetensors", "onnxscript")
+DRAWING = "matplotlib"
 
 
 @click.group(
@@ -117,8 +118,9 @@ def _known(error: Exception) -> ExpertcError:
         )
     if isinstance(error, MemoryError):
         return ExpertcError("There is not enough memory.", "Close other programs or use a smaller batch.")
-    if isinstance(error, ModuleNotFoundError) and error.name in TRAINING:
-        return UsageError(f"This command needs {error.name}.", "Install it with: pip install 'expertc[train]'.")
+    if isinstance(error, ModuleNotFoundError) and error.name in (*TRAINING, DRAWING):
+        extra = "report" if error.name == DRAWING else "train"
+        return UsageError(f"This command needs {error.name}.", f"Install it with: pip install 'expertc[{extra}]'.")
     return ExpertcError(
         f"Something unexpected happened ({type(error).__name__}: {error}).",
         "This is a bug in expertc: run the command again with --debug and report what it prints.",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from ..runtime.exits import Chosen
     from ..selection import Selection
     from ..source import Foreign, Source
     from ..stages import Stages
@@ -90,6 +91,35 @@ def make_controls(gains: tuple[str, ...]) -> dict[str, dict[str, float]]:
             raise UsageError(f"{shown(name)} is given two gains.", "Give one.")
         found[name] = value
     return {GAIN: found} if found else {}
+
+
+def exits(command: F) -> F:
+    """``--threshold``, ``--tolerance`` and ``--exit``."""
+    added = (
+        click.option(
+            "--threshold", metavar="T[,T...]", help="Of early exits: the entropy in nats below which each answers."
+        ),
+        click.option("--tolerance", type=float, metavar="TAU", help="By how many nats fine answers are favoured."),
+        click.option("--exit", "forced", type=int, metavar="N", help="Let this exit answer, the first is 1."),
+    )
+    for option in reversed(added):
+        command = option(command)
+    return command
+
+
+def make_exits(threshold: str | None, tolerance: float | None, forced: int | None) -> Chosen:
+    """What ``exits``' options say. Raises ``UsageError`` for what is no number, or no exit."""
+    from ..errors import UsageError
+    from ..runtime.exits import Chosen
+    from ..text import shown
+
+    values = []
+    for item in () if threshold is None else threshold.split(","):
+        try:
+            values.append(float(item))
+        except ValueError as error:
+            raise UsageError(f"The threshold {shown(item)} is not a number.", "Write --threshold 0.5,0.3.") from error
+    return Chosen(tuple(values) if values else None, tolerance, forced)
 
 
 def make_foreign(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -21,6 +21,7 @@ BAR_FROM = 20  # images
         "expertc predict sharks-rays.expert photo.jpg --gain sharks=1.8",
         "expertc predict sharks-rays.expert photo.jpg --strict",
         "expertc predict vehicles.expert photo.jpg --explain",
+        "expertc predict exits.expert photo.jpg --threshold 0.5,0.3 --tolerance 0.2",
     )
 )
 @click.argument("bundle")
@@ -30,22 +31,26 @@ BAR_FROM = 20  # images
 @click.option("--strict", is_flag=True, help="Refuse to run anywhere but on the device the bundle is for.")
 @click.option("--trust-plan", is_flag=True, help="Open the bundle's own engine.plan: native code of its maker.")
 @options.gain
+@options.exits
 @options.threads
 @options.as_json
 @options.quietly
 @options.everywhere
 def command(
     bundle: str, images: tuple[str, ...], top: int, explain: bool, strict: bool, trust_plan: bool,
-    gains: tuple[str, ...], threads: int | None, as_json: bool, quiet: bool,
+    gains: tuple[str, ...], threshold: str | None, tolerance: float | None, forced: int | None, threads: int | None,
+    as_json: bool, quiet: bool,
 ) -> int:  # fmt: skip
     """Classify images, or all images in folders, with the expert in BUNDLE.
 
-    An image that cannot be read is reported by name while the others go on; the exit code is then 10.
+    An image that cannot be read is reported by name while the others go on; the exit code is then 10. A network with
+    early exits decides for each image by itself, unless it was built for several per call: then once for all of them.
     """
     from ..errors import ExitCode
     from ..runtime import Expert, expand_images
 
-    controls = options.make_controls(gains)
+    controls: dict[str, Any] = dict(options.make_controls(gains))
+    chosen = options.make_exits(threshold, tolerance, forced)
     files = expand_images(images)
     failed = False
     collected = []
@@ -57,6 +62,7 @@ def command(
         opened as expert,
         options.bar("classifying", quiet or len(files) < BAR_FROM) as bar,
     ):
+        controls |= expert.set_exits(chosen)
         for done, prediction in enumerate(expert.iter_predict(files, top, controls=controls, explain=explain), 1):
             failed |= prediction.error is not None
             if as_json:
@@ -82,6 +88,8 @@ def _print(prediction: Prediction) -> None:
         answers = [f"{label} (raw score {value:.4f})" for label, value in prediction.labels]
     else:
         answers = [f"{label} {100 * value:.1f} %" for label, value in prediction.labels]
+    if prediction.exit is not None:
+        answers[-1] += f" ({prediction.granularity}, exit {prediction.exit})"
     show.line(f"{prediction.image}: {', '.join(answers)}")
 
 

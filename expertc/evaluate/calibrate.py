@@ -1,19 +1,25 @@
-"""Find the threshold below which an expert says "none of these", and release the expert's bundle again with it."""
+"""Release an expert's bundle again with what was found on photos: when it says "none of these", when its exits answer.
+
+Here the threshold below which a photo shows none of the classes is found; thresholds of exits are ``operating``'s.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..bundle import README, REJECT, Bundle, Output
+from ..bundle import CONTROLS, EXITS, OPERATING, README, REJECT, Bundle, Output
 from ..errors import BundleError, UsageError
+from ..exits import THRESHOLD, TOLERANCE
 from ..instructions import rejecting
 from ..runtime import Reject
 from ..runtime.scores import scope_score
 from ..text import read_text
+from .operating import Point
 from .others import share
 from .scope import Separation, separations, threshold
 
@@ -76,3 +82,21 @@ def release(bundle: Bundle, place: Output, calibration: Calibration) -> Path:
         text = read_text(bundle.file(README), "The file", BundleError)
         files[README] = rejecting(text, reject.score, reject.threshold).encode()
     return place.again(bundle, files, {REJECT: reject.to_mapping()}, {"calibration": calibration.to_mapping()})
+
+
+def release_point(bundle: Bundle, place: Output, chosen: Point, report: Mapping[str, Any]) -> Path:
+    """Write ``bundle`` again to ``place`` with the settings of ``chosen`` as the defaults of its exits.
+
+    No file but the manifest and the report changes: what the model itself holds as defaults stays, so that a plan that
+    was compiled from it does, and whoever runs the bundle feeds what its manifest says. ``report`` holds JSON types.
+    Raises ``FileSystemError`` as ``write_bundle`` does, ``BundleError`` if the report is no text.
+    """
+    set_to = {THRESHOLD: list(chosen.thresholds), TOLERANCE: [chosen.tolerance]}
+    controls = [
+        item | {"default": set_to[item["name"]]} if item["name"] in set_to else item
+        for item in bundle.manifest[CONTROLS]
+    ]
+    given = {control["name"]: control["default"] for control in controls}
+    exits = None if bundle.exits is None else bundle.exits.with_settings(given).to_mapping()
+    about = {CONTROLS: controls, EXITS: exits, OPERATING: chosen.to_mapping()}
+    return place.again(bundle, {}, about, {OPERATING: dict(report)})

@@ -18,6 +18,7 @@ from ..text import clean_text
 from .accuracy import ClassResult, Evaluation
 from .agreement import Agreement
 from .confidence import Coverage
+from .given import Given
 from .others import Scope
 from .page import to_html
 
@@ -33,7 +34,7 @@ class EvaluationReport:
     """An evaluation of the model at ``model``, whose .onnx file has the hash ``sha256``, on the ``split`` of ``data``.
 
     ``preprocess`` says how images became its input; ``environment`` holds JSON types. ``coverage``, ``agreement`` and
-    ``others`` are there if they were asked for.
+    ``others`` are there if they were asked for, ``answers`` for a network with early exits.
     """
 
     model: str
@@ -46,10 +47,11 @@ class EvaluationReport:
     coverage: Coverage | None = None
     agreement: Agreement | None = None
     others: Scope | None = None
+    answers: Given | None = None
 
     def to_mapping(self) -> dict[str, Any]:
         """Everything as plain JSON types, as ``schema.json`` beside this file describes it."""
-        more = {"coverage": self.coverage, "agreement": self.agreement, "others": self.others}
+        more = {"coverage": self.coverage, "agreement": self.agreement, "others": self.others, "answers": self.answers}
         return {
             "format": FORMAT,
             "model": self.model,
@@ -94,6 +96,8 @@ class EvaluationReport:
             yield f"with a probability of at least {some.reject:g}: {100 * some.coverage:.1f} % decided, {right} right"
         for one in () if self.others is None else self.others.separations:
             yield f"other things by {one.score}: AUROC {one.auroc:.3f}, {100 * one.fpr95:.1f} % let in with 95 % of own"
+        if (given := self.answers) is not None:
+            yield f"answers as given: {100 * given.accuracy:.1f} % right, {100 * given.fine_share:.1f} % name a class"
         if self.agreement is not None:
             yield f"agreement with the other model: {self.agreement.agreed} of {self.agreement.images} decisions"
         if found.left_out:

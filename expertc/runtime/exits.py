@@ -35,6 +35,15 @@ class Answered:
     exit: Array
 
     @classmethod
+    def join(cls, parts: Sequence[Answered]) -> Answered:
+        """All of them, one after the other."""
+        coarse = [part.coarse for part in parts if part.coarse is not None]
+        scores, fine, taken = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("scores", "fine", "exit")
+        )
+        return cls(scores, np.concatenate(coarse) if coarse else None, fine, taken)
+
+    @classmethod
     def of(cls, scores: Array, found: Mapping[str, Array]) -> Answered:
         """From the outputs of a session, by their names."""
         return cls(scores, found.get(COARSE), found[GRANULARITY] != 0, found[EXIT])
@@ -62,44 +71,37 @@ class Chosen:
         if self.exit is not None and self.exit < 1:
             raise UsageError(f"There is no exit {self.exit}.", "The first is 1.")
 
-    @property
-    def nothing(self) -> bool:
-        """Whether all stays as it is."""
-        return self.threshold is None and self.tolerance is None and self.exit is None
+    def settings(self, controls: Sequence[Control], *, frozen: bool = False) -> dict[str, tuple[float, ...]]:
+        """The values of the model's ``controls``; ``frozen`` says that it has exits, whatever its controls are.
 
-    def settings(self, controls: Sequence[Control], embedded: Sequence[Control] = ()) -> dict[str, tuple[float, ...]]:
-        """The values of the model's ``controls``, ``embedded`` ones being frozen.
-
-        Raises ``UsageError`` for a model without exits, with frozen ones, or with others.
+        Raises ``UsageError`` for a model that has no such exits, or where they cannot be set.
         """
         sizes = {control.name: len(control.default) for control in controls}
-        wanted = [
-            name
-            for name, given in ((THRESHOLD, self.threshold), (TOLERANCE, self.tolerance), (THRESHOLD, self.exit))
-            if given is not None
-        ]
-        missing = [name for name in wanted if name not in sizes and not (self.exit == 1 and TOLERANCE in sizes)]
-        if missing:
-            if any(control.name in (THRESHOLD, TOLERANCE) for control in embedded):
+        early, settable = sizes.get(THRESHOLD, 0), sizes.keys() & {THRESHOLD, TOLERANCE}
+        if self != AS_BUILT and not settable:
+            if frozen:
                 raise UsageError("The thresholds of this expert are frozen.", "Build it without embedding them.")
-            if {THRESHOLD, TOLERANCE} & sizes.keys():
-                raise UsageError(f"This network has no {missing[0]} to set.", f"It has {', '.join(sizes)}.")
             raise UsageError("This network has no early exits.", "Ask without --threshold, --tolerance and --exit.")
         found: dict[str, tuple[float, ...]] = {}
-        early = sizes.get(THRESHOLD, 0)
         if self.threshold is not None:
-            many = self.threshold * early if len(self.threshold) == 1 else self.threshold
-            if len(many) != early:
-                said = f"{len(many)} thresholds are given for {early} early exits."
+            values = self.threshold * early if len(self.threshold) == 1 else self.threshold
+            if not values or len(values) != early:
+                said = f"{len(self.threshold)} thresholds are given for {early} early exits."
                 raise UsageError(said, "Give one for all, or one for each exit but the last.")
-            found[THRESHOLD] = tuple(map(_held, many))
+            found[THRESHOLD] = tuple(map(_held, values))
         if self.exit is not None:
             if self.exit > early + 1:
-                raise UsageError(f"There is no exit {self.exit}: this network has {early + 1}.", "The first is 1.")
+                raise UsageError(f"There is no exit {self.exit}: the last is {early + 1}.", "The first is 1.")
             found |= forced(early, self.exit)
         if self.tolerance is not None:
+            if TOLERANCE not in sizes:
+                raise UsageError("No exit of this network weighs two answers.", "Leave out --tolerance.")
             found[TOLERANCE] = (_held(self.tolerance),)
         return found
+
+
+AS_BUILT = Chosen()
+"""Nothing is set."""
 
 
 def forced(early: int, number: int) -> dict[str, tuple[float, ...]]:

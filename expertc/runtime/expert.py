@@ -19,9 +19,9 @@ from ..bundle import Bundle, open_bundle
 from ..card import KINDS, Preprocess
 from ..controls import Control, Setting, settle
 from ..errors import BundleError, DataError, UsageError
-from ..exits import COARSE, EXIT, GRANULARITY, THRESHOLD, TOLERANCE, Exits
+from ..exits import COARSE, EXIT, GRANULARITY, SCORES, THRESHOLD, TOLERANCE, Exits
 from ..taxonomy import Taxonomy, clean_text
-from .exits import COARSELY, FINE, Answered
+from .exits import COARSELY, FINE, Answered, Chosen
 from .images import Source, load_image, source_name
 from .paths import Path as Steps
 from .paths import Paths, read_paths
@@ -136,7 +136,7 @@ class Expert:
         output = bundle.manifest.get("output")
         if not isinstance(output, dict) or output.get("kind") not in KINDS or output.get("axis") != 1:
             raise BundleError(f"The manifest of '{shown}' does not describe an output.", "Build it again.")
-        reject, paths, exits = read_reject(bundle, output["kind"]), read_paths(bundle), bundle.exits
+        reject, paths, exits = read_reject(bundle, output["kind"]), read_paths(bundle), bundle.deciding
         notices: tuple[str, ...] = ()
         if bundle.backend == "tensorrt":
             from ..engines import open_anywhere
@@ -144,12 +144,13 @@ class Expert:
             session, notices = open_anywhere(bundle, threads=threads, strict=strict, trust_plan=trust_plan, told=told)
         else:
             session = on_processor(bundle, threads)
-        problem = _contradiction(session, bundle, output.get("name"), paths, exits)
+        name = output.get("name") if exits is None else SCORES
+        problem = _contradiction(session, bundle, name, paths, exits)
         if problem:
             session.close()
             raise BundleError(f"The bundle '{shown}' contradicts itself: {problem}.", "Build it again.")
-        labels, name, kind = bundle.labels, output["name"], output["kind"]
-        return cls(session, labels, bundle.preprocess, name, kind, bundle.controls, reject, paths, notices, exits)
+        labels, kind = bundle.labels, output["kind"]
+        return cls(session, labels, bundle.preprocess, str(name), kind, bundle.controls, reject, paths, notices, exits)
 
     def __enter__(self) -> Expert:
         return self
@@ -185,6 +186,10 @@ class Expert:
             raise UsageError("This expert has no early exits.", "Ask for its scores.")
         found = self._outputs(batch, self._settled(controls))
         return Answered.of(found[self._output], found)
+
+    def set_exits(self, chosen: Chosen) -> Mapping[str, Setting]:
+        """The controls by which the exits are as ``chosen``. Raises ``UsageError`` as ``Chosen.settings`` does."""
+        return chosen.settings(self.controls, frozen=self.exits is not None)
 
     def _settled(self, controls: Mapping[str, Setting] | None) -> Mapping[str, tuple[float, ...]]:
         """The values of all controls."""

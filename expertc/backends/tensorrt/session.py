@@ -41,6 +41,7 @@ def open_plan(
     types: Mapping[str, DTypeLike] | None = None,
     made_by: Mapping[str, Any] | None = None,
     rebuild: str = "",
+    stage: bool = False,
 ) -> PlanSession:
     """Open a plan, its file or its bytes, on the GPU ``device``. **It is native code**: open your own plans only.
 
@@ -53,6 +54,7 @@ def open_plan(
             index that ONNX Runtime gives in 64 bits, and what DOUBLE was stays the FLOAT that TensorRT makes of it.
         made_by: ``Identity.to_mapping()`` of where it was compiled, compared before TensorRT sees the plan.
         rebuild: the command that compiles it again, which errors name.
+        stage: it is a later stage of a network, and is fed all that it reads.
 
     Raises ``UnsupportedError`` without a driver, a GPU, TensorRT, or memory enough; ``DeviceMismatchError`` for a plan
     of another release or GPU; ``ModelError`` if its inputs and outputs are not those of a classifier; ``CardError`` if
@@ -77,7 +79,9 @@ def open_plan(
             wide = {np.dtype(np.int32): np.dtype(np.int64)} if not library.has(trt, "DataType.INT64") else {}
             made = {tensor.name: wide.get(tensor.dtype, tensor.dtype) for tensor in engine.outputs}
             made |= {output: np.dtype(kind) for output, kind in (types or {}).items() if output in made}
-            session = PlanSession(engine, buffers, name, onnx_card, made, gpu.integrated and gpu.maps, cuda_graph)
+            session = PlanSession(
+                engine, buffers, name, onnx_card, made, gpu.integrated and gpu.maps, cuda_graph, stage
+            )
             inner.pop_all()
         undo.pop_all()
     return session
@@ -94,7 +98,7 @@ class _Slot:
 
 
 class PlanSession:
-    """A ``Session`` over an engine, which it closes; ``open_plan`` makes it. Several threads may run it, in turn.
+    """A ``Stage`` over an engine, which it closes; ``open_plan`` makes it. Several threads may run it, in turn.
 
     ``shared``: the GPU uses the memory of the processor, so nothing is copied. ``types``: of the outputs it returns.
     Raises ``ModelError`` or ``CardError`` if the engine's tensors do not fit a session.
@@ -109,13 +113,15 @@ class PlanSession:
         types: Mapping[str, np.dtype[Any]],
         shared: bool,
         cuda_graph: bool,
+        stage: bool = False,
     ) -> None:
         self._card, self._name, self._types = card, name, types
         inputs = {tensor.name: tensor for tensor in engine.inputs}
+        self.carried: tuple[str, ...] = tuple(inputs)[1:] if stage else ()
         read = None if card is None else Card.from_json(card)
         self.controls: tuple[Control, ...] = () if read is None else read.controls
         self.input: str = next(iter(inputs), "") if read is None else read.input
-        if inputs.keys() != {self.input, *(control.name for control in self.controls)}:
+        if inputs.keys() != {self.input, *self.carried, *(control.name for control in self.controls)}:
             what = (
                 f"{len(inputs)} inputs, and no card that describes them"
                 if read is None
@@ -159,7 +165,9 @@ class PlanSession:
         Raises ``ModelError`` for an input or a control that does not fit, ``UnsupportedError`` if the GPU fails.
         """
         x = np.asarray(x)
-        settings = {**self._defaults, **{name: self._fed(name, values) for name, values in (controls or {}).items()}}
+        given = dict(controls or {})
+        images = {self.input: x, **{name: np.asarray(given.pop(name)) for name in self.carried}}
+        settings = {**self._defaults, **{name: self._fed(name, values) for name, values in given.items()}}
         sizes = self._portions(x)
         with self._lock:
             engine = self._open()
@@ -169,7 +177,8 @@ class PlanSession:
                 found = []
                 for number, (start, own, size) in enumerate(sizes):
                     self._told = self._sum(self._told, self._marks()) if number else {}
-                    found.append(self._once(engine, x[start : start + own], size))
+                    part = {name: values[start : start + own] for name, values in images.items()}
+                    found.append(self._once(engine, part, size))
         if len(found) == 1:
             return found[0]
         return {name: np.concatenate([part[name] for part in found]) for name in self.outputs}
@@ -239,12 +248,14 @@ class PlanSession:
         ends = zip(self._image.least, self._image.most, strict=True)
         return "x".join(str(low) if low == high else f"({low} to {high})" for low, high in ends)
 
-    def _once(self, engine: Engine, x: NDArray[Any], size: int) -> dict[str, np.ndarray]:
-        """Run the images ``x``, filled up to ``size`` by repeating the last."""
-        self._set_shape(engine, (size, *x.shape[1:]))
-        image = self._slots[self.input].view
-        np.copyto(image[: len(x)], x, casting="unsafe")
-        np.copyto(image[len(x) :], x[-1:], casting="unsafe")
+    def _once(self, engine: Engine, images: Mapping[str, NDArray[Any]], size: int) -> dict[str, np.ndarray]:
+        """Run the ``images``, filled up to ``size`` by repeating the last."""
+        x = images[self.input]
+        self._set_shapes(engine, {name: (size, *values.shape[1:]) for name, values in images.items()})
+        for name, values in images.items():
+            view = self._slots[name].view
+            np.copyto(view[: len(x)], values, casting="unsafe")
+            np.copyto(view[len(x) :], values[-1:], casting="unsafe")
         buffers, stream, (start, ready, done, end) = self._buffers, self._stream, self._events
         buffers.record(start, stream)
         for slot in self._copied(self._inputs):
@@ -267,19 +278,20 @@ class PlanSession:
     def _copied(self, slots: list[_Slot]) -> Iterator[_Slot]:
         return (slot for slot in slots if slot.device is not slot.host)
 
-    def _set_shape(self, engine: Engine, shape: Shape) -> None:
-        """Prepare for images of a shape; a graph is of one shape only."""
-        if shape == self._shape:
+    def _set_shapes(self, engine: Engine, shapes: Mapping[str, Shape]) -> None:
+        """Prepare for images of a shape, and what else is as many; a graph is of one shape only."""
+        if shapes[self.input] == self._shape:
             return
         self._shape, self._warm = None, False
         if self._graph is not None:
             graph, self._graph = self._graph, None
             self._buffers.free(graph)
-        engine.set_shape(self.input, shape)
-        for name, made in {self.input: shape, **engine.shapes()}.items():
+        for name, shape in shapes.items():
+            engine.set_shape(name, shape)
+        for name, made in {**shapes, **engine.shapes()}.items():
             slot = self._slots[name]
             slot.view = _view(slot.host, slot.tensor, made)
-        self._shape = shape
+        self._shape = shapes[self.input]
 
     def _enqueue(self, engine: Engine) -> None:
         """Put one execution into the stream, as a graph if it can be: TensorRT wants one plain run of a shape first."""
