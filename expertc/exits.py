@@ -1,27 +1,20 @@
 """Early exits: classifiers along a network, of which the first that is sure enough answers, finely or coarsely.
 
-An exit has logits over the classes (*fine*), over the categories above them (*coarse*), or both; what it is sure of is
-measured by the entropy of their softmax. ``decide`` is the rule (Gran-HBN, Algorithm 1, and AG-HBN's form of it);
-thresholds are nats. Nothing here knows a graph: a network with exits is run by whoever asks for its tensors.
+An exit has logits over the classes (*fine*), over the categories above them (*coarse*), or both. Here is what a model
+card says of them, and what is left of it for a selection; ``exit_rule`` says which exit answers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from .errors import CardError, UsageError
 from .preprocessing import required
 from .taxonomy import Taxonomy
 from .text import shown
-
-Array = np.ndarray[Any, Any]
-LogitsOf = Callable[[int], Mapping[str, Array]]
-"""Runs the network up to an exit, numbered from 1, and gives the tensors that it names."""
 
 THRESHOLD, TOLERANCE = "threshold", "tolerance"
 """Inputs of a driven graph: ``[exits - 1]``, the entropy in nats below which an early exit answers, and ``[1]``."""
@@ -258,82 +251,6 @@ class Exits:
         return cls(exits=tuple(made), **plain)
 
 
-@dataclass(frozen=True)
-class Decision:
-    """What a run came to.
-
-    Args:
-        exit: the number, from 1, of the exit that answered for the whole batch.
-        fine: whether with a class.
-        scores: ``[N, classes]`` float64, logits. From an exit that is coarse only: the category's log-probability,
-            shared evenly by its classes.
-        coarse: ``[N, categories]`` float64, logits, None if there are no categories. From an exit that is fine only:
-            the log-probability of all classes of a category.
-    """
-
-    exit: int
-    fine: bool
-    scores: Array
-    coarse: Array | None
-
-
-def entropy(logits: Array) -> float:
-    """The mean over the batch of the entropy of softmax(``logits``), ``[N, labels]``, in nats."""
-    logs = _log_softmax(logits)
-    return float(-(np.exp(logs) * logs).sum(axis=1).mean())
-
-
-def decide(exits: Exits, logits_of: LogitsOf, thresholds: Sequence[float], tolerance: float) -> Decision:
-    """Take the first exit that is sure enough, and of its two answers the finer one that is (Algorithm 1).
-
-    An early exit answers finely if ``H_fine < threshold`` and ``H_fine - tolerance < H_coarse``, else coarsely if
-    ``H_coarse < threshold``; the last finely if ``H_fine - tolerance < H_coarse``, else coarsely. Where an exit has one
-    answer, or a semantic branch has chosen for all of them (finely, if that is likelier for half of the batch or more;
-    if both are equally likely, it is coarse), that is the one to be sure of. One decision is made for a batch.
-
-    Args:
-        exits: of the network; ``of`` is known.
-        logits_of: is asked for an exit, from 1, when the run gets there, and gives its tensors; for the first also
-            ``exits.semantic``.
-        thresholds: nats, of each exit but the last; any number, infinity too.
-        tolerance: nats.
-
-    Raises ``UsageError`` if a setting is no number, or they are too many or too few.
-    """
-    thresholds, tolerance = settled(exits, thresholds, tolerance)
-    semantic: bool | None = None
-    for number, one in enumerate(exits.exits, 1):
-        found = logits_of(number)
-        if exits.semantic is not None and number == 1:
-            semantic = is_fine(found[exits.semantic])
-        limit = thresholds[number - 1] if number <= len(thresholds) else None
-        fine = None if one.fine is None else np.asarray(found[one.fine], np.float64)
-        coarse = None if one.coarse is None else np.asarray(found[one.coarse], np.float64)
-        answer = _answer(exits, semantic, fine, coarse, limit, tolerance)
-        if answer is not None:
-            return Decision(number, answer, *_both(exits, fine, coarse))
-    raise AssertionError("the last exit has not answered")
-
-
-def settled(exits: Exits, thresholds: Sequence[float], tolerance: float) -> tuple[tuple[float, ...], float]:
-    """The settings as numbers. Raises ``UsageError`` if one is none, or they are too many or too few."""
-    try:
-        values = tuple(float(value) for value in (*thresholds, tolerance))
-    except (TypeError, ValueError) as error:
-        raise UsageError("A threshold or the tolerance is no number.", "Write for example 0.5.") from error
-    if any(map(math.isnan, values)):
-        raise UsageError("A threshold or the tolerance is no number.", "Write for example 0.5.")
-    if len(values) != len(exits.exits):
-        wanted = len(exits.exits) - 1
-        raise UsageError(f"There are {len(values) - 1} thresholds for {wanted} early exits.", "Give one for each.")
-    return values[:-1], values[-1]
-
-
-def is_fine(semantic: Array) -> bool:
-    """What a semantic branch says, ``[N, 2]``: whether at least half of the batch is likelier fine than coarse."""
-    return bool(np.mean(np.argmax(semantic, axis=1)) >= 0.5)
-
-
 def two_levels(taxonomy: Taxonomy) -> tuple[str, ...]:
     """The categories of a taxonomy of two levels, in its order. Raises ``UsageError`` if it has more, or fewer."""
     if any(len(taxonomy.path(name)) != 2 for name in taxonomy.classes):
@@ -342,45 +259,6 @@ def two_levels(taxonomy: Taxonomy) -> tuple[str, ...]:
             "Say levels = 2 in the recipe, or --levels 2: the classes and what is right above them.",
         )
     return tuple(node.name for node in taxonomy.roots)
-
-
-def _answer(
-    exits: Exits, semantic: bool | None, fine: Array | None, coarse: Array | None, limit: float | None,
-    tolerance: float,
-) -> bool | None:  # fmt: skip
-    """Whether an exit answers finely or coarsely, None if it is not sure; ``limit`` is None for the last."""
-    if fine is None or coarse is None or semantic is not None:
-        finely = fine is not None if semantic is None else semantic
-        logits = fine if finely else coarse
-        sure = limit is None or (logits is not None and entropy(logits) < limit)
-        return finely if sure else None
-    one, other = entropy(fine), entropy(coarse)
-    finer = one - tolerance < other
-    if limit is None:
-        return finer
-    if one < limit and finer:
-        return True
-    return False if other < limit and (not exits.strict_coarse or other < one - tolerance) else None
-
-
-def _both(exits: Exits, fine: Array | None, coarse: Array | None) -> tuple[Array, Array | None]:
-    """Scores of the classes and of the categories; what an exit does not have follows from what it has."""
-    of = np.asarray(exits.of, np.int64)
-    if fine is None:
-        assert coarse is not None
-        sizes = np.bincount(of, minlength=len(exits.categories))
-        return _log_softmax(coarse)[:, of] - np.log(sizes[of]), coarse
-    if coarse is None and exits.categories:
-        logs = _log_softmax(fine)
-        columns = range(len(exits.categories))
-        coarse = np.stack([np.logaddexp.reduce(logs[:, of == column], axis=1) for column in columns], axis=1)
-    return fine, coarse
-
-
-def _log_softmax(logits: Array) -> Array:
-    values = np.asarray(logits, np.float64)
-    values = values - values.max(axis=1, keepdims=True)
-    return np.asarray(values - np.log(np.exp(values).sum(axis=1, keepdims=True)))
 
 
 def _is_setting(value: Any) -> bool:

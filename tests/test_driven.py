@@ -22,7 +22,8 @@ from expertc.card import CARD_KEY
 from expertc.driven import require_exits, taken_apart
 from expertc.earlier import read_earlier
 from expertc.errors import CardError, UsageError, VerificationError
-from expertc.exits import COARSE, EXIT, GRANULARITY, SCORES, decide
+from expertc.exit_rule import decide
+from expertc.exits import COARSE, EXIT, GRANULARITY, SCORES
 from expertc.graph import read_model, to_bytes
 from expertc.runtime import Expert
 from expertc.source import open_source

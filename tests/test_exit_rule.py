@@ -13,7 +13,8 @@ import pytest
 
 from expertc.card import Card, Output
 from expertc.errors import CardError, UsageError
-from expertc.exits import DEFAULT_THRESHOLD, Decision, Exit, Exits, decide, entropy, two_levels
+from expertc.exit_rule import Decision, decide, entropy
+from expertc.exits import DEFAULT_THRESHOLD, Exit, Exits, two_levels
 from expertc.taxonomy import Taxonomy
 
 Array = np.ndarray[Any, Any]

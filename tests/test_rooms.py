@@ -54,6 +54,7 @@ ORDER = [
     ("targets",),
     ("sets",),
     ("card",),
+    ("exit_rule",),
     ("controls", "routes", "exits"),
     ("preprocessing",),
     ("labels",),

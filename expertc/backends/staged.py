@@ -1,6 +1,6 @@
 """A network with exits that was built in stages, one graph per exit: the same session as the one that holds them all.
 
-A later stage runs only if no earlier exit has answered, wherever the stages run; ``exits.decide`` is the rule.
+A later stage runs only if no earlier exit has answered, wherever the stages run; ``exit_rule.decide`` is the rule.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from ..bundle import MODEL, Bundle
 from ..controls import Control
 from ..errors import BundleError, ModelError
-from ..exits import COARSE, EXIT, GRANULARITY, SCORES, THRESHOLD, TOLERANCE, Exits, decide
+from ..exit_rule import decide
+from ..exits import COARSE, EXIT, GRANULARITY, SCORES, THRESHOLD, TOLERANCE, Exits
 from ..text import shown
 from . import Session, Stage
 

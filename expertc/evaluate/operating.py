@@ -1,7 +1,7 @@
 """Operating points of a network with early exits: what thresholds and a tolerance make of recorded answers.
 
 Every exit's answers to a set of photos are recorded once; what any setting would have answered follows from their
-entropies by the rule of ``exits.decide``, for each photo by itself. So a grid of settings costs no run of the network.
+entropies by the rule (``exit_rule.decide``), for each photo by itself. So a grid of settings costs no run.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ import numpy as np
 from ..backends.cpu import FREE_AXIS
 from ..controls import MAX_VALUE
 from ..errors import BundleError, DataError, UsageError
-from ..exits import THRESHOLD, TOLERANCE, Exits, entropy
+from ..exit_rule import entropy
+from ..exits import THRESHOLD, TOLERANCE, Exits
 from ..measure import interleave
 from ..runtime import Expert
 from ..runtime.dataset import LabelledImages

@@ -17,7 +17,8 @@ from .. import atomic
 from ..card import Card
 from ..controls import Control
 from ..errors import UsageError
-from ..exits import THRESHOLD, TOLERANCE, decide
+from ..exit_rule import decide
+from ..exits import THRESHOLD, TOLERANCE
 from ..graph import read_model, to_bytes
 from ..surgery.exits import nested
 from ..text import shown

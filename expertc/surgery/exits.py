@@ -2,7 +2,7 @@
 
 The plain form computes every exit and decides nothing; it is what every other pass works on. Nested, each stage after
 the first stands in the ``else_branch`` of an If, and is not computed where an earlier exit has answered. Staged, each
-is a graph of its own that reads what earlier ones made, by its name; somebody else decides (``exits.decide``).
+is a graph of its own that reads what earlier ones made, by its name; somebody else decides (``exit_rule.decide``).
 """
 
 from __future__ import annotations

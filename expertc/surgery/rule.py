@@ -1,4 +1,4 @@
-"""The rule of early exits, ``exits.decide``, as nodes of a graph: how sure an exit is, and what it answers."""
+"""The rule of early exits, ``exit_rule.decide``, as nodes of a graph: how sure an exit is, and what it answers."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The form in which a network with exits is shipped: it answers as the rule does on what its plain form says.
 
-The plain form was compared with the full model, all its exits; ``exits.decide`` is the rule in numpy. What is shipped
-holds it as a graph, or is run in stages.
+The plain form was compared with the full model, all its exits; ``exit_rule.decide`` is the rule in numpy. What is
+shipped holds it as a graph, or is run in stages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import numpy as np
 from ..backends import OpenSession, Session, portions
 from ..card import CARD_KEY, Card
 from ..errors import ModelError, UnsupportedError
-from ..exits import COARSE, EXIT, GRANULARITY, SCORES, THRESHOLD, TOLERANCE, Exits, decide
+from ..exit_rule import decide
+from ..exits import COARSE, EXIT, GRANULARITY, SCORES, THRESHOLD, TOLERANCE, Exits
 from ..graph import File, Model, is_exactly
 from ..surgery.exits import nested, staged
 from .certificate import Mismatch, Number, Step

@@ -1,4 +1,4 @@
-"""The grid of operating points, against ``exits.decide`` photo by photo, and what is chosen from it."""
+"""The grid of operating points, against ``exit_rule.decide`` photo by photo, and what is chosen from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 
 from expertc.errors import DataError
 from expertc.evaluate.operating import MOST_POINTS, Point, Recorded, answers, choose, front, grid, points
-from expertc.exits import Exit, Exits, decide, entropy
+from expertc.exit_rule import decide, entropy
+from expertc.exits import Exit, Exits
 
 CATEGORIES, OF = ("a", "b"), (0, 0, 1, 1, 1)
 GRAN = Exits(CATEGORIES, tuple(Exit(f"f{u}", f"c{u}") for u in (1, 2, 3)), of=OF)

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper
 
 from expertc.card import CARD_KEY, Card
 from expertc.errors import CardError, UnsupportedError
-from expertc.exits import COARSE, EXIT, GRANULARITY, SCORES, THRESHOLD, TOLERANCE, decide
+from expertc.exit_rule import decide
+from expertc.exits import COARSE, EXIT, GRANULARITY, SCORES, THRESHOLD, TOLERANCE
 from expertc.graph import read_model, to_bytes
 from expertc.graph.cost import cost
 from expertc.surgery.exits import flatten, joined, nested, staged
