@@ -95,7 +95,7 @@ class Expert:
         if not path.exists():
             from expertc.export import export_random
 
-            export_random(network.arch, network.classes, path, form=network.form or "fused", gain=False)
+            export_random(network.arch, network.classes, path, form=network.form, gain=False)
         return open_source(path)
 
     @cached_property

@@ -133,7 +133,7 @@ def cut_out(folder: Path, skip_large: bool) -> Iterator[Row]:
             continue
         path = folder / f"{name}-{classes}-{form}.onnx"
         if not path.exists():
-            export_random(name, classes, path, form=form or "fused")
+            export_random(name, classes, path, form=form)
         source = open_source(path)
         cut = prune(source.model, source.card, tuple(range(first, last)))
         exact = cost(cut.model).parameters

@@ -11,6 +11,9 @@ GROUPED, BATCHED = FUSED + "grouped", FUSED + "batched"
 FP32, FP16, INT8 = "fp32", "fp16", "int8"
 SEA = "sea animals, sharks and rays"
 ONE = "HLFP-small, 1 of 1"
+EXITS = "Gran-HBN, 20 of 100, a graph per exit"
+STAGE = "stage "
+"""Begins the form that is one stage of a network with early exits; its number follows."""
 HIERNET = "HierNet-20, four groups of seven, all branches"
 
 
@@ -41,8 +44,9 @@ EXTRA = {
     ONE: Network("hlfp_small", 1, "fused", "#0"),
     "HLFP-small, 10 of 10": Network("hlfp_small", 10, "separate", "#0-9"),
     HIERNET: Network("hiernet_resnet20", 100, "", "#0-57"),
+    EXITS: Network("gran_hbn", 100, "plain", "#0-19"),
 }
-SIDES = {HIERNET: 32}
+SIDES = {HIERNET: 32, EXITS: 32}
 """Pixels, of images that are not of 224."""
 ALL = {**NETWORKS, **EXTRA}
 
@@ -76,6 +80,7 @@ CONTESTS = (
     expert("nhl", "ResNet50-NHL, 20 of 100"),
     expert("hlfp10", "HLFP-small, 10 of 100", full=False),
     expert("hiernet", HIERNET),
+    expert("exits", EXITS, forms=tuple(f"{STAGE}{number}" for number in (1, 2, 3))),
     expert("convnext", "ConvNeXtV2-NHL, 5 of 1000", full=False),
     expert("nested", "HLFP nested, 20 of 100 (17 of 52)", full=False),
 )  # fmt: skip

@@ -26,12 +26,13 @@ from expertc import __version__
 from expertc.backends.cpu import open_session
 from expertc.errors import ExpertcError
 from expertc.evaluate.calibration import Calibration, calibration
-from expertc.graph import Model, read_model, to_proto, with_batch
+from expertc.graph import Model, Shape, read_model, to_proto, with_batch
 from expertc.graph.cost import cost
 from expertc.lint import ceiling, lint, refuse
 from expertc.observe import observe
 from expertc.sensitivity import within_budget
 from expertc.source import Source
+from expertc.surgery.exits import staged
 from expertc.surgery.fold import Fold
 from expertc.surgery.fuse import FORMS, Fuse
 from expertc.surgery.half import Half
@@ -39,7 +40,7 @@ from expertc.surgery.lower import Lower
 from expertc.surgery.quantise import TENSORRT
 from expertc.targets import Release, load_target
 
-from .contests import ALL, CONTESTS, FP16, FP32, SIDES, Contest, Entry
+from .contests import ALL, CONTESTS, FP16, FP32, SIDES, STAGE, Contest, Entry
 from .hollow import Known, hollow, redraw
 from .seeds import Array, images
 
@@ -63,7 +64,7 @@ class Sized(Expert):
         if network.arch is not None and not path.exists():
             from expertc.export import export_random
 
-            export_random(network.arch, network.classes, path, form=network.form or "fused", size=self.side, gain=False)
+            export_random(network.arch, network.classes, path, form=network.form, size=self.side, gain=False)
         return super().source
 
 
@@ -125,7 +126,7 @@ class Preparation:
         if not trained:
             known = redraw(proto)
             single = read_model(proto.SerializeToString())
-        view = self.view(expert, trained)
+        view = self.view(expert, trained, next(iter(single.inputs.values())))
         reference = f"{name_of(replace(entry, precision=FP32))}.npz"  # of the same weights in single precision
         if reference not in self.answered:
             self.answer(proto, view, reference)
@@ -159,19 +160,18 @@ class Preparation:
             raise LeftOutError(f"nothing becomes {precision}")
         return made
 
-    def view(self, expert: Expert, trained: bool) -> str:
-        """The name of the images that an engine is judged on."""
+    def view(self, expert: Expert, trained: bool, shape: Shape) -> str:
+        """The name of the images that an engine is judged on; of a later stage, what stands for its features."""
         spec = expert.source.card.preprocess
         assert spec is not None
-        height, width = spec.size
         if trained and self.data is not None:
             name = "photos"
             if name not in self.images:
                 np.save(self.folder / "photos.npy", Trained(expert).pixels())
                 self.images[name] = {"kind": name, "file": "photos.npy", "mean": spec.mean, "std": spec.std}
             return name
-        name = f"noise-{height}x{width}"
-        self.images[name] = {"kind": "noise", "shape": [NOISE, 3, height, width], "seed": 0}
+        name = f"noise-{'x'.join(map(str, shape[1:]))}"
+        self.images[name] = {"kind": "noise", "shape": [NOISE, *shape[1:]], "seed": 0}
         return name
 
     def answer(self, proto: onnx.ModelProto, view: str, file: str) -> None:
@@ -223,9 +223,12 @@ def shaped(expert: Expert, form: str) -> Model:
     """The graph of a form, for one image at a time; folded, as a build's are, and as TensorRT would fold them."""
     if form == FULL:
         return Fold().run(with_batch(expert.source.model, 1))[0]
+    cut = Fold().run(expert.single)[0]
     if form == CUT:
-        return expert.folded
-    model, changed = Fuse(next(each for each in FORMS if FUSED + each.name == form)).run(expert.folded)
+        return cut
+    if form.startswith(STAGE):
+        return staged(cut, expert.cut.card)[int(form.removeprefix(STAGE)) - 1]
+    model, changed = Fuse(next(each for each in FORMS if FUSED + each.name == form)).run(cut)
     if not changed:
         raise LeftOutError("nothing to fuse")
     return model
