@@ -17,7 +17,7 @@ Array = np.ndarray[Any, Any]
 
 _FLOAT, _INT64 = int(onnx.TensorProto.FLOAT), int(onnx.TensorProto.INT64)
 _AXES_AS_INPUT = 18  # opset from which on a reduction reads its axes
-_NOTHING = -1e30  # e to the power of it is 0, and it is a number
+_NOTHING = -3e4  # e to the power of it is 0, and half precision has it
 
 
 @dataclass
@@ -153,10 +153,12 @@ class Rule:
         members = [np.flatnonzero(of == column) for column in range(len(self.exits.categories))]
         most = max(map(len, members))
         index = np.array([[*own, *([0] * (most - len(own)))] for own in members], np.int64)
-        mask = np.array([[0.0] * len(own) + [_NOTHING] * (most - len(own)) for own in members], np.float32)
+        mask = np.array([[0.0] * len(own) + [_NOTHING] * (most - len(own)) for own in members])
         logs = self._node(part, "LogSoftmax", f"{name}.log", [Variable(fine)], axis=1)
         read = self._node(part, "Gather", f"{name}.own", [logs, self._constant(part, f"{name}.members", index)], axis=1)
-        masked = self._node(part, "Add", f"{name}.masked", [read, self._constant(part, f"{name}.mask", mask)])
+        masked = self._node(
+            part, "Add", f"{name}.masked", [read, self._constant(part, f"{name}.mask", mask.astype(self._dtype(fine)))]
+        )
         if self.model.opset >= _AXES_AS_INPUT:
             axes = [masked, self._constant(part, f"{name}.axes", np.array([2], np.int64))]
             self._node(part, "ReduceLogSumExp", name, axes, known=True, keepdims=0)

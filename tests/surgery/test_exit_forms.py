@@ -296,3 +296,27 @@ def test_a_nested_graph_that_does_not_hold_its_exits_is_refused() -> None:
         joined(stages[1:], card("gran"))
     with pytest.raises(CardError, match="Two stages"):
         joined([*stages, stages[1]], card("gran"))
+
+
+@pytest.mark.parametrize("kind", ["sem", "ag"])
+def test_logits_in_half_precision(kind: str) -> None:
+    """Every exit's logits are float16, and so is what follows from them."""
+    proto = onnx.load_from_string(network(kind))
+    for output in proto.graph.output:
+        proto = onnx.load_from_string(renamed(proto.SerializeToString(), output.name, f"{output.name}.single"))
+    for output in proto.graph.output:
+        proto.graph.node.append(
+            helper.make_node("Cast", [f"{output.name}.single"], [output.name], to=TensorProto.FLOAT16)
+        )
+        output.type.tensor_type.elem_type = TensorProto.FLOAT16
+    own, x = card(kind), image()
+    assert own.exits is not None
+    made, driven = nested(read_model(proto.SerializeToString()), own)
+    logits = plain_outputs(proto.SerializeToString(), x)
+    for thresholds, tolerance in ((9.0, 9.0), 9.0), ((0.0, 9.0), -9.0), ((0.0, 0.0), 9.0):
+        found = run(to_bytes(made), feeds(x, driven, thresholds, tolerance))
+        wanted = decide(own.exits, lambda _: logits, thresholds, tolerance)
+        assert found[EXIT].tolist() == [wanted.exit] * len(x)
+        for name, values in ((SCORES, wanted.scores), (COARSE, wanted.coarse)):
+            assert found[name].dtype == np.float16
+            assert np.allclose(found[name], values, rtol=1e-2, atol=1e-2)
