@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import exiting
@@ -187,6 +188,24 @@ def test_lower_precision_and_baked_pixels_are_driven_too(tmp_path: Path) -> None
         done = built(tmp_path, model, form, classes="warm", bake=True, precision="fp16", verification="fast")
         assert [step.name for step in done.certificate.steps][-2:] == ["precision", "exits"]
         assert verify_bundle(open_bundle(done.path), open_source(model)).verdict == "verified"
+
+
+def test_quantised_experts_are_driven_too(tmp_path: Path) -> None:
+    """The child converts again; what it makes of that in memory and of the file must be the same stages."""
+    proto = onnx.load_from_string(network("gran"))
+    for tensor in proto.graph.initializer:
+        if tensor.name.startswith("exit"):  # so that no answer is so sure that int8 moves it far
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) / 50, tensor.name))
+    model = saved(tmp_path, proto.SerializeToString())
+    x = np.random.default_rng(3).random((64, 3, 8, 8), np.float32)
+    photos = SimpleNamespace(observed=x[:32], judged=x[32:], notes=())
+    for form in ("nested", "staged"):
+        done = built(
+            tmp_path, model, form, precision="int8", max_drop=99.0, verification="fast",
+            calibration=lambda source, selection: photos,
+        )  # fmt: skip
+        assert "QuantizeLinear" in (done.path / "expert.onnx").read_bytes().decode("latin-1")
+        assert [step.name for step in done.certificate.steps][-2:] == ["precision", "exits"]
 
 
 def test_the_readme_of_a_bundle_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:

@@ -100,7 +100,8 @@ def climb(
         structure, traced = ladder.structure(cut, final)
         in_lower_precision = None if lowered is None else converted(ladder.final, lowered)
         if driven is not None:
-            forms(in_lower_precision or ladder.final, driven)
+            # As it is read from the file, which holds just what was converted: so the stages were made, too.
+            forms(ladder.final if lowered is None else read_expert(lowered.file), driven)
         steps.append(structure)
         before_running(max(ladder.batch, batch_of(ladder.final, card)))
         expected, raw, dull = ladder.raw_scores(traced)

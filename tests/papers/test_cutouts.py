@@ -18,7 +18,7 @@ from expertc.surgery.prune import prune
     [
         ("hlfp_small", 10, "fused", (0, 5), 5_528_133, 2_659_850_368),
         ("hlfp_small", 10, "separate", (5, 10), 5_528_133, 2_659_850_368),
-        ("nhl_resnet50", 100, "fused", (0, 20), 13_790_548, 4_215_842_816),
+        ("nhl_resnet50", 100, "", (0, 20), 13_790_548, 4_215_842_816),
     ],
 )
 def test_the_published_expert_comes_out(
