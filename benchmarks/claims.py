@@ -8,6 +8,7 @@
 3. Attention: the gain of the true class's branch raised. The label is given away, so this is an oracle, not a result.
 
 DIR holds the packed photos. Networks are trained once and kept in RUNS: the script may be stopped and started again.
+Rows of other sets and seeds stay in ``results`` as they were, if as many epochs were trained.
 The cut-outs are experts that `expertc.build` makes and verifies; accuracies are of val, with 95 % Wilson intervals.
 """
 
@@ -50,16 +51,19 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1")
     parser.add_argument("--epochs", type=int, help="of every network (default: the recipe's)")
     given = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    file = RESULTS / "claims.json"
+    before = json.loads(file.read_text()) if file.exists() else {"epochs": None, "rows": []}
     for name in given.sets.split(","):
         for seed in map(int, given.seeds.split(",")):
-            rows += judged(name, seed, given.epochs, given.data / f"{name}-128", given.runs / name / str(seed))
-            RESULTS.mkdir(exist_ok=True)
             epochs = given.epochs or sum(stage.epochs for stage in load_recipe(f"hlfp-{name}").stages)
-            found = {"epochs": epochs, "rows": rows}
-            (RESULTS / "claims.json").write_text(json.dumps(found, indent=1) + "\n")
-            (RESULTS / "claims.md").write_text(markdown(found))
-    print(markdown(found))
+            own = judged(name, seed, given.epochs, given.data / f"{name}-128", given.runs / name / str(seed))
+            same = before["rows"] if before["epochs"] == epochs else []
+            rows = [row for row in same if (row["set"], row["seed"]) != (name, seed)] + list(own)
+            before = {"epochs": epochs, "rows": sorted(rows, key=lambda row: (row["set"], row["seed"]))}
+            RESULTS.mkdir(exist_ok=True)
+            file.write_text(json.dumps(before, indent=1) + "\n")
+            (RESULTS / "claims.md").write_text(markdown(before))
+    print(markdown(before))
 
 
 def judged(name: str, seed: int, epochs: int | None, data: Path, runs: Path) -> Iterator[dict[str, Any]]:
