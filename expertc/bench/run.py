@@ -60,9 +60,9 @@ def bench(
     far it is, twice a second. Sensors are watched from the warm-up to the end; ``lock_clocks`` holds the clocks
     meanwhile, which needs root; ``cold`` starts each model in a process of its own before. ``phases`` also takes the
     time of predicting photos apart, for as many seconds again, on those under ``data`` or on a made one. ``without``
-    times one full model and its cuts without each of these classes or categories, by default the taxonomy's roots.
-    Early exits are set as ``chosen``, and decide on the noise. A
-    ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was measured until then.
+    times one full model and its cuts without each of these classes or categories, by default the taxonomy's roots. A
+    ``KeyboardInterrupt`` ends an ``interruptible`` run with the report of what was measured until then. Early exits are
+    set as ``chosen``, and decide on what is fed, noise or photos.
 
     Raises ``UsageError`` for a model whose input has an open height or width or another batch than the scenario needs,
     if ``seconds`` are too few for ``percentile`` or a call is too quick for the clock, and for an option of another

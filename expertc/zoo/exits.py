@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..exits import Exit, Exits, two_levels
 from ..taxonomy import Taxonomy
-from .stages import Stretch
+from .stages import origins
 
 __all__ = ["Branch", "ExitNet", "Plain"]
 
@@ -129,11 +129,7 @@ class ExitNet(nn.Module):
 
     def origins(self) -> dict[str, str]:
         """For every tensor of the state dict that is a backbone's, the name that ``Stretch`` gives it."""
-        found: dict[str, str] = {}
-        for name, module in self.named_modules():
-            if isinstance(module, Stretch):
-                found |= {f"{name}.{own}": own for own in module.state_dict()}
-        return found
+        return origins(self)
 
 
 class Plain(nn.Module):

@@ -30,7 +30,7 @@ from ..taxonomy import Node, Taxonomy
 from .blocks import GlobalPool
 from .nhl import module_name
 from .parts import IMAGE, Part
-from .stages import Stretch, make_stages
+from .stages import Stretch, make_stages, origins
 
 __all__ = ["Choice", "HierNet", "Place"]
 
@@ -199,11 +199,7 @@ class HierNet(nn.Module):
 
     def origins(self) -> dict[str, str]:
         """For every tensor of the state dict that is the backbone's, the name that ``Stretch`` gives it."""
-        found: dict[str, str] = {}
-        for name, module in self.named_modules():
-            if isinstance(module, Stretch):
-                found |= {f"{name}.{own}": own for own in module.state_dict()}
-        return found
+        return origins(self)
 
 
 def places(taxonomy: Taxonomy) -> Iterator[Place]:

@@ -82,3 +82,12 @@ def make_stages(
 
 # Feature networks of families that are plain rows of layers, but bring a class that would not say where a stage ends.
 _OWN = ("EfficientNetFeatures", "MobileNetV3Features")
+
+
+def origins(network: nn.Module) -> dict[str, str]:
+    """For every tensor of the state dict that is in a ``Stretch``, the name that it has in the backbone."""
+    found: dict[str, str] = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Stretch):
+            found |= {f"{name}.{own}": own for own in module.state_dict()}
+    return found
