@@ -40,7 +40,7 @@ ORDER = [
     ("observe", "gain", "contest"),
     ("backends",),
     ("pages",),
-    ("source",),
+    ("source", "releases"),
     ("bundle",),
     ("atomic", "instructions"),
     ("trtexec",),
