@@ -88,7 +88,8 @@ def patient(seconds: float, refused: Callable[[str], None]) -> type[H11Protocol]
                 self._timer = None
 
         def _hang_up(self, why: str) -> None:
-            refused(why)
+            if not self.transport.is_closing():  # which uvicorn does with one that is idle
+                refused(why)
             self.transport.abort()  # not ``close``, which waits for an answer to be fetched
 
     return Patient

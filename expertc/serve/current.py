@@ -79,11 +79,14 @@ class Current:
                     continue
                 assert path is not None
                 self._switch(await asyncio.to_thread(self._opens, path))
-            except (ExpertcError, OSError, MemoryError) as error:
-                failed, again = path, clock() + RETRY
-                self._metrics.failures.inc()
-                said = error.message if isinstance(error, ExpertcError) else str(error) or type(error).__name__
-                log.error("release %s cannot answer, %s still does: %s", path, self.active.version, said)
+            except ExpertcError as error:
+                log.error("release %s cannot answer, %s still does: %s", path, self.active.version, error.message)
+            except Exception:  # whatever opening a release comes to, the one before it goes on
+                log.exception("release %s cannot answer, %s still does", path, self.active.version)
+            else:
+                continue
+            failed, again = path, clock() + RETRY
+            self._metrics.failures.inc()
 
     async def close(self) -> None:
         """Close what is open."""

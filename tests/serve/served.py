@@ -69,7 +69,7 @@ class Served:
             link.sendall(data)
             return until_closed(link)
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, metric: str, /, **labels: str) -> float:
         """A number that Prometheus' own parser finds on the page."""
         from prometheus_client.parser import text_string_to_metric_families
 
@@ -78,7 +78,7 @@ class Served:
             sample.value
             for family in text_string_to_metric_families(page)
             for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
+            if sample.name == metric and labels.items() <= sample.labels.items()
         )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -94,11 +94,15 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error",
 
 
 @contextmanager
-def served(errors: Path, *arguments: object) -> Iterator[Served]:
+def served(errors: Path, *arguments: object, **environment: str) -> Iterator[Served]:
     """A server on a free port; ``errors`` is the file that takes its stderr."""
     with errors.open("w") as stream:
         process = subprocess.Popen(
-            command(*arguments, "--port=0"), stdout=subprocess.PIPE, stderr=stream, text=True, env=ENVIRONMENT
+            command(*arguments, "--port=0"),
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+            env=ENVIRONMENT | environment,
         )
         assert process.stdout is not None
         lines: queue.Queue[str] = queue.Queue()

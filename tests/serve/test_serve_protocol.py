@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import Iterator
@@ -17,7 +18,12 @@ from rainbow import DEFAULT_GAIN, SIDE, rainbow
 from served import Served, served
 
 from expertc import __version__, build
+from expertc.serve.app import Service
+from expertc.serve.current import Current
+from expertc.serve.metrics import Metrics
+from expertc.serve.settings import Settings
 from expertc.serve.tensors import DATATYPES, Tensor
+from expertc.serve.work import Work
 
 # The objects of specification/protocol/open_inference_rest.yaml, with all that it requires.
 STRING, SHAPE = {"type": "string"}, {"type": "array", "items": {"type": "integer"}}
@@ -62,7 +68,7 @@ def expert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gained")
     (folder / "full.onnx").write_bytes(rainbow(gained=True).bytes())
     return build(
-        folder / "full.onnx", classes="warm,cold", output=folder / "rainbow.expert", batch="dynamic", measure_seconds=0
+        folder / "full.onnx", classes="warm,cold", output=folder / "rainbow.expert", batch=None, measure_seconds=0
     ).path  # fmt: skip
 
 
@@ -88,7 +94,9 @@ def tensor(values: np.ndarray, name: str = "image", **more: Any) -> dict[str, An
 def data(answer: Any) -> dict[str, np.ndarray]:
     assert answer.status == 200, answer.body
     outputs = valid(RESPONSE, answer.json)["outputs"]
-    return {each["name"]: np.array(each["data"], DATATYPES[each["datatype"]]).reshape(each["shape"]) for each in outputs}
+    return {
+        each["name"]: np.array(each["data"], DATATYPES[each["datatype"]]).reshape(each["shape"]) for each in outputs
+    }
 
 
 def test_metadata_is_as_specified(server: Served, session: onnxruntime.InferenceSession, expert: Path) -> None:
@@ -148,7 +156,9 @@ def test_an_input_that_is_left_out_has_its_default(server: Served, session: onnx
 
 @pytest.mark.parametrize("number", ["", "42", "a\nb", "é😀", "\ud800", '"}'])
 def test_the_id_comes_back(server: Served, number: str) -> None:
-    found = server.ask("POST", INFER, {"id": number, "inputs": [tensor(image())], "parameters": {"a": 1, "b": "c"}}).json
+    found = server.ask(
+        "POST", INFER, {"id": number, "inputs": [tensor(image())], "parameters": {"a": 1, "b": "c"}}
+    ).json
     assert valid(RESPONSE, found)["id"] == number
     assert (found["model_name"], found["model_version"]) == ("rainbow", server.line.split()[3].rstrip(")"))
 
@@ -162,12 +172,15 @@ def test_outputs_can_be_chosen(tmp_path: Path) -> None:
         names = [each["name"] for each in valid(MODEL, model)["outputs"]]
         assert names == [each.name for each in session.get_outputs()]
         x, where = image(), "/v2/models/exits/infer"
-        most = np.finfo(np.float32).max
-        for said, threshold in ({}, (0, 0)), ({"threshold": (1e30, 0)}, (most, 0)), ({"threshold": (0, 1e30)}, (0, most)):
+        most = 1e29
+        for said, threshold in (
+            ({}, (0, 0)),
+            ({"threshold": (most, 0)}, (most, 0)),
+            ({"threshold": (0, most)}, (0, most)),
+        ):
             inputs = [tensor(x), *(tensor(np.array(value, np.float32), name) for name, value in said.items())]
-            expected = session.run(
-                None, {"image": x, "threshold": np.array(threshold, np.float32), "tolerance": np.array([0.25], np.float32)}
-            )  # fmt: skip
+            fed = {"threshold": np.array(threshold, np.float32), "tolerance": np.array([0.25], np.float32)}
+            expected = session.run(None, {"image": x, **fed})
             found = data(server.ask("POST", where, {"inputs": inputs}))
             assert [*found] == names
             for value, name in zip(expected, names, strict=True):
@@ -182,7 +195,7 @@ def one(**changes: Any) -> dict[str, Any]:
 
 
 X = image()
-BYTES = {"binary_data_size": X.nbytes}
+NO_DATA = {"name": "image", "shape": [*X.shape], "datatype": "FP32"}
 MALFORMED: dict[str, Any] = {
     "nothing": b"",
     "no JSON": b"{",
@@ -234,7 +247,8 @@ MALFORMED: dict[str, Any] = {
     "an id that is a number": one() | {"id": 42},
     "parameters that are a list": one() | {"parameters": []},
     "a parameter that is an object": one() | {"parameters": {"a": {}}},
-    "bytes that are not there": {"inputs": [{"name": "image", "shape": [*X.shape], "datatype": "FP32", "parameters": BYTES}]},
+    "bytes that are not there": {"inputs": [NO_DATA | {"parameters": {"binary_data_size": X.nbytes}}]},
+    "neither bytes nor data": {"inputs": [NO_DATA]},
     "bytes and data": one(parameters={"binary_data_size": 0}),
     "a size that is negative": one(parameters={"binary_data_size": -1}),
     "a size that is text": one(parameters={"binary_data_size": "768"}),
@@ -304,3 +318,38 @@ def test_a_number_that_a_datatype_does_not_hold(datatype: str, wrong: Any) -> No
 
     with pytest.raises(DataError, match="holds"):
         Tensor("x", np.dtype(DATATYPES[datatype]), (1,)).from_json([wrong], (1,))
+
+
+async def alone(app: Any, method: str, path: str) -> tuple[int, dict[bytes, bytes], Any]:
+    """One request to an ASGI application without a server around it."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b"", "root_path": ""}
+    await app(scope, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]), json.loads(sent[1]["body"])
+
+
+def test_before_the_model_is_open_it_lives_but_is_not_ready() -> None:
+    metrics, settings = Metrics(), Settings()
+    service = Service(
+        "a", Current(lambda: None, lambda path: pytest.fail("none is open"), metrics), Work(settings), metrics, settings
+    )
+
+    async def story() -> None:
+        app = service.app()
+        assert (await alone(app, "GET", "/v2/health/live"))[::2] == (200, {"live": True})
+        assert (await alone(app, "GET", "/v2/health/ready"))[::2] == (503, {"live": True, "ready": False})
+        assert (await alone(app, "GET", "/v2/models/a/ready"))[::2] == (503, {"name": "a", "ready": False})
+        assert (await alone(app, "GET", "/v2/models/b/ready"))[0] == 404
+        for method, path in (("GET", "/v2/models/a"), ("POST", "/v2/models/a/infer"), ("POST", "/predict")):
+            status, headers, said = await alone(app, method, path)
+            assert (status, headers[b"retry-after"]) == (503, b"1")
+            valid(ERROR, said)
+
+    asyncio.run(story())
