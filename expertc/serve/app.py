@@ -144,7 +144,7 @@ class Service:
 
 
 class Counted:
-    """Counts and times what ``app`` answers, by the route's pattern: a stranger's path is no label."""
+    """Counts and times what ``app`` answers, by what handles it: a stranger's path is no label."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics

@@ -195,6 +195,7 @@ def one(**changes: Any) -> dict[str, Any]:
 
 
 X = image()
+X0 = json.dumps(X.ravel().tolist()[0]).encode()
 NO_DATA = {"name": "image", "shape": [*X.shape], "datatype": "FP32"}
 MALFORMED: dict[str, Any] = {
     "nothing": b"",
@@ -216,6 +217,7 @@ MALFORMED: dict[str, Any] = {
     "another rank": one(shape=[3, SIDE, SIDE]),
     "another side": one(shape=[1, 3, SIDE, SIDE + 1]),
     "a free axis": one(shape=[-1, 3, SIDE, SIDE]),
+    "a free axis of no images": one(shape=[-1, 3, SIDE, SIDE], data=[]),
     "no images": one(shape=[0, 3, SIDE, SIDE], data=[]),
     "a fraction": one(shape=[1.0, 3, SIDE, SIDE]),
     "a shape of booleans": one(shape=[True, 3, SIDE, SIDE]),
@@ -233,7 +235,7 @@ MALFORMED: dict[str, Any] = {
     "NaN": json.dumps(one(data=[float("nan")] * 192)).encode(),
     "infinity": json.dumps(one(data=[float("-inf")] * 192)).encode(),
     "beyond FP32": one(data=[1e39] * 192),
-    "beyond FP64": json.dumps(one()).encode().replace(b'"data": [', b'"data": [1e999, '),
+    "beyond FP64": json.dumps({"inputs": [tensor(X)]}).encode().replace(X0, b"1e999", 1),
     "a whole number beyond FP64": one(data=[10**400] * 192),
     "a number of a million digits": b'{"inputs": ' + b"1" * 10**6 + b"}",
     "deep": b"[" * 10**5,

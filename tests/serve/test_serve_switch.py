@@ -170,10 +170,14 @@ def test_a_release_that_cannot_be_opened_changes_nothing(
     until(lambda: server.metric("expertc_release_failures_total") == failures + 1)
     assert (version(server), server.ask("POST", "/predict", photo.read_bytes()).status) == (before, 200)
     assert server.ask("GET", "/v2/health/ready").status == 200
-    assert f"{broken} cannot answer, {before} still does" in server.errors.read_text()
+    assert f"{broken} cannot answer, release {before} still does" in server.errors.read_text()
     (store.root / "colours" / "current").unlink()
+    (store.root / "colours" / "current").symlink_to("/etc")
+    until(lambda: "does not point to a release" in server.errors.read_text())
     time.sleep(2 * current_module.INTERVAL)
     assert version(server) == before
+    assert server.errors.read_text().count("does not point to a release") == 1
+    (store.root / "colours" / "current").unlink()
     good = activate("cold")
     until(lambda: version(server) == good)
     assert server.metric("expertc_release_failures_total") == failures + 1  # and not one for every look
