@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,7 +91,8 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "expertc", "serve", *map(str, arguments)]
 
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
+PLACES = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PLACES, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
@@ -117,6 +119,13 @@ def served(errors: Path, *arguments: object, **environment: str) -> Iterator[Ser
             process.wait()
             reader.join()
             process.stdout.close()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def until_closed(link: socket.socket) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from rainbow import picture
-from served import SECONDS, Served, head, served, until_closed
+from served import SECONDS, Served, head, served, until, until_closed
 
 from expertc import build
 from expertc.bundle import open_bundle, write_bundle
@@ -97,13 +97,6 @@ def server(running: Served, activate: Callable[[str], str]) -> Served:
 @pytest.fixture
 def photo(tmp_path: Path) -> Path:
     return picture(tmp_path / "photo.png", "reds")
-
-
-def until(happened: Callable[[], bool]) -> None:
-    end = time.monotonic() + SECONDS
-    while not happened():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 def version(server: Served) -> str:
