@@ -5,7 +5,8 @@
 
 Latencies are those of one client on one connection that is kept, taken in turns with the bare call in this process, so
 that whatever else the machine does meets all of them. Throughput is wrk's, over 1 and 8 connections. The peer is
-MLServer (Seldon's, of the same protocol): ``--mlserver`` is a Python that has it, onnxruntime and numpy.
+MLServer (Seldon's, of the same protocol): ``--mlserver`` is a Python that has it, onnxruntime and numpy. It takes tensors
+as JSON only.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ import onnxruntime
 
 from expertc import Expert
 from expertc.measure import interleave
+
+Load = tuple[int, str, bytes, dict[str, str]]
+"""Port, path, body and headers of a request."""
 
 START = 120.0  # seconds until a server must answer
 
@@ -87,9 +91,8 @@ def main() -> None:
         if given.mlserver:
             peer = stack.enter_context(their_server(given.mlserver, folder, given.bundle / "expert.onnx"))
             where = "/v2/models/peer/infer"
-            asks["MLServer, bytes"] = asking(stack, peer, "POST", where, *as_bytes(image.name, x))
             asks["MLServer, JSON"] = asking(stack, peer, "POST", where, as_json(image.name, x))
-            loads["MLServer, bytes"] = (peer, where, *as_bytes(image.name, x))
+            loads["MLServer, JSON"] = (peer, where, as_json(image.name, x), {})
         samples = interleave(asks, seconds=given.seconds * len(asks))
         print("| one client | median, ms | over the bare call, ms |\n| --- | ---: | ---: |")
         bare = {"POST /predict": "Expert.predict"}
