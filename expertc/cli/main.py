@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": ("evaluate", "Measure accuracy on labelled photos."),
     "calibrate": ("calibrate", "Let an expert say 'none of these'."),
     "bench": ("bench", "Measure latency, several models in one interleaved run."),
+    "deploy": ("deploy", "Bring bundles onto devices, over SSH."),
     "taxonomy": ("taxonomy", "Make a class tree, or look at one."),
     "targets": ("targets", "List device profiles."),
     "doctor": ("doctor", "Check this machine."),
@@ -38,8 +39,11 @@ COMMANDS = {
     "export": ("export", "Export a trained network to a full model."),
 }
 
-TRAINING = ("torch", "torchvision", "timm", "safetensors", "onnxscript")
-DRAWING = "matplotlib"
+EXTRAS = {
+    "train": ("torch", "torchvision", "timm", "safetensors", "onnxscript"),
+    "report": ("matplotlib",),
+    "deploy": ("asyncssh", "hatchling"),
+}
 
 
 @click.group(
@@ -120,8 +124,8 @@ def _known(error: Exception) -> ExpertcError:
         )
     if isinstance(error, MemoryError):
         return ExpertcError("There is not enough memory.", "Close other programs or use a smaller batch.")
-    if isinstance(error, ModuleNotFoundError) and error.name in (*TRAINING, DRAWING):
-        extra = "report" if error.name == DRAWING else "train"
+    extra = next((extra for extra, modules in EXTRAS.items() if getattr(error, "name", None) in modules), None)
+    if isinstance(error, ModuleNotFoundError) and extra is not None:
         return UsageError(f"This command needs {error.name}.", f"Install it with: pip install 'expertc[{extra}]'.")
     return ExpertcError(
         f"Something unexpected happened ({type(error).__name__}: {error}).",
