@@ -105,7 +105,7 @@ def command(
 def _one(given: Sequence[str], name: str | None) -> Fleet:
     """A fleet of the devices on the command line."""
     from ..deploy.address import Address
-    from ..deploy.fleet import Fleet
+    from ..deploy.fleet import Fleet, Group
     from ..errors import UsageError
     from ..releases import require_name
 

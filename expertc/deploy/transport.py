@@ -106,8 +106,9 @@ class Peer:
     async def ask(self, request: Mapping[str, Any], told: Told = lambda what, share: None) -> dict[str, Any]:
         """The answer to a request. Raises what the device says has failed, and ``DeploymentError``."""
         with reported(self._address):
-            self._process.stdin.write(write(request))
-            await self._process.stdin.drain()
+            with suppress(OSError):  # it may have ended: what it says last tells why
+                self._process.stdin.write(write(request))
+                await self._process.stdin.drain()
             while True:
                 heard = await self._heard()
                 if isinstance(heard.get("done"), dict):

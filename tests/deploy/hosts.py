@@ -14,7 +14,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import metadata
@@ -103,14 +103,15 @@ class Host:
             )
         deadline = time.monotonic() + 20
         while b"listening" not in (self.folder / "sshd.log").read_bytes():
-            assert self.process.poll() is None and time.monotonic() < deadline, (self.folder / "sshd.log").read_text()
+            alive = self.process.poll() is None and time.monotonic() < deadline
+            assert alive, (self.folder / "sshd.log").read_text()
             time.sleep(0.02)
 
     def stop(self) -> None:
         """End its sshd, and every connection with it."""
         if self.process is not None:
             for pid in run("ip", "netns", "pids", self.name).split():
-                with_suppressed_kill(int(pid))
+                kill(int(pid))
             self.process.wait()
             self.process = None
 
@@ -119,14 +120,12 @@ class Host:
         assert self.process is not None
         for pid in run("ip", "netns", "pids", self.name).split():
             if int(pid) != self.process.pid:
-                with_suppressed_kill(int(pid))
+                kill(int(pid))
 
 
-def with_suppressed_kill(pid: int) -> None:
-    try:
+def kill(pid: int) -> None:
+    with suppress(ProcessLookupError):  # it was quicker
         os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass  # it was quicker
 
 
 @dataclass

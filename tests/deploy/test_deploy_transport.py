@@ -149,7 +149,7 @@ def test_nobody_there(machines: Network, host: Host, login: str, problem: str) -
 def test_one_that_does_not_answer(machines: Network, host: Host) -> None:
     """An address of the network that nobody has, and a server that stands still."""
     silent = machines.host()
-    with pytest.raises(DeploymentError, match="does not answer|cannot be reached"):
+    with pytest.raises(DeploymentError, match=r"does not answer|cannot be reached"):
         on(machines, host, nothing, f"root@{machines.subnet}.250", patience=1.0)
     program = "import socket, time; s = socket.create_server(('', 22)); print(flush=True); time.sleep(60)"
     with subprocess.Popen(
@@ -181,7 +181,7 @@ def test_a_program_answers(machines: Network, host: Host) -> None:
 
 def test_what_fails_there_fails_here_as_the_same_error(machines: Network, host: Host) -> None:
     failed = '{"failed": {"kind": "VerificationError", "message": "No.", "hint": "Yes.", "exit_code": 5}}'
-    with pytest.raises(VerificationError, match="No.") as caught:
+    with pytest.raises(VerificationError, match=r"No\.") as caught:
         on(machines, host, asks({"do": "x"}, *script(f"printf '%s\\n%s\\n' '{HELLO}' '{failed}'; cat")))
     assert caught.value.hint == "Yes."
 
