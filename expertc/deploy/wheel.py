@@ -21,7 +21,7 @@ import expertc
 from ..errors import DeploymentError, FileSystemError, UsageError
 from ..text import clean_text, shortened, shown
 
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+!-]{0,199}\.whl")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,199}\.whl")
 _LEFT_OUT = ("RECORD", "INSTALLER", "REQUESTED", "direct_url.json")  # how it was installed here
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # of every file in a repacked wheel: the same wheel has the same hash
 _BUILD = "import sys, hatchling.build; hatchling.build.build_wheel(sys.argv[1])"
