@@ -265,7 +265,7 @@ class Store:
 
     @contextmanager
     def _changing(self, name: str, *, make: bool = False) -> Iterator[Path]:
-        """Hold the lock on an expert; ``FileSystemError`` if it is taken. ``UsageError`` if there is none, or make it."""
+        """Hold the lock on an expert; ``FileSystemError`` if it is taken, ``UsageError`` if there is none."""
         home = self._folder(name)
         with atomic.reported(home):
             lock = _locked(home, make)
