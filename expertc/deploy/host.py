@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ..bundle import GOLDEN, MANIFEST, REPORT, Bundle  # type: ignore[attr-defined]
+from ..bundle import GOLDEN, MANIFEST, REPORT, Bundle
 from ..errors import DeploymentError, ExpertcError
 from ..releases import KEEP, release_id, require_name
 from .address import Address

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import zipfile
 from hashlib import sha256
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_it_is_this_expertc(tmp_path) -> None:
     assert {path.relative_to(found) for path in found.rglob("*.py")} == modules
     assert all((found / path).read_bytes() == (PACKAGE / path).read_bytes() for path in modules)
     done = subprocess.run(
-        [sys.executable, "-c", "import expertc.targets as t; print(len(t.load_targets()), t.__file__)"],
+        [sys.executable, "-c", "import expertc.targets as t; print(len(t.list_targets()), t.__file__)"],
         cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert int(done.stdout.split()[0]) > 5
@@ -46,6 +47,20 @@ def test_the_same_expertc_gives_the_same_wheel(tmp_path) -> None:
         (tmp_path / name).mkdir()
     first, second = (wheel.make(tmp_path / name) for name in "ab")
     assert sha256(first.read_bytes()).digest() == sha256(second.read_bytes()).digest()
+
+
+def test_what_is_installed_is_packed_as_it_came(tmp_path) -> None:
+    """An expertc from a wheel, not from a checkout."""
+    made = wheel.make(tmp_path)
+    site = installed(made, tmp_path / "site").parent
+    (about,) = site.glob("expertc-*.dist-info")
+    (tmp_path / "again").mkdir()
+    packed = wheel._packed(metadata.PathDistribution(about), tmp_path / "again")
+    with zipfile.ZipFile(made) as first, zipfile.ZipFile(packed) as second:
+        names = {name for name in first.namelist() if not name.endswith("RECORD")}
+        assert {name for name in second.namelist() if not name.endswith("RECORD")} == names
+        assert all(first.read(name) == second.read(name) for name in names)
+    assert (installed(packed, tmp_path / "other") / "cli" / "main.py").is_file()
 
 
 def test_environments_are_told_apart(tmp_path) -> None:
