@@ -37,6 +37,7 @@ Files
   preprocess.json  how an image becomes the input: resize, crop{scaling}
   manifest.json    where it comes from, what was cut, how it was verified, SHA-256 of every file
   report.json      how long the build took and what was measured on that machine
+  golden.npz       inputs, and what the network made of them when it was verified, if it was
 {_exits(card, form)}
 With expertc
   expertc predict DIRECTORY photo.jpg
