@@ -273,7 +273,7 @@ def _refuse_foreign(place: Path) -> None:
     if place.is_symlink() or not place.is_dir():
         raise FileSystemError(f"'{place}' is not a directory, so it is not replaced.", hint)
     try:
-        listed = {MANIFEST, *_UNLISTED, *_read_manifest(place)["files"]}
+        listed = {MANIFEST, *_UNLISTED, *read_manifest(place)["files"]}
     except BundleError as error:
         raise FileSystemError(f"'{place}' is not an expertc bundle, so it is not replaced.", hint) from error
     for entry in sorted(place.iterdir()):
@@ -301,7 +301,7 @@ def open_bundle(path: str | Path) -> Bundle:
     if not os.path.lexists(path / MANIFEST):
         hint = "Give the directory that expertc build wrote, or an .onnx file where one will do."
         raise BundleError(f"'{path}' is not a bundle: it has no {MANIFEST}.", hint)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name, facts in manifest["files"].items():
         size, digest = _measure(path / name, facts["bytes"])
         if (size, digest) != (facts["bytes"], facts["sha256"]):
@@ -313,7 +313,8 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle(path, manifest)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the bundle in ``folder``, whose files are not looked at. ``BundleError`` if it is malformed."""
     path = folder / MANIFEST
     with regular_file(path) as file:
         data = file.read(MAX_BYTES + 1)

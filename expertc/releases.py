@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from . import atomic
-from .bundle import MANIFEST, REPORT, Bundle, open_bundle
+from .bundle import GOLDEN, MANIFEST, REPORT, Bundle, open_bundle
 from .errors import BundleError, FileSystemError, UsageError
 from .text import parse_json, read_text, shown
 
@@ -137,7 +137,8 @@ class Store:
     def install(self, name: str, folder: Path, facts: Mapping[str, Any] | None = None) -> Release:
         """Move a bundle, on the same disk, to where it stays; it is not active yet.
 
-        One that is here already is left as it is, and ``folder`` removed; unless it is damaged, then it is replaced.
+        One that is here already is left as it is, and ``folder`` removed; unless it is damaged or was not accepted:
+        then it is replaced, as its golden record may be another one.
         Raises ``BundleError`` if ``folder`` is not a whole bundle and nothing else, ``FileSystemError``.
         """
         _require_plain(open_bundle(folder))
@@ -147,7 +148,7 @@ class Store:
             if not place.exists():
                 _seal(folder)
                 os.rename(folder, place)
-            elif not _is_whole(place):
+            elif not (self._release(name, release, None).accepted and _is_whole(place)):
                 _seal(folder)
                 atomic.exchange(folder, place)  # it may be the active one
             _sync(place.parent)
@@ -302,7 +303,7 @@ def _locked(home: Path, make: bool) -> int:
 
 def _require_plain(bundle: Bundle) -> None:
     """Raise ``BundleError`` if anything is in the folder that the manifest does not list."""
-    listed = {MANIFEST, REPORT, *bundle.manifest["files"]}
+    listed = {MANIFEST, REPORT, GOLDEN, *bundle.manifest["files"]}
     for entry in bundle.path.iterdir():
         if entry.name not in listed or entry.is_symlink() or not entry.is_file():
             raise BundleError(

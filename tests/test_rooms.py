@@ -36,7 +36,7 @@ ORDER = [
     ("verify",),
     ("runtime",),
     ("engines",),
-    ("machine",),
+    ("machine", "device"),
     ("observe", "gain", "contest"),
     ("backends",),
     ("pages",),
