@@ -36,10 +36,15 @@ COMMANDS = {
     "doctor": ("doctor", "Check this machine."),
     "train": ("train", "Train a full model from a recipe."),
     "export": ("export", "Export a trained network to a full model."),
+    "serve": ("serve", "Serve an expert over HTTP."),
 }
 
-TRAINING = ("torch", "torchvision", "timm", "safetensors", "onnxscript")
-DRAWING = "matplotlib"
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "onnxscript"), "train"),
+    **dict.fromkeys(("uvicorn", "starlette", "anyio", "prometheus_client"), "serve"),
+    "matplotlib": "report",
+}
+"""Modules that may be missing, and the extra that brings them."""
 
 
 @click.group(
@@ -120,9 +125,9 @@ def _known(error: Exception) -> ExpertcError:
         )
     if isinstance(error, MemoryError):
         return ExpertcError("There is not enough memory.", "Close other programs or use a smaller batch.")
-    if isinstance(error, ModuleNotFoundError) and error.name in (*TRAINING, DRAWING):
-        extra = "report" if error.name == DRAWING else "train"
-        return UsageError(f"This command needs {error.name}.", f"Install it with: pip install 'expertc[{extra}]'.")
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        install = f"Install it with: pip install 'expertc[{EXTRAS[error.name]}]'."
+        return UsageError(f"This command needs {error.name}.", install)
     return ExpertcError(
         f"Something unexpected happened ({type(error).__name__}: {error}).",
         "This is a bug in expertc: run the command again with --debug and report what it prints.",
