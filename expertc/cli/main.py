@@ -33,6 +33,7 @@ COMMANDS = {
     "bench": ("bench", "Measure latency, several models in one interleaved run."),
     "taxonomy": ("taxonomy", "Make a class tree, or look at one."),
     "targets": ("targets", "List device profiles."),
+    "releases": ("releases", "Switch between the releases that were deployed here."),
     "doctor": ("doctor", "Check this machine."),
     "train": ("train", "Train a full model from a recipe."),
     "export": ("export", "Export a trained network to a full model."),
