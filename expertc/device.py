@@ -19,6 +19,7 @@ EXTRAS = {
     "train": ("torch", "torchvision", "timm", "safetensors", "onnxscript"),
     "tensorrt": ("tensorrt", "cuda-python"),
     "deploy": ("asyncssh",),
+    "serve": ("uvicorn", "starlette", "prometheus-client"),
     "report": ("matplotlib",),
 }
 
@@ -26,8 +27,8 @@ EXTRAS = {
 def describe(folder: Path) -> dict[str, Any]:
     """The facts, as JSON types; bytes are bytes, and what is not here, or not told, is None.
 
-    ``disk_free`` is that of ``folder``. ``driver`` and ``tensorrt`` are a mapping: ``version``, or ``missing`` with what
-    is missing and what to install; a processor needs neither.
+    ``disk_free`` is that of ``folder``. ``driver`` and ``tensorrt`` hold a ``version``, or say what is ``missing`` and
+    what to install; an expert on the processor needs neither.
     """
     from .backends.cpu import describe as runtime
 

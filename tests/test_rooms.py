@@ -19,7 +19,8 @@ PACKAGE = Path(expertc.__file__).parent
 ORDER = [
     ("__main__",),
     ("cli",),
-    ("deploy", "serve"),
+    ("deploy",),
+    ("serve",),  # a deployment installs its unit
     ("bench",),
     ("evaluate",),
     ("training",),
@@ -82,8 +83,12 @@ HEAVY = {
     "onnxscript",
     "onnx_ir",
     "accelerate",
+    "uvicorn",
+    "starlette",
+    "anyio",
+    "prometheus_client",
 }
-EXTRAS = ("zoo", "training", "export", "backends/tensorrt")
+EXTRAS = ("zoo", "training", "export", "backends/tensorrt", "serve")
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 

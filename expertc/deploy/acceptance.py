@@ -9,14 +9,16 @@ import sys
 import tempfile
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..device import describe
 from ..errors import DeploymentError, ExpertcError, FileSystemError, UsageError
 from ..releases import ACCEPTED, Store
 from ..text import clean_text
 from . import protocol
-from .bootstrap import Say
+
+if TYPE_CHECKING:
+    from .bootstrap import Say
 
 CHECKED = "checked"
 """Key of the record for when it was tried (UTC, ISO 8601)."""
@@ -47,7 +49,7 @@ def accept(store: Store, name: str, release: str, wanted: dict[str, Any], env: s
 
 def _tried(request: dict[str, Any], say: Say) -> dict[str, Any]:
     """Let a process of its own try it. Raises the error that it had; ``DeploymentError`` if it died."""
-    path = dict.fromkeys(str(Path(entry).resolve()) for entry in (*sys.path, Path(__file__).parents[2]) if str(entry))
+    path = dict.fromkeys(str(Path(entry).resolve()) for entry in (*sys.path, str(Path(__file__).parents[2])) if entry)
     with tempfile.TemporaryFile() as complaint:
         process = subprocess.Popen(  # noqa: S603 (an argument list that starts with our own interpreter)
             [sys.executable, "-m", f"{__package__}.trial"],
@@ -72,7 +74,8 @@ def _tried(request: dict[str, Any], say: Say) -> dict[str, Any]:
 def _heard(process: subprocess.Popen[bytes], request: dict[str, Any], say: Say) -> dict[str, Any] | None:
     """What the process answers; None if it dies first."""
     pipe, lines = process.stdin, process.stdout
-    assert pipe is not None and lines is not None  # noqa: S101, PT018 (for the type checker)
+    if pipe is None or lines is None:  # for the type checker
+        return None
     try:
         pipe.write(protocol.write(request))
         pipe.flush()

@@ -20,14 +20,17 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import ExpertcError, FileSystemError, UsageError
 from ..releases import KEEP, ROOT, Store
 from ..text import shown
 from . import protocol
-from .bootstrap import Say, listen
+from .bootstrap import listen
+
+if TYPE_CHECKING:
+    from .bootstrap import Say
 
 Fields = Mapping[str, Any]
 
@@ -139,9 +142,7 @@ class Verb:
         odd += [key for key, types in self.types.items() if key in fields and type(fields[key]) not in types]
         odd += [key for key in fields if type(fields[key]) in _NUMBER and not 0 <= fields[key] <= _MOST]
         if odd:
-            raise UsageError(
-                f"The request's field {shown(odd[0])} makes no sense.", "Use the same expertc on both sides."
-            )
+            raise UsageError(f"The request's {shown(odd[0])} makes no sense.", "Use the same expertc on both sides.")
         return fields
 
 

@@ -26,7 +26,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    Say = Callable[..., None]  # (stage, share=None)
 
 PROTOCOL = 1
 MAX_LINE = 2**20  # bytes of a request
@@ -38,8 +41,6 @@ PIP_BYTES = 32 * 2**20  # of an environment with nothing but pip: 15 MB of pip 2
 TOLD = 300  # characters of pip's complaint
 
 TAGS = {"UsageError": 2, "UnsupportedError": 4, "DeploymentError": 8, "FileSystemError": 9}
-
-Say = Callable
 
 _ENV = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _WHEEL = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]{0,195}\.whl")
@@ -58,7 +59,7 @@ class Failure(Exception):
 # -- hearing and answering (the agent's too) ---------------------------------------------------------------------------
 
 
-def listen(version: "str | None", answer: "Callable[..., dict[str, Any]]") -> int:
+def listen(version: "str | None", answer: "Callable[[bytes, Say], dict[str, Any]]") -> int:
     """Greet, then answer line by line until standard input ends; the exit code.
 
     ``answer`` is given a line and what tells progress, and returns the message that ends the answer. When the input
@@ -138,7 +139,7 @@ def run(command: "list[str]", folder: str, lock: int, heard: "Callable[[str], No
 # -- requests ----------------------------------------------------------------------------------------------------------
 
 
-def answer(line: bytes, say: "Callable[..., None]") -> "dict[str, Any]":
+def answer(line: bytes, say: "Say") -> "dict[str, Any]":
     """The message that ends the answer to a request."""
     try:
         if sys.version_info < OLDEST:
@@ -274,7 +275,7 @@ def is_jetson() -> bool:
     return tegra or os.path.exists("/etc/nv_tegra_release")
 
 
-def install(place: Place, offline: bool, extras: "list[str]", say: "Callable[..., None]") -> "dict[str, Any]":
+def install(place: Place, offline: bool, extras: "list[str]", say: "Say") -> "dict[str, Any]":
     """Make the environment, unless it is ready; where it is, and how long that took."""
     began = time.monotonic()
     lock = os.open(os.path.join(place.root, ".lock"), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -293,7 +294,7 @@ def install(place: Place, offline: bool, extras: "list[str]", say: "Callable[...
     return {"python": place.python, "seconds": round(time.monotonic() - began, 3)}
 
 
-def _make(place: Place, offline: bool, extras: "list[str]", lock: int, say: "Callable[..., None]") -> None:
+def _make(place: Place, offline: bool, extras: "list[str]", lock: int, say: "Say") -> None:
     say("check the files")
     missing = sorted(place.missing())
     if missing:
@@ -323,7 +324,7 @@ def _make(place: Place, offline: bool, extras: "list[str]", lock: int, say: "Cal
     os.rename(place.ready + ".part", place.ready)
 
 
-def _checked(command: "list[str]", place: Place, needed: int, lock: int, what: str, say: "Callable[..., None]") -> None:
+def _checked(command: "list[str]", place: Place, needed: int, lock: int, what: str, say: "Say") -> None:
     """Run a step; ``Failure`` with its own last words if it fails."""
     last = collections.deque(maxlen=40)  # type: collections.deque[str]
 

@@ -118,6 +118,8 @@ async def deploy(job: Job, ssh: Ssh, told: Told) -> Outcome:
         state, why, hint = await road.go(ssh)
     except ExpertcError as error:
         state, why, hint = FAILED, error.message, error.hint
+        if road.active:
+            why = f"The release is active, but: {why}"
     return Outcome(job, state, why, hint, road.sent, time.monotonic() - start, road.report)
 
 
@@ -142,11 +144,13 @@ async def agent(device: Device, wheels: Wheels, python: str, told: Told, sent: A
 
 
 class Road:
-    """The stages of one deployment; ``sent`` counts bytes, ``report`` is what the device said of the release."""
+    """The stages of one deployment; ``sent`` counts bytes, ``report`` is what the device said of the release, and
+    ``active`` whether that is active now."""
 
     def __init__(self, job: Job, told: Told) -> None:
         self.job, self.told = job, told
         self.sent, self.report = 0, dict[str, Any]()
+        self.active = False
         self._total: int | None = None
         self._base = {"name": job.name, "id": job.release}
 
@@ -171,6 +175,7 @@ class Road:
                 return REFUSED, why, "What was active before still is."
             self.told("activate", None)
             await peer.ask({"do": "activate", **self._base})
+            self.active = True
             await self._serve(peer)
             await peer.ask({"do": "gc", "name": job.name, "keep": job.keep})
         return ACTIVE, "", ""

@@ -22,7 +22,7 @@ from ..releases import Release, Store, require_id, require_name
 from ..text import shown
 
 MARGIN = 64 * 2**20
-"""Bytes that stay free on the disk beside a release: a system without any left does strange things. A choice of ours."""
+"""Bytes that stay free beside a release: a system whose disk is full does strange things. A choice of ours."""
 
 PART = ".part"
 
@@ -155,13 +155,8 @@ def _offset(path: Path, about: Expected) -> int | None:
 
 def _found(store: Store, wanted: set[Expected]) -> dict[Expected, Path]:
     """Where files like these are in the releases that are here, as far as their manifests say."""
-    made = {}
-    for name in store.names():
-        for release in store.releases(name):
-            for path, about in _listed(release.path):
-                if about in wanted:
-                    made[about] = path
-    return made
+    releases = (release for name in store.names() for release in store.releases(name))
+    return {about: path for release in releases for path, about in _listed(release.path) if about in wanted}
 
 
 def _listed(folder: Path) -> Iterable[tuple[Path, Expected]]:

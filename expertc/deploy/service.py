@@ -33,10 +33,12 @@ def serve(name: str, host: str, port: int) -> dict[str, Any]:
     _require_systemd()
     with atomic.reported(place):
         place.parent.mkdir(parents=True, exist_ok=True)
+    changed = not place.is_file() or place.read_bytes() != text.encode("utf-8")
     atomic.save(place, text.encode("utf-8"), force=True)
     _systemctl("daemon-reload")
     _systemctl("enable", place.name)
-    _systemctl("restart", "--no-block", place.name)
+    # It follows the active release by itself: only another unit must interrupt it. An engine may take minutes to start.
+    _systemctl("restart" if changed else "start", "--no-block", place.name)
     return {
         "unit": str(place),
         "lingers": _lingers(),

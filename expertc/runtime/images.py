@@ -46,31 +46,33 @@ _DAMAGE = (
 _warnings = threading.Lock()
 
 
-def load_image(source: Source, name: str = "") -> Image.Image:
+def load_image(source: Source, name: str = "", *, max_pixels: int | None = None) -> Image.Image:
     """Decode ``source`` to an upright RGB image; ``name`` is what errors call it (default: its path).
 
     ``source`` is a path, the bytes of an encoded image (or a ``BytesIO`` of them), a PIL image (left as it is), or a
-    uint8 array ``[H, W]`` (grey) or ``[H, W, 3]`` (RGB, not BGR). Raises ``DataError``.
+    uint8 array ``[H, W]`` (grey) or ``[H, W, 3]`` (RGB, not BGR). Raises ``DataError``, for one of more than
+    ``max_pixels`` (default: ``MAX_PIXELS``) before it is decoded.
     """
     name = clean_text(name or source_name(source)) or "the image"
+    most = MAX_PIXELS if max_pixels is None else max_pixels
     try:
         if isinstance(source, np.ndarray):
             return _from_array(source, name)
         if isinstance(source, Image.Image):
-            _check_size(source, name)
+            _check_size(source, name, most)
             image = source.copy()
         else:
             data = io.BytesIO(_encoded(source, name))
             with _quiet():
                 image = Image.open(data, formats=FORMATS)  # the header only
-            _check_size(image, name)
+            _check_size(image, name, most)
             image.load()
         _turn_upright(image)
         return _to_rgb(image, name)
     except UnidentifiedImageError as error:
         raise DataError(f"'{name}' is not an image that can be read.", f"Give {', '.join(FORMATS)}.") from error
     except Image.DecompressionBombError as error:
-        raise _too_large(name) from error
+        raise _too_large(name, most) from error
     except _DAMAGE as error:
         reason = clean_text(str(error))[:200] or type(error).__name__
         raise DataError(f"The image '{name}' is damaged ({reason}).", "Save or download it again.") from error
@@ -132,15 +134,15 @@ def _turn_upright(image: Image.Image) -> None:
         return  # the pixels are sound, and unreadable metadata asks for no turn: every viewer shows such photos
 
 
-def _check_size(image: Image.Image, name: str) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(name)
+def _check_size(image: Image.Image, name: str, most: int) -> None:
+    if image.width * image.height > most:
+        raise _too_large(name, most)
     if image.width * image.height == 0:
         raise DataError(f"The image '{name}' has no pixels.", "Give an image of at least one pixel.")
 
 
-def _too_large(name: str) -> DataError:
-    return DataError(f"The image '{name}' has more than {MAX_PIXELS // 10**6} million pixels.", "Scale it down first.")
+def _too_large(name: str, most: int) -> DataError:
+    return DataError(f"The image '{name}' has more than {most // 10**6} million pixels.", "Scale it down first.")
 
 
 def _from_array(pixels: np.ndarray, name: str) -> Image.Image:

@@ -233,3 +233,9 @@ def wheelhouse(folder: Path, names: Sequence[str] = SHIMS) -> Path:
             for path, text in {**files, f"{about}/RECORD": record.getvalue()}.items():
                 archive.writestr(path, text)
     return folder
+
+
+def settle(host: Host, other: Host) -> None:
+    """Give ``host`` the installed expertc of ``other``: an environment takes a quarter of a minute to make."""
+    for name in ("envs", "wheels"):
+        shutil.copytree(other.data / name, host.data / name, symlinks=True, dirs_exist_ok=True)
