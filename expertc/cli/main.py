@@ -32,28 +32,22 @@ COMMANDS = {
     "calibrate": ("calibrate", "Let an expert say 'none of these'."),
     "bench": ("bench", "Measure latency, several models in one interleaved run."),
     "deploy": ("deploy", "Bring bundles onto devices, over SSH."),
+    "releases": ("releases", "Switch between the releases that were deployed here."),
+    "serve": ("serve", "Serve an expert over HTTP."),
     "taxonomy": ("taxonomy", "Make a class tree, or look at one."),
     "targets": ("targets", "List device profiles."),
-    "releases": ("releases", "Switch between the releases that were deployed here."),
     "doctor": ("doctor", "Check this machine."),
     "train": ("train", "Train a full model from a recipe."),
     "export": ("export", "Export a trained network to a full model."),
-    "serve": ("serve", "Serve an expert over HTTP."),
 }
 
 EXTRAS = {
-<<<<<<< HEAD
-    "train": ("torch", "torchvision", "timm", "safetensors", "onnxscript"),
-    "report": ("matplotlib",),
-    "deploy": ("asyncssh", "hatchling"),
-}
-=======
     **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "onnxscript"), "train"),
     **dict.fromkeys(("uvicorn", "starlette", "anyio", "prometheus_client"), "serve"),
+    **dict.fromkeys(("asyncssh", "hatchling"), "deploy"),
     "matplotlib": "report",
 }
 """Modules that may be missing, and the extra that brings them."""
->>>>>>> h10-device
 
 
 @click.group(
@@ -134,15 +128,9 @@ def _known(error: Exception) -> ExpertcError:
         )
     if isinstance(error, MemoryError):
         return ExpertcError("There is not enough memory.", "Close other programs or use a smaller batch.")
-<<<<<<< HEAD
-    extra = next((extra for extra, modules in EXTRAS.items() if getattr(error, "name", None) in modules), None)
-    if isinstance(error, ModuleNotFoundError) and extra is not None:
-        return UsageError(f"This command needs {error.name}.", f"Install it with: pip install 'expertc[{extra}]'.")
-=======
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         install = f"Install it with: pip install 'expertc[{EXTRAS[error.name]}]'."
         return UsageError(f"This command needs {error.name}.", install)
->>>>>>> h10-device
     return ExpertcError(
         f"Something unexpected happened ({type(error).__name__}: {error}).",
         "This is a bug in expertc: run the command again with --debug and report what it prints.",
