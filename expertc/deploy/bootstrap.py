@@ -79,8 +79,7 @@ def listen(version: "str | None", answer: "Callable[[bytes, Say], dict[str, Any]
         tell({"said": stage, "share": share})
 
     lines = queue.Queue(64)  # type: queue.Queue[bytes | None]
-    busy = threading.Event()
-    threading.Thread(target=_hear, args=(lines, busy), daemon=True).start()
+    threading.Thread(target=_hear, args=(lines,), daemon=True).start()
     try:
         tell({"expertc": version, "protocol": PROTOCOL})
         for line in iter(lines.get, None):
@@ -88,20 +87,20 @@ def listen(version: "str | None", answer: "Callable[[bytes, Say], dict[str, Any]
                 told = Failure("UsageError", "The request is longer than 1 MiB.", "Update expertc on both sides.").told
                 tell({"failed": told})
                 return 2
-            busy.set()
-            tell(answer(line, say))
-            busy.clear()
+            message = answer(line, say)
+            lines.task_done()
+            tell(message)
     except BrokenPipeError:
         return 1
     return 0
 
 
-def _hear(lines: "queue.Queue[bytes | None]", busy: threading.Event) -> None:
+def _hear(lines: "queue.Queue[bytes | None]") -> None:
     rest = b""
     while len(rest) <= MAX_LINE:
         data = os.read(0, 2**16)
         if not data:
-            if busy.is_set() or not lines.empty():
+            if lines.unfinished_tasks:
                 _end()
             lines.put(None)
             return
