@@ -137,14 +137,15 @@ def _jobs(
 ) -> list[Job]:
     """What every device gets, group by group."""
     from ..deploy.host import Job, Limits, Service
-    from ..deploy.wheel import collect, make
+    from ..deploy.wheel import collect, in_house, make
 
+    others = None if house is None else in_house(house)
     own = make(scratch) if wheel is None else wheel
     jobs = []
     for group in fleet.groups:
         how: dict[str, Any] = {
             "bundle": bundles[group.name],
-            "wheels": collect(own, house, ("serve",) if group.service else ()),
+            "wheels": collect(own, others, ("serve",) if group.service else ()),
             "limits": Limits(group.max_p90_ms, seconds),
             "python": group.python,
             "keep": group.keep,

@@ -57,7 +57,7 @@ def reported(
         raise DeploymentError(f"The disk of {address.given} is full, {doing}.", "Free some space there.") from error
     except asyncssh.SFTPPermissionDenied as error:
         raise DeploymentError(f"{address.given} forbids {doing}.", "Check the owner of that folder.") from error
-    except asyncssh.SFTPConnectionLost as error:
+    except (asyncssh.SFTPConnectionLost, asyncssh.SFTPNoConnection) as error:
         raise broken(address) from error
     except asyncssh.SFTPError as error:  # version 3 of the protocol has no word for a full disk
         why = shortened(clean_text(error.reason), _SHORT)

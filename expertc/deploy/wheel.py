@@ -44,17 +44,19 @@ class Wheels:
         return sha256(json.dumps(parts).encode("ascii")).hexdigest()[:16]
 
 
-def collect(wheel: Path, wheelhouse: Path | None = None, extras: Sequence[str] = ()) -> Wheels:
-    """The ``wheel`` of expertc, and those in the folder ``wheelhouse``.
+def in_house(folder: Path) -> tuple[Path, ...]:
+    """The wheels in a folder that are not expertc's own. Raises ``UsageError`` if it is none."""
+    if not folder.is_dir():
+        raise UsageError(f"The wheelhouse '{folder}' is not a folder.", "Fill one with 'pip download -d DIR'.")
+    return tuple(path for path in sorted(folder.glob("*.whl")) if not path.name.lower().startswith("expertc-"))
+
+
+def collect(wheel: Path, others: Sequence[Path] | None = None, extras: Sequence[str] = ()) -> Wheels:
+    """The ``wheel`` of expertc with what it needs; None if the device finds that itself.
 
     Raises ``UsageError`` for what is no wheel, ``FileSystemError`` if one cannot be read.
     """
-    found = [wheel]
-    if wheelhouse is not None:
-        if not wheelhouse.is_dir():
-            raise UsageError(f"The wheelhouse '{wheelhouse}' is not a folder.", "Fill one with 'pip download -d DIR'.")
-        others = sorted(wheelhouse.glob("*.whl"))
-        found += [path for path in others if not path.name.lower().startswith("expertc-")]
+    found = [wheel, *(others or ())]
     for path in found:
         if not _FILE.fullmatch(path.name) or not path.is_file():
             raise UsageError(f"{shown(str(path))} is not a wheel.", "Give a .whl file.")
@@ -62,7 +64,7 @@ def collect(wheel: Path, wheelhouse: Path | None = None, extras: Sequence[str] =
         facts = {path.name: _facts(path) for path in found}
     except OSError as error:
         raise FileSystemError(f"A wheel cannot be read ({error.strerror}).", "Check its permissions.") from error
-    return Wheels({path.name: path for path in found}, facts, wheelhouse is not None, tuple(extras))
+    return Wheels({path.name: path for path in found}, facts, others is not None, tuple(extras))
 
 
 def make(folder: Path) -> Path:

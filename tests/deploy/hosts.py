@@ -42,7 +42,7 @@ def run(*command: str | Path) -> str:
     return done.stdout
 
 
-@dataclass
+@dataclass(eq=False)
 class Host:
     """One device. ``home`` is that of its login, seen from here."""
 

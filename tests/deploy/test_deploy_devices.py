@@ -1,4 +1,4 @@
-"""Deployments, from the command line to the release that is active on real devices; and everything that may go wrong."""
+"""Deployments, from the command line to the release that is active on real devices; and all that may go wrong."""
 
 from __future__ import annotations
 
@@ -106,7 +106,8 @@ def test_only_what_changed_travels(cli, bundle, device: Device, options, tmp_pat
     again = variant(bundle, tmp_path / "again.expert")
     code, found = deployed(cli, options, again, host.login, *NAME)
     assert (code, found[host.login]["state"]) == (0, "active")
-    assert found[host.login]["sent_bytes"] == (again / "manifest.json").stat().st_size
+    unlisted = [again / name for name in ("manifest.json", "report.json", "golden.npz")]
+    assert found[host.login]["sent_bytes"] <= sum(path.stat().st_size for path in unlisted)
     assert active(host) == release_of(again)
 
 
@@ -150,104 +151,90 @@ def test_other_answers_than_where_it_was_built_are_not_activated(cli, bundle, ot
 # -- what breaks: a clear line for that host, and the others are served ------------------------------------------------
 
 
-def broken(cli: Any, options: tuple[str, ...], bundle: Path, bad: Host, good: Host) -> dict[str, Any]:
-    """How it ended for ``bad``, of which a person reads one line; ``good`` is served."""
-    code, found = deployed(cli, options, bundle, bad.login, good.login, *NAME)
-    assert code == 8
-    assert found[good.login]["state"] == "active"
-    assert active(good) == release_of(bundle)
-    assert found[bad.login]["state"] == "failed"
-    for sentence in (found[bad.login]["why"], found[bad.login]["hint"]):
-        assert sentence
-        assert "\n" not in sentence
-        assert "Traceback" not in sentence
-    return found[bad.login]
+def python(text: str) -> dict[str, str]:
+    """What a device has for a Python."""
+    return {"python3": f"#!/bin/sh\n{text}\n"}
 
 
-def test_a_wrong_key(cli, bundle, machines: Network, device: Device, options) -> None:
-    bad = device(known=False)
-    machines.know(bad, machines.identity.with_suffix(".pub").read_text())
-    assert "is not the one in" in broken(cli, options, bundle, bad, device())["why"]
+def old(version: str) -> str | None:
+    return next((f'exec {path} "$@"' for path in Path.home().glob(f".pyenv/versions/{version}.*/bin/python3")), None)
 
 
-def test_a_full_disk(cli, bundle, device: Device, options) -> None:
-    bad = device(tmpfs="100k")
-    assert re.search("[Dd]isk", (found := broken(cli, options, bundle, bad, device()))["why"] + found["hint"])
-
-
-@pytest.mark.parametrize("version", ["3.6", "3.9"])
-def test_a_python_that_is_too_old(cli, bundle, device: Device, options, version: str) -> None:
-    (old, *_) = [*Path.home().glob(f".pyenv/versions/{version}.*/bin/python3"), None]
-    if old is None:
-        pytest.skip(f"there is no Python {version} here")
-    bad = device(path={"python3": f'#!/bin/sh\nexec {old} "$@"\n'})
-    why = broken(cli, options, bundle, bad, device())["why"]
-    assert version in why
-    assert "3.10" in why
-
-
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        ("#!/bin/sh\necho Welcome!\nexec sleep 9\n", "is not a message of expertc: 'Welcome!'"),
-        ("#!/bin/sh\nexec head -c 9999999 /dev/urandom\n", "What .* says is|longer than"),
-        ("#!/bin/sh\nexit 1\n", "ended: exit status 1"),
-    ],
-)
-def test_one_that_answers_garbage(cli, bundle, device: Device, options, text: str, problem: str) -> None:
-    found = broken(cli, options, bundle, device(path={"python3": text}), device())
-    assert re.search(problem, found["why"])
-
-
-def test_one_that_is_slow(cli, bundle, machines: Network, device: Device, options, monkeypatch) -> None:
-    """It is waited for, not for ever, and the others do not wait."""
-    slow = device(path={"python3": f'#!/bin/sh\nsleep 3\nexec {os.path.realpath(sys.executable)} "$@"\n'})
-    quick = device()
-    code, found = deployed(cli, options, bundle, slow.login, quick.login, *NAME)
-    assert (code, {each["state"] for each in found.values()}) == (0, {"active"})
-    assert found[slow.login]["seconds"] > found[quick.login]["seconds"]
+def test_all_that_is_bad_at_once(cli, bundle, machines: Network, device: Device, options, monkeypatch) -> None:
+    """Each ends in one clear line of its own; the good one, and the slow one, are served."""
     monkeypatch.setattr(transport.Ssh, "__init__", _impatient(transport.Ssh.__init__))
-    never = device(path={"python3": "#!/bin/sh\nexec sleep 60\n"})
-    assert "has said nothing" in broken(cli, options, bundle, never, device())["why"]
+    stranger, impostor, good = device(known=False), device(known=False), device()
+    machines.know(impostor, machines.identity.with_suffix(".pub").read_text())
+    slow = device(path=python(f'sleep 3\nexec {os.path.realpath(sys.executable)} "$@"'))
+    bad = {
+        stranger: r"is not in .*known_hosts",
+        impostor: r"is not the one in",
+        device(tmpfs="100k"): r"[Dd]isk",
+        device(path=python("echo Welcome!; exec sleep 60")): r"is not a message of expertc: 'Welcome!'",
+        device(path=python("exec head -c 9999999 /dev/urandom")): r"What .* says is|longer than",
+        device(path=python("exit 1")): r"ended: exit status 1",
+        device(path=python("exec no-such-python")): r"no such Python",
+        device(path=python("exec sleep 60")): r"has said nothing for 8 s",
+    }
+    for version in ("3.6", "3.9"):  # as far as they are here; what they are sent is read with their grammar elsewhere
+        if text := old(version):
+            bad[device(path=python(text))] = rf"{re.escape(version)}.*3\.10"
+    hosts = [*bad, slow, good]
+    code, found = deployed(cli, options, bundle, *(host.login for host in hosts), *NAME, "--at-once", len(hosts))
+    assert code == 8
+    for host in (slow, good):
+        assert found[host.login]["state"] == "active"
+        assert active(host) == release_of(bundle)
+    assert found[slow.login]["seconds"] > 3
+    for host, problem in bad.items():
+        about = found[host.login]
+        assert about["state"] == "failed"
+        assert re.search(problem, f"{about['why']} {about['hint']}"), about
+        assert about["hint"]
+        assert "\n" not in about["why"] + about["hint"]
+        assert "Traceback" not in about["why"] + about["hint"]
+        assert active(host) is None
 
 
 def _impatient(before: Callable[..., None]) -> Callable[..., None]:
-    return lambda self, *given: before(self, *given, 15.0, 2.0)
+    return lambda self, *given: before(self, *given, 15.0, 8.0)
 
 
 def test_a_connection_that_breaks_off_half_way(cli, bundle, device: Device, options, tmp_path) -> None:
     """What was sent is not sent again."""
     big = variant(bundle, tmp_path / "big.expert")
-    ballast = np.random.default_rng(0).bytes(60 * 2**20)
+    ballast = np.random.default_rng(0).bytes(24 * 2**20)
     (big / "ballast.bin").write_bytes(ballast)
     manifest = json.loads((big / "manifest.json").read_text())
     manifest["files"]["ballast.bin"] = {"bytes": len(ballast), "sha256": sha256(ballast).hexdigest()}
     (big / "manifest.json").write_text(json.dumps(manifest))
-    bad, part = device(), f"incoming/{release_of(big)}/ballast.bin.part"
+    bad, good = device(), device()
+    part = f"incoming/{release_of(big)}/ballast.bin.part"
 
     def cut() -> None:
-        while not (bad.data / part).exists() or (bad.data / part).stat().st_size < 2**22:
+        while not (bad.data / part).exists() or (bad.data / part).stat().st_size < 2**21:
             time.sleep(0.001)
         bad.cut_off()
 
     watcher = threading.Thread(target=cut)
     watcher.start()
-    found = broken(cli, options, big, bad, device())
+    code, found = deployed(cli, options, big, bad.login, good.login, *NAME)
     watcher.join()
-    assert "broke off" in found["why"]
+    assert (code, found[bad.login]["state"], found[good.login]["state"]) == (8, "failed", "active")
+    assert "broke off" in found[bad.login]["why"]
     there = (bad.data / part).stat().st_size
-    assert 2**22 <= there < len(ballast)
+    assert 2**21 <= there < len(ballast)
     code, again = deployed(cli, options, big, bad.login, *NAME)
     assert (code, active(bad)) == (0, release_of(big))
     assert again[bad.login]["sent_bytes"] <= len(ballast) - there + 2**20
 
 
 def test_killed_at_any_moment(bundle, other, device: Device, options) -> None:
-    """The deploying process dies by SIGKILL: what is active on the device is whole, and the next deployment succeeds."""
+    """The deploying process dies by SIGKILL: what is active on the device is whole, and the next one succeeds."""
     host = device()
     random = np.random.default_rng()
     command = [sys.executable, "-m", "expertc", "deploy"]
-    for number in range(6):
+    for number in range(4):
         process = subprocess.Popen(
             [*command, (bundle, other)[number % 2], host.login, *NAME, *options, "--quiet"],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},

@@ -68,7 +68,11 @@ def test_environments_are_told_apart(tmp_path) -> None:
         with zipfile.ZipFile(tmp_path / name, "w") as archive:
             archive.writestr("x", name)
     own = tmp_path / "expertc-1-py3-none-any.whl"
-    alone, serving, housed = wheel.collect(own), wheel.collect(own, extras=("serve",)), wheel.collect(own, tmp_path)
+    alone, serving, housed = (
+        wheel.collect(own),
+        wheel.collect(own, extras=("serve",)),
+        wheel.collect(own, wheel.in_house(tmp_path)),
+    )
     assert len({each.environment for each in (alone, serving, housed)}) == 3
     assert wheel.collect(own).environment == alone.environment
     assert (alone.offline, housed.offline) == (False, True)
@@ -84,6 +88,5 @@ def test_what_is_no_wheel(tmp_path, name: str) -> None:
 
 
 def test_a_wheelhouse_that_is_none(tmp_path) -> None:
-    (tmp_path / "a.whl").touch()
     with pytest.raises(UsageError, match="is not a folder"):
-        wheel.collect(tmp_path / "a.whl", tmp_path / "nothing")
+        wheel.in_house(tmp_path / "nothing")
