@@ -23,16 +23,6 @@ if TYPE_CHECKING:
         "expertc deploy sharks-rays.expert jetson@10.0.0.5",
         "expertc deploy sharks-rays.expert cam1 cam2 --max-p90-ms 20 --service",
         "expertc deploy --fleet fleet.toml --canary 1 --stop-after 3",
-        "",
-        "fleet.toml:",
-        '  model = "full.onnx"',
-        "  canary = 1",
-        "  [groups.reef]",
-        '  hosts = ["jetson@10.0.0.5", "cam2"]',
-        '  classes = "sharks, rays"',
-        '  target = "orin-nano-8gb"',
-        '  precision = "fp16"',
-        "  max_p90_ms = 20",
     )
 )
 @click.argument("given", nargs=-1, metavar="BUNDLE HOST...")
@@ -68,6 +58,18 @@ def command(
 
     Each device compiles it, checks it against the answers that the bundle carries, and measures it; what does not pass
     is not activated. Only what a device has not is sent, and a deployment that broke off goes on where it was.
+
+    A fleet is a TOML file:
+
+    \b
+      model = "full.onnx"                      # or bundle = "..." in a group
+      canary = 1
+      [groups.reef]
+      hosts = ["jetson@10.0.0.5", "cam2"]
+      classes = "sharks, rays"
+      target = "orin-nano-8gb"
+      precision = "fp16"
+      max_p90_ms = 20
     """
     from ..errors import UsageError
     from . import deployed
