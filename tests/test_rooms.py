@@ -19,7 +19,7 @@ PACKAGE = Path(expertc.__file__).parent
 ORDER = [
     ("__main__",),
     ("cli",),
-    ("deploy", "serve"),
+    ("deploy", "serve", "package"),
     ("bench",),
     ("evaluate",),
     ("training",),

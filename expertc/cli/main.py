@@ -26,6 +26,7 @@ COMMANDS = {
     "inspect": ("inspect", "Show what is in a model or a bundle."),
     "diff": ("diff", "Show how two bundles differ."),
     "compile": ("compile", "Compile a bundle with TensorRT, on its device."),
+    "package": ("package", "Write a bundle for Triton or DeepStream."),
     "verify": ("verify", "Check a bundle against its full model."),
     "predict": ("predict", "Classify images with a bundle."),
     "evaluate": ("evaluate", "Measure accuracy on labelled photos."),

@@ -1,0 +1,211 @@
+"""A bundle for Triton: a folder of a model repository, run by ONNX Runtime there, or as the plan that is in the bundle.
+
+``config.pbtxt`` is a ``ModelConfig`` (triton-inference-server/common, protobuf/model_config.proto) in the text format
+of protobuf. What the backend of ONNX Runtime asks of it: all inputs of the graph, the types of its tensors, and their
+shapes without the first axis if Triton is to batch, in which case that axis must be open in every one of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from google.protobuf.text_encoding import CEscape
+from onnx import TensorProto
+
+from ..bundle import ENGINE, LABELS, README, Bundle
+from ..engines import saved_record
+from ..errors import BundleError, ModelError, UnsupportedError, UsageError
+from ..exits import COARSE
+from ..graph import File, Shape
+from ..instructions import heading, tensor_of_photo
+from ..runtime.preprocess import scaled
+from ..text import clean_text, shown
+from ..trtexec import PROFILE
+from .made import Made, listed, wrapped
+from .place import MARKER
+from .whole import ONNX, Whole, files_of, require_agreement, whole
+
+CONFIG = "config.pbtxt"
+VERSION = "1"
+PLAN = "model.plan"
+CATEGORIES = "categories.txt"
+PARAMETER = "expertc.manifest_sha256"
+"""The parameter of the model's configuration, which Triton hands out, that says which bundle it is."""
+
+TYPES: Mapping[int, str] = {
+    TensorProto.FLOAT: "TYPE_FP32", TensorProto.FLOAT16: "TYPE_FP16", TensorProto.DOUBLE: "TYPE_FP64",
+    TensorProto.UINT8: "TYPE_UINT8", TensorProto.INT8: "TYPE_INT8", TensorProto.INT32: "TYPE_INT32",
+    TensorProto.INT64: "TYPE_INT64", TensorProto.BOOL: "TYPE_BOOL",
+}  # fmt: skip
+"""Triton's types (``inference.DataType``) by ONNX's."""
+
+
+def triton(bundle: Bundle, name: str, origin: str, folder: Path, max_batch: int | None, *, engine: bool) -> Made:
+    """The files of the model ``name``; large ones are made in ``folder``. ``origin`` is its manifest's SHA-256.
+
+    With ``engine`` it is the plan in the bundle. Raises ``UnsupportedError``, ``UsageError``, ``BundleError`` and
+    ``VerificationError``.
+    """
+    graph = whole(bundle)
+    images = _images(bundle, graph, max_batch, engine=engine)
+    if engine:
+        model: dict[str, File] = {PLAN: bundle.file(ENGINE)}
+    else:
+        model = files_of(bundle, graph, folder)
+        if not graph.own:
+            spec = bundle.preprocess
+            require_agreement(bundle, graph, model, lambda pixels: pixels if spec is None else scaled(pixels, spec))
+    on_gpu = engine or bundle.backend == "tensorrt"
+    categories = () if graph.card.exits is None else graph.card.exits.categories
+    lists = {LABELS: bundle.labels, **({CATEGORIES: categories} if COARSE in graph.model.outputs else {})}
+    texts = {path: "".join(f"{label}\n" for label in labels) for path, labels in lists.items()}
+    texts[CONFIG] = _config(graph, name, origin, images, platform="tensorrt_plan" if engine else "onnxruntime_onnx",
+                            kind="KIND_GPU" if on_gpu else "KIND_CPU")  # fmt: skip
+    texts[README] = _readme(bundle, graph, name, images, engine=engine)
+    versioned = {f"{VERSION}/{path}": content for path, content in model.items()}
+    return Made({**versioned, **{path: text.encode() for path, text in texts.items()}})
+
+
+def _images(bundle: Bundle, graph: Whole, max_batch: int | None, *, engine: bool) -> int:
+    """``max_batch_size``: how many images of several clients Triton may put together, 0 if it may not.
+
+    It may where every tensor has an open first axis; but early exits take one decision for all images of a call, which
+    must not be those of several clients.
+    """
+    faces = [*graph.model.inputs.values(), *graph.model.outputs.values()]
+    decides = graph.card.exits is not None and graph.card.exits.driven
+    open_ended = all(len(shape) > 1 and not isinstance(shape[0], int) for shape in faces)
+    most = PROFILE[-1]
+    if engine:
+        most = _compiled_for(bundle, graph)
+    if decides or not open_ended:
+        if max_batch is not None:
+            why = "decides for all images of a call" if decides else f"takes {graph.images} images per call"
+            raise UsageError(f"Triton cannot batch this expert: it {why}.", "Leave out --max-batch.")
+        return 0
+    if max_batch is not None and engine and max_batch > most:
+        raise UsageError(f"The plan was compiled for up to {most} images.", f"Give --max-batch {most}, or fewer.")
+    return most if max_batch is None else max_batch
+
+
+def _compiled_for(bundle: Bundle, graph: Whole) -> int:
+    """How many images the plan in the bundle takes at most."""
+    if ENGINE not in bundle.manifest["files"]:
+        raise BundleError(
+            f"There is no {ENGINE} in {shown(bundle.path)}.", "Compile it there with expertc compile --save-engine."
+        )
+    if not graph.own:
+        raise UnsupportedError(
+            "The plan has inputs beside the image, or stages that somebody must decide among; Triton feeds neither.",
+            "Build it with --embed, or with --exits plain.",
+        )
+    record = saved_record(bundle)
+    batch = record["options"].get("batch")
+    most = batch[-1] if isinstance(batch, list) and batch else graph.images
+    if type(most) is not int or most < 1:
+        raise BundleError(
+            f"The manifest of {shown(bundle.path)} does not say for how many images.", "Compile it again."
+        )
+    return most
+
+
+def _config(graph: Whole, name: str, origin: str, images: int, *, platform: str, kind: str) -> str:
+    model, scores = graph.model, graph.card.outputs[0].name
+    labels = {scores: LABELS, COARSE: CATEGORIES} if COARSE in model.outputs else {scores: LABELS}
+    inputs = (_tensor("input", graph, name, shape, images) for name, shape in model.inputs.items())
+    outputs = (_tensor("output", graph, name, shape, images, labels.get(name)) for name, shape in model.outputs.items())
+    return "".join([
+        f"name: {_text(name)}\n",
+        f"platform: {_text(platform)}\n",
+        f"max_batch_size: {images}\n",
+        *inputs,
+        *outputs,
+        f"instance_group [\n  {{\n    kind: {kind}\n    count: 1\n  }}\n]\n",
+        "dynamic_batching { }\n" if images else "",
+        f"parameters {{\n  key: {_text(PARAMETER)}\n  value {{ string_value: {_text(origin)} }}\n}}\n",
+    ])  # fmt: skip
+
+
+def _tensor(what: str, graph: Whole, name: str, shape: Shape, images: int, labels: str | None = None) -> str:
+    kind = TYPES.get(graph.model.types.get(name, TensorProto.UNDEFINED))
+    if kind is None:
+        raise ModelError(f"Triton has no type for the {what} {shown(name)}.", "Build the bundle again.")
+    dims = ", ".join(str(dim if isinstance(dim, int) else -1) for dim in (shape[1:] if images else shape))
+    label = "" if labels is None else f"\n    label_filename: {_text(labels)}"
+    return f"{what} [\n  {{\n    name: {_text(name)}\n    data_type: {kind}\n    dims: [ {dims} ]{label}\n  }}\n]\n"
+
+
+def _text(value: str) -> str:
+    """A string of protobuf's text format; whatever is not ASCII, a quote or a line end is escaped."""
+    return f'"{CEscape(os.fsencode(value), as_utf8=False)}"'
+
+
+def _readme(bundle: Bundle, graph: Whole, name: str, images: int, *, engine: bool) -> str:
+    card, spec = graph.card, bundle.preprocess
+    output = card.outputs[0]
+    frozen = (*bundle.controls, *bundle.embedded)
+    said = [f"The output {shown(output.name)} holds {output.kind} of the classes in {LABELS}, one column for each."]
+    if images:
+        said.append(f"Triton puts up to {images} images of several requests together.")
+    else:
+        said.append("Each request is run by itself, with the whole shape that config.pbtxt gives.")
+    if frozen:
+        named = ", ".join(clean_text(control.name) for control in frozen)
+        said.append(f"Constants of the network, as a client cannot know their defaults: {named}.")
+    if graph.card.exits is not None and graph.card.exits.driven:
+        said.append("Early exits take one decision for all images of a request, so requests are never put together.")
+    if engine:
+        said.append(_plan(bundle))
+    best = min(3, len(card.classes))
+    lines = ["  The bundle does not say how a photo becomes the input."]
+    if spec is not None:
+        lines = [
+            f"  {line}"
+            for line in (
+                "import numpy, tritonclient.http",
+                *tensor_of_photo(spec, graph.images or 1),
+                f'value = tritonclient.http.InferInput({card.input!a}, list(x.shape), "{_wire(spec.dtype)}")',
+                "value.set_data_from_numpy(numpy.ascontiguousarray(x))",
+                f"wanted = tritonclient.http.InferRequestedOutput({output.name!a}, class_count={best})",
+                'client = tritonclient.http.InferenceServerClient("localhost:8000")',
+                f"found = client.infer({name!a}, [value], outputs=[wanted])",
+                f"print(found.as_numpy({output.name!a}))  # score:index:label, best first",
+            )
+        ]
+    return "\n".join([
+        heading(card),
+        "For Triton: a model of a model repository, which is the folder above this one.",
+        "",
+        "Files",
+        *listed({
+            CONFIG: "what Triton is told: inputs, outputs, batching, where it runs",
+            f"{VERSION}/{PLAN if engine else ONNX}": "the network",
+            LABELS: "one class per line, in the order of the output's columns",
+            MARKER: "the bundle that it was made from, SHA-256 of every file",
+        }),
+        "",
+        "Run it, from the folder above",
+        "  tritonserver --model-repository .",
+        "",
+        "The network",
+        *wrapped(" ".join(said)),
+        "",
+        "Ask it: Triton is given tensors, so a photo is prepared by who asks",
+        *lines,
+        "",
+    ])  # fmt: skip
+
+
+def _wire(dtype: str) -> str:
+    return {"float32": "FP32", "float16": "FP16", "uint8": "UINT8"}[dtype]
+
+
+def _plan(bundle: Bundle) -> str:
+    identity = saved_record(bundle)["identity"]
+    where = ", ".join(f"{key} {clean_text(str(identity.get(key)))}" for key in ("tensorrt", "device", "sm"))
+    return (
+        f"The plan runs only where it was compiled: {where}. It is native code that Triton executes without asking, so "
+        "take it only from somebody whom you would let log in there."
+    )
