@@ -97,7 +97,8 @@ def deepstream(bundle: Bundle, folder: Path, max_batch: int | None, objects_of: 
 
 def _notes(bundle: Bundle, spec: Preprocess, objects_of: int | None) -> Iterator[str]:
     if bundle.backend != "tensorrt":
-        yield f"It was built for {shown(bundle.manifest.get('target'))}, so nobody looked whether TensorRT runs all of it; --target does."
+        built = shown(bundle.manifest.get("target"))
+        yield f"It was built for {built}, so nobody looked whether TensorRT runs all of it; --target does."
     yield _seen(spec, objects_of)[0]
 
 
@@ -174,8 +175,8 @@ def _seen(spec: Preprocess, objects_of: int | None) -> tuple[str, list[str]]:
     share = min(1.0, crop[0] * crop[1] / (width * height))
     said = (
         f"nvinfer squeezes the whole frame into {wide} x {high}. In one of {width} x {height} things look "
-        f"{wide / (width * across):.2f} times as wide and {high / (height * down):.2f} times as high as in the photos that "
-        f"the expert was measured on, of which it sees the middle {share:.0%}."
+        f"{wide / (width * across):.2f} times as wide and {high / (height * down):.2f} times as high as in the photos "
+        f"that the expert was measured on, of which it sees the middle {share:.0%}."
     )
     if left < 0 or top < 0:
         return said, []

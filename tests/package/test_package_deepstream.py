@@ -18,8 +18,8 @@ import exiting
 import numpy as np
 import onnx
 import pytest
-from models import CLASSES, SIZE, SPEC, as_pixels, bundle_of, calibrated, network, pictures
 from networks import Array, run
+from packaged import CLASSES, SIZE, SPEC, as_pixels, bundle_of, calibrated, network, pictures
 from PIL import Image
 from rainbow import rainbow
 
