@@ -22,7 +22,7 @@ CLASSES = ("oak", "ash", "elm")
 
 def network(
     spec: Preprocess | None = SPEC, kind: str = "logits", *, opset: int = 17, batch: int | str = "batch",
-    labels: tuple[str, ...] = CLASSES, output: str = "scores",
+    labels: tuple[str, ...] = CLASSES, output: str = "scores", width: int = 4,
 ) -> bytes:  # fmt: skip
     """A convolution that sees the borders, and a score per class; in halves if that is what ``spec`` makes."""
     net = Net(opset, batch=batch, ir=8)
@@ -34,8 +34,8 @@ def network(
     x = net.node("Transpose", x, perm=[0, 3, 1, 2]) if last else x
     if own == TensorProto.UINT8:
         x = net.node("Div", x, net.constant(np.float32(255).reshape(())))
-    x = net.node("Relu", net.conv(x, 3, 4, kernel=3))
-    x = net.head(x, 4, len(labels))
+    x = net.node("Relu", net.conv(x, 3, width, kernel=3))
+    x = net.head(x, width, len(labels))
     if kind != "logits":
         x = net.node("Sigmoid", x)
     if kind == "probabilities":

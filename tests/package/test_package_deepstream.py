@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import exiting
@@ -28,6 +29,8 @@ from expertc.card import CARD_KEY, Card, Preprocess
 from expertc.errors import CardError, UnsupportedError, UsageError
 from expertc.package import package
 from expertc.runtime.dataset import open_dataset
+from expertc.runtime.preprocess import apply
+from expertc.runtime.scores import scope_score
 
 # "Gst-nvinfer File Configuration Specifications", tables "Gst-nvinfer Property Group Supported Keys" and those of
 # classifiers, at docs.nvidia.com/metropolis/deepstream/dev-guide/text/DS_plugin_gst-nvinfer.html; ranges where the
@@ -83,8 +86,8 @@ def nvinfer(folder: Path, pixels: Array, name: str = "config_infer_primary.txt")
     frames = pixels[..., ::-1] if config["model-color-format"] == "1" else pixels
     offsets = np.array([float(value) for value in config["offsets"].split(";")], np.float32).reshape(3, 1, 1)
     fed = np.float32(config["net-scale-factor"]) * (frames.transpose(0, 3, 1, 2).astype(np.float32) - offsets)
+    onnx.checker.check_model(folder / config["onnx-file"], full_check=True)
     proto = onnx.load(folder / config["onnx-file"])
-    onnx.checker.check_model(proto, full_check=True)
     [image], [output] = proto.graph.input, proto.graph.output
     assert image.type.tensor_type.elem_type == output.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
     assert output.name == config["output-blob-names"]
@@ -164,19 +167,15 @@ def test_the_scale_is_nvinfers_own_where_it_can_be(tmp_path: Path) -> None:
 )
 def test_a_frame_of_none_of_the_classes_gets_no_label(opset: int, score: str, kind: str, tmp_path: Path) -> None:
     bundle = bundle_of(network(EXACT, kind, opset=opset), tmp_path, batch=None)
-    from expertc.runtime.scores import scope_score
-
     with Expert.open(bundle) as expert:
-        levels = [scope_score(score, expert.scores(np.stack([made]), None), kind)[0] for made in tensors(pictures())]
+        levels = [scope_score(score, expert.scores(np.stack([made]), None), kind)[0] for made in map(fed, pictures())]
     calibrated(bundle, score, float(np.median(levels)) + 1e-6)
     attached = agrees(bundle, package(bundle, "deepstream", tmp_path / "out").path, pictures())
     assert 0 < sum(found is None for found in attached) < len(attached)
 
 
-def tensors(images: list[Image.Image]) -> list[Array]:
-    from expertc.runtime.preprocess import apply
-
-    return [apply(image, EXACT) for image in images]
+def fed(image: Image.Image) -> Array:
+    return apply(image, EXACT)
 
 
 def test_gains_are_constants_at_what_the_bundle_says(tmp_path: Path) -> None:
@@ -311,3 +310,30 @@ def test_the_marker_names_the_bundle(tmp_path: Path) -> None:
     marker = json.loads((folder / "package.json").read_text())
     assert marker["bundle"]["manifest_sha256"] == hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
     assert marker["files"].keys() == {path.name for path in folder.iterdir()} - {"package.json"}
+
+
+def test_eight_bits_for_a_device(tmp_path: Path) -> None:
+    """nvinfer turns them on only where a table is named, and TensorRT reads the ranges in the graph."""
+    photos = np.stack([fed(image) for image in pictures(16)])
+    given = SimpleNamespace(observed=photos[:8], judged=photos[8:], notes=())
+    bundle = bundle_of(
+        network(EXACT), tmp_path, target="orin-nano-8gb", precision="int8", max_drop=99.0,
+        calibration=lambda source, selection: given,
+    )  # fmt: skip
+    folder = package(bundle, "deepstream", tmp_path / "out").path
+    config = configuration(folder)
+    assert (config["network-mode"], config["model-engine-file"]) == ("1", "model.onnx_b1_gpu0_int8.engine")
+    assert "QuantizeLinear" in {node.op_type for node in onnx.load(folder / "model.onnx").graph.node}
+    agrees(bundle, folder, pictures(), close=1e-4)
+
+
+def test_weights_in_a_file_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They keep the name that the graph calls them, and lie beside it."""
+    monkeypatch.setattr("expertc.graph.write.EXTERNAL_ABOVE", 100)
+    bundle = bundle_of(network(EXACT, width=64), tmp_path)
+    folder = package(bundle, "deepstream", tmp_path / "out").path
+    agrees(bundle, folder, pictures())
+    repository = package(bundle, "triton", tmp_path / "models").path
+    for place, name in ((folder, "model.onnx.data"), (repository / "1", "expert.onnx.data")):
+        assert [path.name for path in place.glob("*.data")] == [name]
+        assert name in (place / "model.onnx").read_bytes().decode("latin-1")
