@@ -58,14 +58,18 @@ def triton(bundle: Bundle, name: str, origin: str, folder: Path, max_batch: int 
             spec = bundle.preprocess
             require_agreement(bundle, graph, model, lambda pixels: pixels if spec is None else scaled(pixels, spec))
     on_gpu = engine or bundle.backend == "tensorrt"
-    categories = () if graph.card.exits is None else graph.card.exits.categories
-    lists = {LABELS: bundle.labels, **({CATEGORIES: categories} if COARSE in graph.model.outputs else {})}
+    lists = {LABELS: bundle.labels}
+    if graph.card.exits is not None and COARSE in graph.card.exits.beside:
+        lists[CATEGORIES] = graph.card.exits.categories
     texts = {path: "".join(f"{label}\n" for label in labels) for path, labels in lists.items()}
-    texts[CONFIG] = _config(graph, name, origin, images, platform="tensorrt_plan" if engine else "onnxruntime_onnx",
+    files_by_output = dict(zip((graph.card.outputs[0].name, COARSE), lists, strict=False))
+    texts[CONFIG] = _config(graph, name, origin, images, files_by_output,
+                            platform="tensorrt_plan" if engine else "onnxruntime_onnx",
                             kind="KIND_GPU" if on_gpu else "KIND_CPU")  # fmt: skip
     texts[README] = _readme(bundle, graph, name, images, engine=engine)
     versioned = {f"{VERSION}/{path}": content for path, content in model.items()}
-    return Made({**versioned, **{path: text.encode() for path, text in texts.items()}})
+    files = {**versioned, **{path: text.encode() for path, text in texts.items()}}
+    return Made(files, notes=(_plan(bundle),) if engine else ())
 
 
 def _images(bundle: Bundle, graph: Whole, max_batch: int | None, *, engine: bool) -> int:
@@ -111,11 +115,12 @@ def _compiled_for(bundle: Bundle, graph: Whole) -> int:
     return most
 
 
-def _config(graph: Whole, name: str, origin: str, images: int, *, platform: str, kind: str) -> str:
-    model, scores = graph.model, graph.card.outputs[0].name
-    labels = {scores: LABELS, COARSE: CATEGORIES} if COARSE in model.outputs else {scores: LABELS}
-    inputs = (_tensor("input", graph, name, shape, images) for name, shape in model.inputs.items())
-    outputs = (_tensor("output", graph, name, shape, images, labels.get(name)) for name, shape in model.outputs.items())
+def _config(
+    graph: Whole, name: str, origin: str, images: int, labels: Mapping[str, str], *, platform: str, kind: str
+) -> str:
+    """The text of config.pbtxt; ``labels`` is the file with the names of an output's columns, by output."""
+    inputs = (_tensor("input", graph, *tensor, images) for tensor in graph.model.inputs.items())
+    outputs = (_tensor("output", graph, *tensor, images, labels) for tensor in graph.model.outputs.items())
     return "".join([
         f"name: {_text(name)}\n",
         f"platform: {_text(platform)}\n",
@@ -128,12 +133,14 @@ def _config(graph: Whole, name: str, origin: str, images: int, *, platform: str,
     ])  # fmt: skip
 
 
-def _tensor(what: str, graph: Whole, name: str, shape: Shape, images: int, labels: str | None = None) -> str:
+def _tensor(
+    what: str, graph: Whole, name: str, shape: Shape, images: int, labels: Mapping[str, str] | None = None
+) -> str:
     kind = TYPES.get(graph.model.types.get(name, TensorProto.UNDEFINED))
-    if kind is None:
-        raise ModelError(f"Triton has no type for the {what} {shown(name)}.", "Build the bundle again.")
+    if kind is None or not shape:
+        raise ModelError(f"Triton has no type or no shape for the {what} {shown(name)}.", "Build the bundle again.")
     dims = ", ".join(str(dim if isinstance(dim, int) else -1) for dim in (shape[1:] if images else shape))
-    label = "" if labels is None else f"\n    label_filename: {_text(labels)}"
+    label = f"\n    label_filename: {_text(labels[name])}" if labels and name in labels else ""
     return f"{what} [\n  {{\n    name: {_text(name)}\n    data_type: {kind}\n    dims: [ {dims} ]{label}\n  }}\n]\n"
 
 
