@@ -15,16 +15,15 @@ import numpy as np
 from ..bundle import LABELS, README, Bundle
 from ..errors import LabelsError, UnsupportedError, UsageError
 from ..graph import File
-from ..instructions import heading
 from ..preprocessing import Preprocess
 from ..runtime.preprocess import scaled
 from ..runtime.reject import Reject, read_reject
 from ..runtime.scores import MAX_PROBABILITY, probabilities
-from ..text import clean_text, shown
+from ..text import shown
 from ..trtexec import PROFILE
+from .deepstream_readme import FILTERS, readme, seen
 from .frames import for_frames
-from .made import Made, listed, wrapped
-from .place import MARKER
+from .made import Made
 from .whole import ONNX, Whole, files_of, require_agreement, whole
 
 PRIMARY, SECONDARY = "config_infer_primary.txt", "config_infer_secondary.txt"
@@ -32,11 +31,7 @@ CALIBRATION = "calibration.table"
 
 NETWORK_MODES = {"fp32": (0, "fp32"), "int8": (1, "int8"), "fp16": (2, "fp16")}
 """``network-mode`` of each precision, and how nvinfer calls it in the name of an engine that it has compiled."""
-FILTERS = {"nearest": 0, "bilinear": 1, "bicubic": 2, "lanczos": 4}
-"""``scaling-filter``: NvBufSurfTransform_Inter (nvbufsurftransform.h), where 2 is cubic and 4 Lanczos on a GPU."""
 LONGEST_LABEL = 127  # bytes: MAX_LABEL_SIZE of nvdsmeta.h, with the zero at the end
-FULL_HD = (1920, 1080)
-
 _TABLE = b"""\
 TensorRT reads nothing here: the ranges stand in the graph, as QuantizeLinear and DequantizeLinear. nvinfer turns int8
 on only where a table of calibration is named.
@@ -89,7 +84,7 @@ def deepstream(bundle: Bundle, folder: Path, max_batch: int | None, objects_of: 
     texts = {
         name: config,
         LABELS: _labels(bundle.labels),
-        README: _readme(bundle, graph, name, engine, reject, objects_of),
+        README: readme(bundle, graph, name, engine, reject, objects_of),
     }
     encoded = {path: text.encode() for path, text in texts.items()}
     return Made({**files, **more, **encoded}, (engine,), tuple(_notes(bundle, spec, objects_of)))
@@ -99,7 +94,7 @@ def _notes(bundle: Bundle, spec: Preprocess, objects_of: int | None) -> Iterator
     if bundle.backend != "tensorrt":
         built = shown(bundle.manifest.get("target"))
         yield f"It was built for {built}, so nobody looked whether TensorRT runs all of it; --target does."
-    yield _seen(spec, objects_of)[0]
+    yield seen(spec, objects_of)[0]
 
 
 def _precision(bundle: Bundle) -> str:
@@ -155,98 +150,3 @@ def _labels(labels: tuple[str, ...]) -> str:
 def _number(value: float) -> str:
     """As short as a float32 allows; nvinfer reads a double."""
     return f"{value:.9g}"
-
-
-def _seen(spec: Preprocess, objects_of: int | None) -> tuple[str, list[str]]:
-    """How what nvinfer shows the network differs from what it was measured on: in a sentence, and what to do."""
-    high, wide = spec.size
-    if objects_of is not None:
-        whole_one = "nvinfer squeezes what a detector found"
-        return f"{whole_one} into {wide} x {high}; the expert was measured on whole photos.", []
-    width, height = FULL_HD
-    if isinstance(spec.resize, int):
-        across = down = spec.resize / min(FULL_HD)
-    else:
-        down, across = spec.resize[0] / height, spec.resize[1] / width
-    if spec.resize == spec.size:
-        return f"nvinfer squeezes a frame into {wide} x {high}, as was done with the photos it was measured on.", []
-    crop = [round(wide / across) & ~1, round(high / down) & ~1]  # NV12 has colours for two by two pixels
-    left, top = ((full - part) // 4 * 2 for full, part in zip(FULL_HD, crop, strict=True))
-    share = min(1.0, crop[0] * crop[1] / (width * height))
-    said = (
-        f"nvinfer squeezes the whole frame into {wide} x {high}. In one of {width} x {height} things look "
-        f"{wide / (width * across):.2f} times as wide and {high / (height * down):.2f} times as high as in the photos "
-        f"that the expert was measured on, of which it sees the middle {share:.0%}."
-    )
-    if left < 0 or top < 0:
-        return said, []
-    todo = [
-        f"To show it that, cut it out before nvstreammux; of {width} x {height}, left:top:width:height:",
-        f"  nvvideoconvert src-crop={left}:{top}:{crop[0]}:{crop[1]}",
-        f"  nvstreammux width={crop[0]} height={crop[1]}",
-    ]
-    return said, todo
-
-
-def _readme(
-    bundle: Bundle, graph: Whole, config: str, engine: str, reject: Reject | None, objects_of: int | None
-) -> str:
-    spec, frozen = graph.card.preprocess, (*bundle.controls, *bundle.embedded)
-    assert spec is not None  # for_frames
-    said, todo = _seen(spec, objects_of)
-    what = (
-        "whole frames" if objects_of is None else f"the objects that the detector with gie-unique-id={objects_of} finds"
-    )
-    several = (
-        "batch-size is best the number of streams."
-        if graph.images is None
-        else ("It takes one frame at a time; built with --batch dynamic it takes those of several streams at once.")
-    )
-    network = "It reads frames as nvinfer scales them, and gives probabilities, which is what nvinfer compares."
-    if bundle.preprocess is not None and len(set(bundle.preprocess.std)) > 1:
-        network += " nvinfer scales all channels alike: by what they differ the graph itself multiplies."
-    if frozen:
-        named = ", ".join(clean_text(control.name) for control in frozen)
-        network += f" Nothing but frames is fed: {named} are constants."
-    answer = "The best class is attached if its probability is above classifier-threshold"
-    answer += "; at 0 that is always so, as with expertc predict." if reject is None else "."
-    if reject is not None and reject.score == MAX_PROBABILITY:
-        answer += " It is the one that the bundle was calibrated for."
-    elif reject is not None:
-        answer += (
-            f" A frame that shows none of the classes ({reject.score} below {reject.threshold:.4g}, which the bundle "
-            "was calibrated for) has no probability but 0, so nothing is attached."
-        )
-    sharp = (
-        f"It was measured with photos that Pillow has scaled ({spec.interpolation}), which averages what it makes "
-        f"smaller; scaling-filter={FILTERS[spec.interpolation]} is the same curve without that."
-    )
-    return "\n".join([
-        heading(graph.card),
-        f"For DeepStream: one nvinfer element that classifies {what}.",
-        "",
-        "Files",
-        *listed({
-            config: "how nvinfer runs it; the paths in it are relative to it",
-            ONNX: "the network, from frames to probabilities",
-            LABELS: "the classes in one line, parted by ';'",
-            MARKER: "the bundle that it was made from, SHA-256 of every file",
-        }),
-        "",
-        "Run it",
-        f"  nvinfer config-file-path={config}",
-        *wrapped(f"The first start compiles the network to {engine} beside it, which takes minutes; later ones find "
-                 f"it. {several}"),
-        "",
-        "The network",
-        *wrapped(network),
-        "",
-        "What it sees",
-        *wrapped(said),
-        *(f"  {line}" for line in todo),
-        *wrapped(sharp),
-        "",
-        "What it says",
-        *wrapped(answer),
-        "",
-    ])  # fmt: skip

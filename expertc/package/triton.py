@@ -19,15 +19,13 @@ from ..engines import saved_record
 from ..errors import BundleError, ModelError, UnsupportedError, UsageError
 from ..exits import COARSE
 from ..graph import File, Shape
-from ..instructions import heading, tensor_of_photo
 from ..runtime.preprocess import scaled
-from ..text import clean_text, shown
+from ..text import shown
 from ..trtexec import PROFILE
-from .made import Made, listed, wrapped
-from .place import MARKER
+from .made import Made
+from .triton_readme import CONFIG, plan, readme
 from .whole import ONNX, Whole, files_of, require_agreement, whole
 
-CONFIG = "config.pbtxt"
 VERSION = "1"
 PLAN = "model.plan"
 CATEGORIES = "categories.txt"
@@ -66,10 +64,10 @@ def triton(bundle: Bundle, name: str, origin: str, folder: Path, max_batch: int 
     texts[CONFIG] = _config(graph, name, origin, images, files_by_output,
                             platform="tensorrt_plan" if engine else "onnxruntime_onnx",
                             kind="KIND_GPU" if on_gpu else "KIND_CPU")  # fmt: skip
-    texts[README] = _readme(bundle, graph, name, images, engine=engine)
+    texts[README] = readme(bundle, graph, name, images, f"{VERSION}/{PLAN if engine else ONNX}")
     versioned = {f"{VERSION}/{path}": content for path, content in model.items()}
     files = {**versioned, **{path: text.encode() for path, text in texts.items()}}
-    return Made(files, notes=(_plan(bundle),) if engine else ())
+    return Made(files, notes=(plan(bundle),) if engine else ())
 
 
 def _images(bundle: Bundle, graph: Whole, max_batch: int | None, *, engine: bool) -> int:
@@ -147,72 +145,3 @@ def _tensor(
 def _text(value: str) -> str:
     """A string of protobuf's text format; whatever is not ASCII, a quote or a line end is escaped."""
     return f'"{CEscape(os.fsencode(value), as_utf8=False)}"'
-
-
-def _readme(bundle: Bundle, graph: Whole, name: str, images: int, *, engine: bool) -> str:
-    card, spec = graph.card, bundle.preprocess
-    output = card.outputs[0]
-    frozen = (*bundle.controls, *bundle.embedded)
-    said = [f"The output {shown(output.name)} holds {output.kind} of the classes in {LABELS}, one column for each."]
-    if images:
-        said.append(f"Triton puts up to {images} images of several requests together.")
-    else:
-        said.append("Each request is run by itself, with the whole shape that config.pbtxt gives.")
-    if frozen:
-        named = ", ".join(clean_text(control.name) for control in frozen)
-        said.append(f"Constants of the network, as a client cannot know their defaults: {named}.")
-    if graph.card.exits is not None and graph.card.exits.driven:
-        said.append("Early exits take one decision for all images of a request, so requests are never put together.")
-    if engine:
-        said.append(_plan(bundle))
-    best = min(3, len(card.classes))
-    lines = ["  The bundle does not say how a photo becomes the input."]
-    if spec is not None:
-        lines = [
-            f"  {line}"
-            for line in (
-                "import numpy, tritonclient.http",
-                *tensor_of_photo(spec, graph.images or 1),
-                f'value = tritonclient.http.InferInput({card.input!a}, list(x.shape), "{_wire(spec.dtype)}")',
-                "value.set_data_from_numpy(numpy.ascontiguousarray(x))",
-                f"wanted = tritonclient.http.InferRequestedOutput({output.name!a}, class_count={best})",
-                'client = tritonclient.http.InferenceServerClient("localhost:8000")',
-                f"found = client.infer({name!a}, [value], outputs=[wanted])",
-                f"print(found.as_numpy({output.name!a}))  # score:index:label, best first",
-            )
-        ]
-    return "\n".join([
-        heading(card),
-        "For Triton: a model of a model repository, which is the folder above this one.",
-        "",
-        "Files",
-        *listed({
-            CONFIG: "what Triton is told: inputs, outputs, batching, where it runs",
-            f"{VERSION}/{PLAN if engine else ONNX}": "the network",
-            LABELS: "one class per line, in the order of the output's columns",
-            MARKER: "the bundle that it was made from, SHA-256 of every file",
-        }),
-        "",
-        "Run it, from the folder above",
-        "  tritonserver --model-repository .",
-        "",
-        "The network",
-        *wrapped(" ".join(said)),
-        "",
-        "Ask it: Triton is given tensors, so a photo is prepared by who asks",
-        *lines,
-        "",
-    ])  # fmt: skip
-
-
-def _wire(dtype: str) -> str:
-    return {"float32": "FP32", "float16": "FP16", "uint8": "UINT8"}[dtype]
-
-
-def _plan(bundle: Bundle) -> str:
-    identity = saved_record(bundle)["identity"]
-    where = ", ".join(f"{key} {clean_text(str(identity.get(key)))}" for key in ("tensorrt", "device", "sm"))
-    return (
-        f"The plan runs only where it was compiled: {where}. It is native code that Triton executes without asking, so "
-        "take it only from somebody whom you would let log in there."
-    )

@@ -19,7 +19,7 @@ import exiting
 import numpy as np
 import pytest
 from on_device import Device
-from packaged import SPEC, as_pixels, bundle_of, network, pictures
+from packaged import SPEC, as_pixels, bundle_of, calibrated, network, pictures
 from PIL import Image
 from rainbow import COLOURS, rainbow
 from triton_rules import loads, model_config, session_of
@@ -168,6 +168,12 @@ sys.modules |= {{"tritonclient": parent, "tritonclient.http": made}}
     with Expert.open(bundle) as expert:
         wanted = expert.scores(apply(load_image(tmp_path / "photo.jpg"), SPEC)[None])
     np.testing.assert_allclose(json.loads(done.stdout), wanted, rtol=0, atol=1e-4)
+
+
+def test_the_readme_says_when_a_photo_shows_none_of_the_classes(tmp_path: Path) -> None:
+    bundle = calibrated(bundle_of(network(), tmp_path), "max-logit", 1.25)
+    text = (package(bundle, "triton", tmp_path / "models").path / "README.txt").read_text()
+    assert text.endswith("A photo shows none of these classes\n  if its max-logit, scores.max(),\n  is below 1.25\n")
 
 
 # -- the plan in the bundle --------------------------------------------------------------------------------------------
