@@ -32,6 +32,7 @@ COMMANDS = {
     "calibrate": ("calibrate", "Let an expert say 'none of these'."),
     "bench": ("bench", "Measure latency, several models in one interleaved run."),
     "deploy": ("deploy", "Bring bundles onto devices, over SSH."),
+    "package": ("package", "Write a bundle for Triton or DeepStream."),
     "releases": ("releases", "Switch between the releases that were deployed here."),
     "serve": ("serve", "Serve an expert over HTTP."),
     "taxonomy": ("taxonomy", "Make a class tree, or look at one."),
