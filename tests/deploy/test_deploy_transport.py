@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -131,7 +133,31 @@ def test_a_login_that_is_refused(machines: Network, host: Host, tmp_path) -> Non
 
 async def _with_key(machines: Network, host: Host, key: Any) -> None:
     async with connected(Address.parse(host.login), Ssh(None, machines.known_hosts, key, patience=5)):
-        """Never here."""
+        """That it is let in is all."""
+
+
+def test_an_agent_has_the_key(machines: Network, host: Host, tmp_path, monkeypatch) -> None:
+    """A key with a passphrase: alone it cannot be used, in the agent it can."""
+    key = tmp_path / "locked"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", key], check=True)
+    with open(machines.folder / "authorized", "a") as file:
+        file.write(key.with_suffix(".pub").read_text())
+    with pytest.raises(UsageError, match="cannot be used") as caught:
+        asyncio.run(_with_key(machines, host, key))
+    assert "ssh-add" in caught.value.hint
+    (tmp_path / "ask").write_text("#!/bin/sh\necho secret\n")
+    (tmp_path / "ask").chmod(0o700)
+    socket = tmp_path / "agent"
+    with subprocess.Popen(["ssh-agent", "-D", "-a", socket], stdout=subprocess.DEVNULL) as agent:
+        try:
+            while not socket.exists():
+                time.sleep(0.01)
+            monkeypatch.setenv("SSH_AUTH_SOCK", str(socket))
+            asking = {"SSH_ASKPASS": str(tmp_path / "ask"), "SSH_ASKPASS_REQUIRE": "force"}
+            subprocess.run(["ssh-add", "-q", key], env={**os.environ, **asking}, check=True)
+            asyncio.run(_with_key(machines, host, None))
+        finally:
+            agent.terminate()
 
 
 @pytest.mark.parametrize(
