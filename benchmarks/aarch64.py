@@ -107,7 +107,7 @@ def run(*command: str | Path, text: str | None = None) -> str:
 
 def inside(root: Path, *command: str, text: str | None = None) -> str:
     """What a program in ``root`` prints."""
-    return run("env", "-i", "HOME=/root", "PATH=/usr/bin:/bin", "LANG=C.UTF-8", "chroot", root, *command, text=text)
+    return run("env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/bin", "LANG=C.UTF-8", "chroot", root, *command, text=text)
 
 
 def line(verb: str, fields: dict[str, Any]) -> str:

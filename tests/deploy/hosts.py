@@ -21,7 +21,21 @@ from importlib import metadata
 from pathlib import Path
 
 TOOLS = {"sshd": "openssh-server", "ip": "iproute2", "unshare": "util-linux", "ssh-keygen": "openssh-client"}
-SHIMS = ("numpy", "onnx", "onnxruntime", "click", "rich", "pillow", "pyyaml", "tomli", "uvicorn", "starlette")
+SYSTEMD = "/lib/systemd/systemd"
+SHIMS = (
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "click",
+    "rich",
+    "pillow",
+    "pyyaml",
+    "tomli",
+    "uvicorn",
+    "starlette",
+    "anyio",
+    "prometheus-client",
+)
 
 
 def why_not() -> str:
@@ -65,8 +79,9 @@ class Host:
     def login(self) -> str:
         return f"root@{self.address}"
 
-    def start(self, *, tmpfs: str = "", path: Mapping[str, str] | None = None) -> None:
-        """Run its sshd. ``tmpfs``: its home is that large; ``path``: scripts that stand in for programs there."""
+    def start(self, *, tmpfs: str = "", path: Mapping[str, str] | None = None, systemd: bool = False) -> None:
+        """Run its sshd. ``tmpfs``: its home is that large; ``path``: scripts that stand in for programs there;
+        ``systemd``: the user's runs there."""
         programs = self.folder / "bin"
         programs.mkdir(exist_ok=True)
         for program, text in {"python3": f'#!/bin/sh\nexec {BASE_PYTHON} "$@"\n', **(path or {})}.items():
@@ -82,6 +97,9 @@ class Host:
         passwd.write_text(f"root:x:0:0::{self.net.home}:/bin/sh\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n")
         inside = f"mount -t tmpfs -o size={tmpfs} none {self.home} && " if tmpfs else ""
         inside += f"mount --bind {self.home} {self.net.home} && mount --bind {passwd} /etc/passwd && "
+        if systemd:
+            inside += "mount -t tmpfs none /run && mkdir -p /run/systemd/system && mkdir -p -m 700 /run/user/0 && "
+            inside += f"(HOME={self.net.home} XDG_RUNTIME_DIR=/run/user/0 {SYSTEMD} --user >/dev/null 2>&1 &) && "
         inside += f"mkdir -p /run/sshd && exec {shutil.which('sshd', path='/usr/sbin:/sbin')} -D -e -f {config}"
         with open(self.folder / "sshd.log", "ab") as log:
             self.process = subprocess.Popen(
