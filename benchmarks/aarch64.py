@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +65,8 @@ def main() -> None:
         with Expert.open(bundle) as expert:
             (here,) = expert.predict([photo])
     asked = {"env": wheels.environment, "wheels": {name: list(facts) for name, facts in wheels.facts.items()}}
-    facts = said(inside(root, "/usr/bin/python3", "/root/bootstrap.py", text=line("facts", asked)))
-    done = said(inside(root, "/usr/bin/python3", "/root/bootstrap.py",
-                       text=line("install", {**asked, "offline": True, "extras": []})))  # fmt: skip
+    facts = bootstrapped(root, {"do": "facts", **asked})
+    done = bootstrapped(root, {"do": "install", **asked, "offline": True, "extras": []})
     expertc = str(Path(str(done["python"])).with_name("expertc"))
     verified = json.loads(inside(root, expertc, "verify", "/root/fish.expert", "--json"))
     there = json.loads(inside(root, expertc, "predict", "/root/fish.expert", "/root/photo.jpg", "--json"))
@@ -97,30 +95,42 @@ print(json.dumps({name: version(name) for name in ("expertc", "numpy", "onnx", "
 """
 
 
-def run(*command: str | Path, text: str | None = None) -> str:
+def run(*command: str | Path) -> str:
     """What a program prints."""
-    done = subprocess.run([*map(str, command)], input=text, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run([*map(str, command)], stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{command[0]} ended with {done.returncode}: {done.stdout[-2000:]}")
     return done.stdout
 
 
-def inside(root: Path, *command: str, text: str | None = None) -> str:
+def words(root: Path, *command: str) -> list[str]:
+    """A command in ``root``."""
+    return ["env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/bin", "LANG=C.UTF-8", "chroot", str(root), *command]
+
+
+def inside(root: Path, *command: str) -> str:
     """What a program in ``root`` prints."""
-    return run("env", "-i", "HOME=/root", "PATH=/usr/sbin:/usr/bin:/bin", "LANG=C.UTF-8", "chroot", root, *command, text=text)
+    return run(*words(root, *command))
 
 
-def line(verb: str, fields: dict[str, Any]) -> str:
-    """A request to the bootstrap."""
-    return json.dumps({"do": verb, **fields}) + "\n"
-
-
-def said(text: str) -> dict[str, Any]:
-    """The end of its answer."""
-    messages: Sequence[dict[str, Any]] = [json.loads(each) for each in text.splitlines()]
-    if "done" not in messages[-1]:
-        raise SystemExit(f"The bootstrap failed: {messages[-1]}")
-    return dict(messages[-1]["done"])
+def bootstrapped(root: Path, request: dict[str, Any]) -> dict[str, Any]:
+    """The answer of the bootstrap there; its input stays open, for its end is that of the bootstrap."""
+    with subprocess.Popen(
+        words(root, "/usr/bin/python3", "/root/bootstrap.py"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            message = json.loads(line)
+            if "said" in message:
+                print(message["said"], file=sys.stderr)
+            elif "done" in message:
+                return dict(message["done"])
+            elif "failed" in message:
+                raise SystemExit(f"The bootstrap failed: {message}")
+    raise SystemExit("The bootstrap said nothing.")
 
 
 def _photo(path: Path) -> None:

@@ -76,6 +76,11 @@ class Host:
         return self.home / ".local/share/expertc"
 
     @property
+    def within(self) -> tuple[str, ...]:
+        """What runs a program in its network; unlike ``ip netns exec`` it leaves /sys, where systemd looks, as it is."""
+        return "nsenter", f"--net=/run/netns/{self.name}"
+
+    @property
     def login(self) -> str:
         return f"root@{self.address}"
 
@@ -103,19 +108,7 @@ class Host:
         inside += f"mkdir -p /run/sshd && exec {shutil.which('sshd', path='/usr/sbin:/sbin')} -D -e -f {config}"
         with open(self.folder / "sshd.log", "ab") as log:
             self.process = subprocess.Popen(
-                [
-                    "ip",
-                    "netns",
-                    "exec",
-                    self.name,
-                    "unshare",
-                    "--mount",
-                    "--propagation",
-                    "private",
-                    "sh",
-                    "-c",
-                    inside,
-                ],
+                [*self.within, "unshare", "--mount", "--propagation", "private", "sh", "-c", inside],
                 stderr=log,
                 start_new_session=True,
             )
@@ -184,12 +177,11 @@ class Network:
         run("ip", "link", "add", outside, "type", "veth", "peer", "name", inside)
         run("ip", "link", "set", outside, "master", self.bridge, "up")
         run("ip", "link", "set", inside, "netns", host.name)
-        within = ("ip", "netns", "exec", host.name, "ip")
-        run(*within, "addr", "add", f"{host.address}/24", "dev", inside)
-        run(*within, "link", "set", inside, "up")
-        run(*within, "link", "set", "lo", "up")
+        run(*host.within, "ip", "addr", "add", f"{host.address}/24", "dev", inside)
+        run(*host.within, "ip", "link", "set", inside, "up")
+        run(*host.within, "ip", "link", "set", "lo", "up")
         if delay:
-            run("ip", "netns", "exec", host.name, "tc", "qdisc", "add", "dev", inside, "root", *delay.split())
+            run(*host.within, "tc", "qdisc", "add", "dev", inside, "root", *delay.split())
         run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", host.folder / "host_key")
         if known:
             self.know(host, (host.folder / "host_key.pub").read_text())

@@ -71,7 +71,7 @@ def test_the_service(cli, bundle, machines, options, tmp_path) -> None:
     host.start(systemd=True)
     service = ("--service", "--listen", "0.0.0.0", "--port", str(PORT))
     code, found = deployed(cli, options, bundle, host.login, *NAME, *service)
-    assert (code, found[host.login]["state"]) == (0, "active"), found
+    assert (code, found[host.login]["state"]) == (0, "active"), found[host.login].get("why")
     wait(lambda: is_ready(host))
 
     # it answers what ONNX Runtime does
@@ -109,7 +109,7 @@ def test_the_service(cli, bundle, machines, options, tmp_path) -> None:
         thread.start()
     try:
         code, found = deployed(cli, options, again, host.login, *NAME, *service)
-        assert (code, found[host.login]["state"]) == (0, "active"), found
+        assert (code, found[host.login]["state"]) == (0, "active"), found[host.login].get("why")
         wait(lambda: served(host) == release_of(again)[:16])
     finally:
         stop.set()

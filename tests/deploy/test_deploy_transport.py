@@ -178,9 +178,7 @@ def test_one_that_does_not_answer(machines: Network, host: Host) -> None:
     with pytest.raises(DeploymentError, match=r"does not answer|cannot be reached"):
         on(machines, host, nothing, f"root@{machines.subnet}.250", patience=1.0)
     program = "import socket, time; s = socket.create_server(('', 22)); print(flush=True); time.sleep(60)"
-    with subprocess.Popen(
-        ["ip", "netns", "exec", silent.name, sys.executable, "-c", program], stdout=subprocess.PIPE
-    ) as listener:
+    with subprocess.Popen([*silent.within, sys.executable, "-c", program], stdout=subprocess.PIPE) as listener:
         try:
             assert listener.stdout is not None
             listener.stdout.readline()
