@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from on_pipes import Talk, about, deliver, identity, listed, upload, variant
 
 SHA = "0" * 64
@@ -23,9 +22,10 @@ def hostile(good: dict[str, Any]) -> list[dict[str, Any]]:
         {}, {"do": None}, {"do": 7}, {"do": "__class__"}, {"do": ["list"]}, {"do": "list", "x": 1}, {"do": "rollback"},
         {"do": "list", "name": 7}, {"do": "gc", "name": "cam", "keep": True}, {"do": "gc", "name": "cam", "keep": -1},
         {"do": "gc", "name": "cam", "keep": 1.5}, {"do": "accept", "name": "cam", "id": ID, "seconds": 1e9},
-        {"do": "accept", "name": "cam", "id": ID, "threads": "2"}, {"do": "accept", "name": "cam", "id": ID, "verify": 1},
+        {"do": "accept", "name": "cam", "id": ID, "verify": 1},
+        {"do": "accept", "name": "cam", "id": ID, "threads": "2"},
         {"do": "accept", "name": "cam", "id": ID, "max_p90_ms": -1}, {"do": "service", "name": "cam", "port": 10**5},
-        {"do": "service", "name": "cam", "host": "0.0.0.0\nExecStart=/bin/sh"}, {"do": "service", "name": "cam\n[Service]"},
+        {"do": "service", "name": "cam", "host": "::\nExecStart=/bin/sh"}, {"do": "service", "name": "cam\n[Service]"},
         {"do": "service", "name": "cam", "host": "-x"}, {"do": "service", "name": "cam", "port": 0},
     ]  # fmt: skip
     for name in NAMES:

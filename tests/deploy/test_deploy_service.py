@@ -37,7 +37,7 @@ def test_the_service_is_installed_and_restarted_only_if_it_changed(tmp_path: Pat
         assert calls(tools) == [
             "systemctl --user show --property=Version", "systemctl --user daemon-reload",
             "systemctl --user enable expertc-cam.service", "systemctl --user restart --no-block expertc-cam.service",
-            "systemctl --user is-active expertc-cam.service", "loginctl enable-linger",
+            "loginctl enable-linger", "systemctl --user is-active expertc-cam.service",
         ]  # fmt: skip
         agent.ask("service", name="cam", port=8080)
         assert "systemctl --user start --no-block expertc-cam.service" in calls(tools)
