@@ -30,7 +30,7 @@ from ..backends import Session
 from ..bundle import regular_file
 from ..controls import MAX_CONTROLS
 from ..errors import BundleError
-from ..text import shown
+from ..text import clean_text
 from .running import run
 
 INPUTS = 2
@@ -93,7 +93,8 @@ class Golden:
             return _golden(_members(data))
         except _BROKEN as error:
             raise BundleError(
-                f"The golden record {shown(path)} is malformed: {error}.", "Build the bundle again, or copy it again."
+                f"The golden record '{clean_text(str(path))}' is malformed: {error}.",
+                "Build the bundle again, or copy it again.",
             ) from error
 
 
