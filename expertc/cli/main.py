@@ -126,9 +126,11 @@ def _known(error: Exception) -> ExpertcError:
         )
     if isinstance(error, MemoryError):
         return ExpertcError("There is not enough memory.", "Close other programs or use a smaller batch.")
-    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        install = f"Install it with: pip install 'expertc[{EXTRAS[error.name]}]'."
-        return UsageError(f"This command needs {error.name}.", install)
+    missing = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    if missing in EXTRAS:
+        return UsageError(
+            f"This command needs {missing}.", f"Install it with: pip install 'expertc[{EXTRAS[missing]}]'."
+        )
     return ExpertcError(
         f"Something unexpected happened ({type(error).__name__}: {error}).",
         "This is a bug in expertc: run the command again with --debug and report what it prints.",

@@ -144,7 +144,7 @@ class Service:
 
 
 class Counted:
-    """Counts and times what ``app`` answers, by the route's pattern: a stranger's path is no label."""
+    """Counts and times what ``app`` answers, by what handles it: a stranger's path is no label."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app, self._metrics = app, metrics
@@ -159,8 +159,9 @@ class Counted:
             await send(message)
 
         self._metrics.in_flight.inc()
+        app = _ambiguous if {b"content-length", b"transfer-encoding"} <= {*dict(scope["headers"])} else self._app
         try:
-            await self._app(scope, receive, sent)
+            await app(scope, receive, sent)
         finally:
             self._metrics.in_flight.dec()
             handler = scope.get("endpoint")
@@ -174,6 +175,12 @@ _FAILURES = (Refused, HTTPException, ExpertcError, ClientDisconnect, Exception)
 
 def _json(data: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     return Response(encode(data), status, {"content-type": JSON, **(headers or {})})
+
+
+_ambiguous = _json(
+    {"error": "The request has two lengths: Content-Length and Transfer-Encoding."}, 400, {"connection": "close"}
+)
+"""Whoever stands between here and the client may have read another request (RFC 9112, section 6.3)."""
 
 
 def _top(request: Request) -> int:

@@ -88,7 +88,9 @@ def patient(seconds: float, refused: Callable[[str], None]) -> type[H11Protocol]
                 self._timer = None
 
         def _hang_up(self, why: str) -> None:
-            refused(why)
+            if not self.transport.is_closing():  # which uvicorn does with one that is idle
+                refused(why)
+            self.connections.discard(self)  # now: more may come before the loop tells that this one is lost
             self.transport.abort()  # not ``close``, which waits for an answer to be fetched
 
     return Patient

@@ -47,6 +47,7 @@ class Current:
         self._where, self._opens, self._metrics, self._ready = where, opens, metrics, ready
         self._users: Counter[Model] = Counter()
         self._closing: set[asyncio.Future[None]] = set()
+        self._said = ""
 
     @contextmanager
     def use(self) -> Iterator[Model | None]:
@@ -73,17 +74,30 @@ class Current:
         failed, again, clock = None, 0.0, asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(INTERVAL)
+            path = await self._look()
+            if path in (None, self.active.path) or (path == failed and clock() < again):
+                continue
+            assert path is not None
             try:
-                path = await asyncio.to_thread(self._where)
-                if path in (None, self.active.path) or (path == failed and clock() < again):
-                    continue
-                assert path is not None
                 self._switch(await asyncio.to_thread(self._opens, path))
-            except (ExpertcError, OSError, MemoryError) as error:
-                failed, again = path, clock() + RETRY
-                self._metrics.failures.inc()
-                said = error.message if isinstance(error, ExpertcError) else str(error) or type(error).__name__
-                log.error("release %s cannot answer, %s still does: %s", path, self.active.version, said)
+                continue
+            except ExpertcError as error:
+                log.error("%s cannot answer, release %s still does: %s", path, self.active.version, error.message)
+            except Exception:  # whatever opening a release comes to, the one before it goes on
+                log.exception("%s cannot answer, release %s still does", path, self.active.version)
+            failed, again = path, clock() + RETRY
+            self._metrics.failures.inc()
+
+    async def _look(self) -> Path | None:
+        """What is active; None if that cannot be seen, which is said once."""
+        said, self._said = self._said, ""
+        try:
+            return await asyncio.to_thread(self._where)
+        except ExpertcError as error:
+            self._said = error.message
+        if self._said != said:
+            log.error("it cannot be seen which release is active: %s", self._said)
+        return None
 
     async def close(self) -> None:
         """Close what is open."""

@@ -148,7 +148,9 @@ def _named(asked: Mapping[str, Any], key: str, known: Sequence[str] | Mapping[st
     items, seen = [_object(item) for item in listed], set()
     for item in items:
         name = item.get("name")
-        if not isinstance(name, str) or name not in known:
+        if not isinstance(name, str):
+            raise _bad(f"one of the {key} has no name")
+        if name not in known:
             raise _bad(f"the model has no {shown(name)} among its {key}")
         if name in seen:
             raise _bad(f"{shown(name)} stands twice among the {key}")

@@ -59,12 +59,12 @@ class Tensor:
         if not isinstance(shape, list) or not all(type(axis) is int for axis in shape):
             raise _no(self, "has no shape that is a list of whole numbers")
         fits = len(shape) == len(self.shape) and all(
-            own == wanted or (wanted == FREE and own >= 1) for own, wanted in zip(shape, self.shape, strict=True)
+            own >= 1 and wanted in (own, FREE) for own, wanted in zip(shape, self.shape, strict=True)
         )
         if not fits:
             raise _no(self, f"is of shape {list(self.shape)}, not {shown(shape)}")
         if self.shape[:1] == (FREE,) and shape[0] > MAX_BATCH:
-            raise _no(self, f"is for up to {MAX_BATCH} images, not {shape[0]}")
+            raise _no(self, f"is for up to {MAX_BATCH} images, not {shown(shape[0])}")
         return tuple(shape)
 
     def from_json(self, data: Any, shape: Sequence[int]) -> Array:

@@ -12,7 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -69,7 +70,7 @@ class Served:
             link.sendall(data)
             return until_closed(link)
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, metric: str, /, **labels: str) -> float:
         """A number that Prometheus' own parser finds on the page."""
         from prometheus_client.parser import text_string_to_metric_families
 
@@ -78,7 +79,7 @@ class Served:
             sample.value
             for family in text_string_to_metric_families(page)
             for sample in family.samples
-            if sample.name == name and labels.items() <= sample.labels.items()
+            if sample.name == metric and labels.items() <= sample.labels.items()
         )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -90,15 +91,20 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "expertc", "serve", *map(str, arguments)]
 
 
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
+PLACES = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH"), str(ROOT))))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": PLACES, "PYTHONWARNINGS": "error", "OMP_NUM_THREADS": "1"}
 
 
 @contextmanager
-def served(errors: Path, *arguments: object) -> Iterator[Served]:
+def served(errors: Path, *arguments: object, **environment: str) -> Iterator[Served]:
     """A server on a free port; ``errors`` is the file that takes its stderr."""
     with errors.open("w") as stream:
         process = subprocess.Popen(
-            command(*arguments, "--port=0"), stdout=subprocess.PIPE, stderr=stream, text=True, env=ENVIRONMENT
+            command(*arguments, "--port=0"),
+            stdout=subprocess.PIPE,
+            stderr=stream,
+            text=True,
+            env=ENVIRONMENT | environment,
         )
         assert process.stdout is not None
         lines: queue.Queue[str] = queue.Queue()
@@ -113,6 +119,13 @@ def served(errors: Path, *arguments: object) -> Iterator[Served]:
             process.wait()
             reader.join()
             process.stdout.close()
+
+
+def until(happened: Callable[[], bool]) -> None:
+    end = time.monotonic() + SECONDS
+    while not happened():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def until_closed(link: socket.socket) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import json
 from collections.abc import Iterator
@@ -17,7 +18,12 @@ from rainbow import DEFAULT_GAIN, SIDE, rainbow
 from served import Served, served
 
 from expertc import __version__, build
+from expertc.serve.app import Service
+from expertc.serve.current import Current
+from expertc.serve.metrics import Metrics
+from expertc.serve.settings import Settings
 from expertc.serve.tensors import DATATYPES, Tensor
+from expertc.serve.work import Work
 
 # The objects of specification/protocol/open_inference_rest.yaml, with all that it requires.
 STRING, SHAPE = {"type": "string"}, {"type": "array", "items": {"type": "integer"}}
@@ -62,7 +68,7 @@ def expert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("gained")
     (folder / "full.onnx").write_bytes(rainbow(gained=True).bytes())
     return build(
-        folder / "full.onnx", classes="warm,cold", output=folder / "rainbow.expert", batch="dynamic", measure_seconds=0
+        folder / "full.onnx", classes="warm,cold", output=folder / "rainbow.expert", batch=None, measure_seconds=0
     ).path  # fmt: skip
 
 
@@ -166,16 +172,15 @@ def test_outputs_can_be_chosen(tmp_path: Path) -> None:
         names = [each["name"] for each in valid(MODEL, model)["outputs"]]
         assert names == [each.name for each in session.get_outputs()]
         x, where = image(), "/v2/models/exits/infer"
-        most = np.finfo(np.float32).max
+        most = 1e29
         for said, threshold in (
             ({}, (0, 0)),
-            ({"threshold": (1e30, 0)}, (most, 0)),
-            ({"threshold": (0, 1e30)}, (0, most)),
+            ({"threshold": (most, 0)}, (most, 0)),
+            ({"threshold": (0, most)}, (0, most)),
         ):
             inputs = [tensor(x), *(tensor(np.array(value, np.float32), name) for name, value in said.items())]
-            expected = session.run(
-                None, {"image": x, "threshold": np.array(threshold, np.float32), "tolerance": np.array([0.25], np.float32)}
-            )  # fmt: skip
+            fed = {"threshold": np.array(threshold, np.float32), "tolerance": np.array([0.25], np.float32)}
+            expected = session.run(None, {"image": x, **fed})
             found = data(server.ask("POST", where, {"inputs": inputs}))
             assert [*found] == names
             for value, name in zip(expected, names, strict=True):
@@ -190,7 +195,8 @@ def one(**changes: Any) -> dict[str, Any]:
 
 
 X = image()
-BYTES = {"binary_data_size": X.nbytes}
+X0 = json.dumps(X.ravel().tolist()[0]).encode()
+NO_DATA = {"name": "image", "shape": [*X.shape], "datatype": "FP32"}
 MALFORMED: dict[str, Any] = {
     "nothing": b"",
     "no JSON": b"{",
@@ -211,6 +217,7 @@ MALFORMED: dict[str, Any] = {
     "another rank": one(shape=[3, SIDE, SIDE]),
     "another side": one(shape=[1, 3, SIDE, SIDE + 1]),
     "a free axis": one(shape=[-1, 3, SIDE, SIDE]),
+    "a free axis of no images": one(shape=[-1, 3, SIDE, SIDE], data=[]),
     "no images": one(shape=[0, 3, SIDE, SIDE], data=[]),
     "a fraction": one(shape=[1.0, 3, SIDE, SIDE]),
     "a shape of booleans": one(shape=[True, 3, SIDE, SIDE]),
@@ -228,7 +235,7 @@ MALFORMED: dict[str, Any] = {
     "NaN": json.dumps(one(data=[float("nan")] * 192)).encode(),
     "infinity": json.dumps(one(data=[float("-inf")] * 192)).encode(),
     "beyond FP32": one(data=[1e39] * 192),
-    "beyond FP64": json.dumps(one()).encode().replace(b'"data": [', b'"data": [1e999, '),
+    "beyond FP64": json.dumps({"inputs": [tensor(X)]}).encode().replace(X0, b"1e999", 1),
     "a whole number beyond FP64": one(data=[10**400] * 192),
     "a number of a million digits": b'{"inputs": ' + b"1" * 10**6 + b"}",
     "deep": b"[" * 10**5,
@@ -242,7 +249,8 @@ MALFORMED: dict[str, Any] = {
     "an id that is a number": one() | {"id": 42},
     "parameters that are a list": one() | {"parameters": []},
     "a parameter that is an object": one() | {"parameters": {"a": {}}},
-    "bytes that are not there": {"inputs": [{"name": "image", "shape": [*X.shape], "datatype": "FP32", "parameters": BYTES}]},
+    "bytes that are not there": {"inputs": [NO_DATA | {"parameters": {"binary_data_size": X.nbytes}}]},
+    "neither bytes nor data": {"inputs": [NO_DATA]},
     "bytes and data": one(parameters={"binary_data_size": 0}),
     "a size that is negative": one(parameters={"binary_data_size": -1}),
     "a size that is text": one(parameters={"binary_data_size": "768"}),
@@ -312,3 +320,38 @@ def test_a_number_that_a_datatype_does_not_hold(datatype: str, wrong: Any) -> No
 
     with pytest.raises(DataError, match="holds"):
         Tensor("x", np.dtype(DATATYPES[datatype]), (1,)).from_json([wrong], (1,))
+
+
+async def alone(app: Any, method: str, path: str) -> tuple[int, dict[bytes, bytes], Any]:
+    """One request to an ASGI application without a server around it."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": method, "path": path, "headers": [], "query_string": b"", "root_path": ""}
+    await app(scope, receive, send)
+    return sent[0]["status"], dict(sent[0]["headers"]), json.loads(sent[1]["body"])
+
+
+def test_before_the_model_is_open_it_lives_but_is_not_ready() -> None:
+    metrics, settings = Metrics(), Settings()
+    service = Service(
+        "a", Current(lambda: None, lambda path: pytest.fail("none is open"), metrics), Work(settings), metrics, settings
+    )
+
+    async def story() -> None:
+        app = service.app()
+        assert (await alone(app, "GET", "/v2/health/live"))[::2] == (200, {"live": True})
+        assert (await alone(app, "GET", "/v2/health/ready"))[::2] == (503, {"live": True, "ready": False})
+        assert (await alone(app, "GET", "/v2/models/a/ready"))[::2] == (503, {"name": "a", "ready": False})
+        assert (await alone(app, "GET", "/v2/models/b/ready"))[0] == 404
+        for method, path in (("GET", "/v2/models/a"), ("POST", "/v2/models/a/infer"), ("POST", "/predict")):
+            status, headers, said = await alone(app, method, path)
+            assert (status, headers[b"retry-after"]) == (503, b"1")
+            valid(ERROR, said)
+
+    asyncio.run(story())
