@@ -286,8 +286,12 @@ def install(place: Place, offline: bool, extras: "list[str]", say: "Say") -> "di
             fcntl.flock(lock, fcntl.LOCK_EX)
         if not place.is_ready():
             _require_venv()
-            _make(place, offline, extras, lock, say)
-        shutil.rmtree(place.folder)
+            try:
+                _make(place, offline, extras, lock, say)
+            except (Failure, OSError):
+                shutil.rmtree(place.env, ignore_errors=True)  # what is left is removed before the next try
+                raise
+        shutil.rmtree(place.folder, ignore_errors=True)  # where another deployment was first, they are gone already
     finally:
         os.close(lock)
     return {"python": place.python, "seconds": round(time.monotonic() - began, 3)}
@@ -301,7 +305,8 @@ def _make(place: Place, offline: bool, extras: "list[str]", lock: int, say: "Say
     if os.path.lexists(place.env):  # of a process that was killed
         shutil.rmtree(place.env)
     needed = PIP_BYTES + UNPACKED * sum(size for size, _ in place.wheels.values())
-    _require_room(place, needed)
+    if shutil.disk_usage(place.root).free < needed:
+        raise _full(place, needed)
     say("make the environment")
     options = ["--system-site-packages"] if is_jetson() else []
     _checked([sys.executable, "-I", "-m", "venv", *options, place.env], place, needed, lock, "venv failed", say)
@@ -353,11 +358,6 @@ def _require_venv() -> None:
                 f"Python {_minor()} on the device cannot make virtual environments: it has no {module}.",
                 f"Install it there: sudo apt install python{_minor()}-venv",
             )
-
-
-def _require_room(place: Place, needed: int) -> None:
-    if shutil.disk_usage(place.root).free < needed:
-        raise _full(place, needed)
 
 
 def _full(place: Place, needed: int) -> Failure:

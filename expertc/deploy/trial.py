@@ -15,7 +15,7 @@ from .. import __version__
 from ..bundle import Bundle, open_bundle
 from ..engines import compile_bundle
 from ..errors import DeviceMismatchError, ExpertcError, UnsupportedError
-from ..measure import interleave, samples_for
+from ..measure import interleave
 from ..runtime import Expert
 from ..verify.agreement import check_bundle
 from . import protocol
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LONGEST = 60.0
 """Seconds that a bench may take to reach the p90 that it is asked for; an image may take a second then."""
 
-WARM_UP = 1.0  # seconds at most
+LEAST, WARM_UP = 0.25, 1.0  # seconds of a second try, and at most
 
 
 def answer(line: bytes, say: Say) -> dict[str, Any]:
@@ -87,10 +87,11 @@ def _bench(expert: Expert, seconds: float, most: float | None) -> dict[str, Any]
     session = expert.session
     shape = [size or 1 for size in session.input_shape[:1]] + [size or 224 for size in session.input_shape[1:]]
     x = np.random.default_rng(0).uniform(0, 1, shape).astype(np.float32)
-    summary = interleave({"expert": lambda: expert.scores(x)}, seconds=seconds, warmup=WARM_UP).summary("expert")
-    if summary.p90 is None and most is not None:
-        longer = min(1.2 * samples_for(90) * summary.mean, LONGEST)
-        summary = interleave({"expert": lambda: expert.scores(x)}, seconds=longer, warmup=0.0).summary("expert")
+    while True:
+        summary = interleave({"expert": lambda: expert.scores(x)}, seconds=seconds, warmup=WARM_UP).summary("expert")
+        if summary.p90 is not None or most is None or seconds >= LONGEST:
+            break
+        seconds = min(max(4 * seconds, LEAST), LONGEST)
     times = {"p50_ms": summary.median, "p90_ms": summary.p90, "p99_ms": summary.p99}
     told = {name: None if value is None else round(1e3 * value, 4) for name, value in times.items()}
     return {**told, "count": summary.n, "images": shape[0]}

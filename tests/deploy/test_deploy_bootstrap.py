@@ -1,4 +1,4 @@
-"""The bootstrap, as a process on a device of its own: facts, an installation without a network, and all that ends one."""
+"""The bootstrap, as a process on a device of its own: facts, installing without a network, and all that ends it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from on_pipes import BOOTSTRAP, ROOT, Talk, listed
-from wheels import expertc_like, wheel
+from small_wheels import expertc_like, wheel
 
 COMMAND = (sys.executable, str(BOOTSTRAP))
 ENV = "0123456789abcdef"
@@ -72,7 +72,8 @@ def test_too_old_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["venv", "ensurepip"])
 def test_without_venv_it_says_what_to_install(tmp_path: Path, module: str) -> None:
-    patch = f"find = importlib.util.find_spec\nimportlib.util.find_spec = lambda n, *a: None if n == {module!r} else find(n, *a)"
+    patch = "find = importlib.util.find_spec\n"
+    patch += f"importlib.util.find_spec = lambda name, *more: None if name == {module!r} else find(name, *more)"
     with Talk(tmp_path, wrapped(tmp_path, patch)) as device:
         failed = device.try_to("facts", **asked(house(tmp_path / "house")))["failed"]
         assert f"has no {module}" in failed["message"]
@@ -120,7 +121,8 @@ def test_an_installation_without_a_network(tmp_path: Path) -> None:
     with Talk(tmp_path, COMMAND) as device:
         deliver(device, wheels)
         (own,) = listed(wheels)
-        (device.share / "wheels" / ENV / own).write_bytes(b"rot")
+        part = device.share / "wheels" / ENV / f"{own}.part"
+        part.write_bytes(b"x" * part.stat().st_size)
         failed = device.try_to("install", **asked(wheels), offline=True)["failed"]
         assert (failed["kind"], failed["message"]) == ("DeploymentError", f"{own} did not arrive whole.")
 
@@ -198,7 +200,8 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         assert "install expertc" in device.said
         assert (failed["kind"], failed["exit_code"]) == ("FileSystemError", 9)
         assert "disk is full" in failed["message"]
-        (small_disk / "more").write_bytes(bytes(min(shutil.disk_usage(small_disk).free, 2**20)))
+        assert not (device.share / "envs" / ENV).exists()
+        (small_disk / "more").write_bytes(bytes(48 * 2**20))
         failed = device.try_to("install", **asked(wheels), offline=True)["failed"]
         assert failed["kind"] == "FileSystemError"
         assert "make the environment" not in device.said  # said before anything is tried
@@ -249,16 +252,18 @@ def test_a_jetson_sees_the_libraries_of_its_system(tmp_path: Path, monkeypatch: 
     assert "--no-index" in pip
 
 
+SHA = "0" * 64
 ODD: list[tuple[str, dict[str, Any]]] = [
-    ("no such verb", {"do": "rm"}), ("no such verb", {"do": ["facts"]}), ("no plain name", {"env": "../x"}),
-    ("no plain name", {"env": "a b"}), ("no plain name", {"env": ""}), ("no plain name", {"env": 7}),
-    ("1 to 500", {"wheels": {}}), ("1 to 500", {"wheels": ["x"]}), ("no plain name", {"wheels": {"../x.whl": [1, "0" * 64]}}),
-    ("no plain name", {"wheels": {"x.py": [1, "0" * 64]}}), ("no plain name", {"wheels": {"a\n.whl": [1, "0" * 64]}}),
-    ("no size", {"wheels": {"x.whl": [True, "0" * 64]}}), ("no size", {"wheels": {"x.whl": [-1, "0" * 64]}}),
-    ("no size", {"wheels": {"x.whl": 1}}), ("no SHA-256", {"wheels": {"x.whl": [1, "0"]}}), ("no such fields", {"x": 1}),
-    ("expertc's", {"do": "install", "wheels": {"x.whl": [1, "0" * 64]}}), ("true or false", {"do": "install", "offline": 1}),
-    ("no names", {"do": "install", "extras": ["$(id)"]}), ("no names", {"do": "install", "extras": "serve"}),
-    ("no names", {"do": "install", "extras": ["a"] * 9}), ("no names", {"do": "install", "extras": [7]}),
+    ("no such verb", {"do": "rm"}), ("no such verb", {"do": ["facts"]}), ("no such fields", {"x": 1}),
+    ("no plain name", {"env": "../x"}), ("no plain name", {"env": "a b"}), ("no plain name", {"env": ""}),
+    ("no plain name", {"env": 7}), ("1 to 500", {"wheels": {}}), ("1 to 500", {"wheels": ["x"]}),
+    ("no plain name", {"wheels": {"../x.whl": [1, SHA]}}), ("no plain name", {"wheels": {"x.py": [1, SHA]}}),
+    ("no plain name", {"wheels": {"a\n.whl": [1, SHA]}}), ("no size", {"wheels": {"x.whl": [True, SHA]}}),
+    ("no size", {"wheels": {"x.whl": [-1, SHA]}}), ("no size", {"wheels": {"x.whl": 1}}),
+    ("no SHA-256", {"wheels": {"x.whl": [1, "0"]}}), ("expertc's", {"do": "install", "wheels": {"x.whl": [1, SHA]}}),
+    ("true or false", {"do": "install", "offline": 1}), ("no names", {"do": "install", "extras": ["$(id)"]}),
+    ("no names", {"do": "install", "extras": "serve"}), ("no names", {"do": "install", "extras": ["a"] * 9}),
+    ("no names", {"do": "install", "extras": [7]}),
 ]  # fmt: skip
 
 

@@ -1,129 +1,65 @@
-"""The service on a device, under the real systemd of its user: started, restarted, and switched under load."""
+"""The unit of an expert's service, with stand-ins for systemd's commands that write down how they were called."""
 
 from __future__ import annotations
 
-import http.client
-import json
-import os
-import re
-import signal
-import threading
-import time
-from collections.abc import Callable
+import stat
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnxruntime
 import pytest
-from hosts import SYSTEMD, Host, run
-from test_deploy_devices import NAME, deployed, release_of, variant
+from on_pipes import Talk
 
-PORT = 8123
-SECONDS = 60  # that a service may take to be ready on a busy machine
+from expertc.serve.unit import unit
 
 
-def ask(host: Host, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(host.address, PORT, timeout=30)
-    try:
-        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
+def program(folder: Path, name: str, script: str) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(f"#!/bin/sh\necho {name} \"$@\" >> '{folder}/calls'\n{script}\n")
+    (folder / name).chmod(0o755)
 
 
-def wait(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
-def is_ready(host: Host) -> bool:
-    try:
-        return ask(host, "GET", "/v2/health/ready")[0] == 200
-    except OSError:
-        return False
-
-
-def served(host: Host) -> str:
-    """The release that answers."""
-    found = re.search(r'release="([0-9a-f]{16})', ask(host, "GET", "/metrics")[1].decode())
-    assert found is not None
-    return found[1]
-
-
-def processes(host: Host) -> list[int]:
-    """Those of the service."""
-    found = []
-    for pid in map(int, run("ip", "netns", "pids", host.name).split()):
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-        if b"serve" in words:
-            found.append(pid)
+def calls(folder: Path) -> list[str]:
+    """Since the last look."""
+    found = (folder / "calls").read_text().splitlines()
+    (folder / "calls").unlink()
     return found
 
 
-def test_the_service(cli, bundle, machines, options, tmp_path) -> None:
-    if not Path(SYSTEMD).exists():
-        pytest.skip("not installed: systemd")
-    host = machines.host()
-    host.start(systemd=True)
-    service = ("--service", "--listen", "0.0.0.0", "--port", str(PORT))
-    code, found = deployed(cli, options, bundle, host.login, *NAME, *service)
-    assert (code, found[host.login]["state"]) == (0, "active"), found[host.login].get("why")
-    wait(lambda: is_ready(host))
-
-    # it answers what ONNX Runtime does
-    session = onnxruntime.InferenceSession(str(bundle / "expert.onnx"))
-    (given,) = session.get_inputs()
-    shape = [each if isinstance(each, int) else 1 for each in given.shape]
-    x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    tensor = {"name": given.name, "shape": shape, "datatype": "FP32", "data": x.ravel().tolist()}
-    request = json.dumps({"inputs": [tensor]}).encode()
-    status, answer = ask(host, "POST", "/v2/models/rainbow/infer", request)
-    assert status == 200
-    (output,) = json.loads(answer)["outputs"]
-    np.testing.assert_allclose(output["data"], session.run(None, {given.name: x})[0].ravel(), rtol=1e-5, atol=1e-6)
-    assert served(host) == release_of(bundle)[:16]
-
-    # it is started again when it dies
-    (before,) = processes(host)
-    os.kill(before, signal.SIGKILL)
-    wait(lambda: is_ready(host) and before not in processes(host))
-
-    # another release, while it is asked all the time: nobody is refused
-    again = variant(bundle, tmp_path / "again.expert")
-    statuses: list[Any] = []
-    stop = threading.Event()
-
-    def ask_on() -> None:
-        while not stop.is_set():
-            try:
-                statuses.append(ask(host, "POST", "/v2/models/rainbow/infer", request)[0])
-            except OSError as error:
-                statuses.append(error)
-
-    asking = [threading.Thread(target=ask_on) for _ in range(3)]
-    for thread in asking:
-        thread.start()
-    try:
-        code, found = deployed(cli, options, again, host.login, *NAME, *service)
-        assert (code, found[host.login]["state"]) == (0, "active"), found[host.login].get("why")
-        wait(lambda: served(host) == release_of(again)[:16])
-    finally:
-        stop.set()
-        for thread in asking:
-            thread.join()
-    assert len(statuses) > 20
-    assert set(statuses) == {200}
-    host.stop()
+def test_the_service_is_installed_and_restarted_only_if_it_changed(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    program(tools, "systemctl", 'case "$2" in is-active) echo active;; show) echo Version=252;; esac')
+    program(tools, "loginctl", "exit 1")
+    with Talk(tmp_path, PATH=f"{tools}:/bin") as agent:
+        found = agent.ask("service", name="cam", port=8080)
+        place = tmp_path / ".config/systemd/user/expertc-cam.service"
+        assert found == {"unit": str(place), "state": "active", "lingers": False}
+        assert place.read_text() == unit("cam", ["--host", "127.0.0.1", "--port", "8080"])
+        assert stat.S_IMODE(place.stat().st_mode) == 0o600
+        assert calls(tools) == [
+            "systemctl --user show --property=Version", "systemctl --user daemon-reload",
+            "systemctl --user enable expertc-cam.service", "systemctl --user restart --no-block expertc-cam.service",
+            "loginctl enable-linger", "systemctl --user is-active expertc-cam.service",
+        ]  # fmt: skip
+        agent.ask("service", name="cam", port=8080)
+        assert "systemctl --user start --no-block expertc-cam.service" in calls(tools)
+        agent.ask("service", name="cam", port=8081)
+        assert "systemctl --user restart --no-block expertc-cam.service" in calls(tools)
 
 
-def test_a_device_without_systemd(cli, bundle, device: Callable[..., Host], options) -> None:
-    """The release is active; that it does not run as a service is said."""
-    host = device()
-    code, found = deployed(cli, options, bundle, host.login, *NAME, "--service", "--port", str(PORT))
-    assert code == 8
-    assert "The release is active, but" in found[host.login]["why"]
-    assert "systemd" in found[host.login]["why"]
+@pytest.mark.parametrize(
+    ("script", "kind", "said"),
+    [
+        ("echo 'Failed to connect to bus: No medium found' >&2; exit 1", "UnsupportedError", "No medium found"),
+        ('case "$2" in show) ;; *) printf "\\033[31mno way\\n"; exit 4;; esac', "DeploymentError", "[31mno way"),
+        (None, "UnsupportedError", "no systemd"),
+    ],
+)
+def test_without_a_systemd_of_the_user_it_says_so(tmp_path: Path, script: str | None, kind: str, said: str) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    if script is not None:
+        program(tools, "systemctl", script)
+    with Talk(tmp_path, PATH=f"{tools}") as agent:
+        failed = agent.try_to("service", name="cam")["failed"]
+        assert (failed["kind"], said in failed["message"]) == (kind, True)
+        assert failed["message"].isprintable()
+    assert (tmp_path / ".config").exists() == (kind == "DeploymentError")
