@@ -77,7 +77,7 @@ class Host:
 
     @property
     def within(self) -> tuple[str, ...]:
-        """What runs a program in its network; unlike ``ip netns exec`` it leaves /sys, where systemd looks, as it is."""
+        """What runs a program in its network; ``ip netns exec`` would hide /sys, where systemd looks for its groups."""
         return "nsenter", f"--net=/run/netns/{self.name}"
 
     @property

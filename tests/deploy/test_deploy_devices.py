@@ -173,7 +173,7 @@ def test_all_that_is_bad_at_once(cli, bundle, machines: Network, device: Device,
         device(path=python("echo Welcome!; exec sleep 60")): r"is not a message of expertc: 'Welcome!'",
         device(path=python("exec head -c 9999999 /dev/urandom")): r"What .* says is|longer than",
         device(path=python("exit 1")): r"ended: exit status 1",
-        device(path=python("exec no-such-python")): r"no such Python",
+        device(path=python("exec no-such-python")): r"no such program",
         device(path=python("exec sleep 60")): r"has said nothing for 8 s",
     }
     for version in ("3.6", "3.9"):  # as far as they are here; what they are sent is read with their grammar elsewhere
@@ -321,3 +321,30 @@ def test_bad_input(cli, bundle, tmp_path, monkeypatch, given, code: int, problem
     assert found.code == code
     assert problem in found.err
     assert list(tmp_path.iterdir()) == []
+
+
+# -- looking and switching from here -----------------------------------------------------------------------------------
+
+
+def test_releases_of_a_device(cli, bundle, other, machines: Network, device: Device, options) -> None:
+    host = device()
+    over = ("--host", host.login, *machines.options)
+    (host.data / "envs/current").unlink()
+    code, _, err = cli("releases", "list", *over)
+    assert (code, "Deploy first" in err) == (8, True)
+    for each in (bundle, other):
+        assert deployed(cli, options, each, host.login, *NAME)[0] == 0
+    found = json.loads(cli("releases", "list", *over, "--json").out)
+    assert [(each["id"], each["active"]) for each in found] == [(release_of(other), True), (release_of(bundle), False)]
+    code, out, _ = cli("releases", "rollback", "rainbow", *over)
+    assert (code, release_of(bundle) in out, active(host)) == (0, True, release_of(bundle))
+    assert cli("releases", "activate", "rainbow", release_of(other), *over).code == 0
+    assert active(host) == release_of(other)
+    code, _, err = cli("releases", "remove", "rainbow", release_of(other), *over)
+    assert (code, "is active" in err) == (2, True)
+    assert cli("releases", "gc", "rainbow", "--keep", "0", *over).code == 0
+    assert not (host.data / "experts/rainbow/releases" / release_of(bundle)).exists()
+    code, out, _ = cli("doctor", *over)
+    assert code == 0
+    assert "onnxruntime" in out
+    assert cli("releases", "list", *over, "--store", "x").code == 2

@@ -222,7 +222,7 @@ def test_what_fails_there_fails_here_as_the_same_error(machines: Network, host: 
         (f"echo '{HELLO}'; echo garbage; cat", "is not a message"),
         ("exit 3", "ended: exit status 3"),
         (f"echo '{HELLO}'; echo 'No module named expertc' >&2; exit 1", "ended: No module named expertc"),
-        ("exec no-such-python", "has no such Python"),
+        ("exec no-such-python", "has no such program"),
     ],
 )
 def test_programs_that_answer_garbage(machines: Network, host: Host, text: str, problem: str) -> None:
