@@ -254,7 +254,10 @@ class Store:
         return Release(name, release, path, release == active, self._record(name, release))
 
     def _record(self, name: str, release: str) -> dict[str, Any]:
-        return _read(self._folder(name) / "records" / f"{release}.json")
+        try:
+            return _read(self._folder(name) / "records" / f"{release}.json")
+        except FileSystemError:  # a power cut damaged it: nothing is known, so it does not count as accepted
+            return {}
 
     def _note(self, name: str, release: str, facts: Mapping[str, Any]) -> None:
         _write(self._folder(name) / "records" / f"{release}.json", {**self._record(name, release), **facts})

@@ -157,6 +157,16 @@ def test_a_record_cannot_say_which_release_is_active(store: Store, tmp_path: Pat
     assert (told["active"], told["name"], told["id"]) == (False, "cam", first)
 
 
+def test_a_damaged_record_is_none(store: Store, tmp_path: Path) -> None:
+    first, second = (put(store, tmp_path, each) for each in ("1", "2"))
+    for each in (first, second):
+        store.activate("cam", each)
+    (tmp_path / f"experts/cam/records/{second}.json").write_bytes(b"\0" * 300)  # as a power cut leaves files
+    assert [each.accepted for each in store.releases("cam")] == [False, True]
+    assert store.rollback("cam").id == first
+    assert store.note("cam", second, {"accepted": True}).accepted
+
+
 def test_who_changes_a_release_is_alone(store: Store, tmp_path: Path) -> None:
     first = put(store, tmp_path, "1")
     with open(tmp_path / "experts/cam/.lock") as held:
@@ -294,19 +304,20 @@ def test_any_sequence_of_operations_ends_as_in_the_model(tmp_path_factory: pytes
 
 # Forks a child per step, which is killed at its n-th change of the file system. What it leaves is judged, then cleaned.
 DRIVER = """
-import json, os, random, shutil, signal, sys
+import errno, json, os, random, shutil, signal, sys
 from pathlib import Path
 from expertc import atomic, releases
 from expertc.bundle import open_bundle, write_bundle
-from expertc.errors import ExpertcError
+from expertc.errors import ExpertcError, FileSystemError
 
-folder, mode = Path(sys.argv[1]), sys.argv[2]
+folder, mode, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 real = atomic._renameat2
 def renameat2(*arguments):
     sys.audit("test.renameat2")
     return real(*arguments)
 atomic._renameat2 = renameat2
 os.fsync = lambda descriptor: sys.audit("test.fsync")
+GROWS = {"os.mkdir", "os.rename", "os.symlink", "test.renameat2", "test.fsync"}
 STEPS = {"open", "os.mkdir", "os.rename", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "fcntl.flock",
          "test.renameat2", "test.fsync"}
 
@@ -350,18 +361,26 @@ def killed(call, step):
     pid = os.fork()
     if pid == 0:
         left = step
-        def hook(event, _):
+        def hook(event, given):
             nonlocal left
-            if event in STEPS:
+            if event in STEPS and (how == "kill" or event in GROWS or (event == "open" and (given[2] or 0) & 3)):
                 left -= 1
-                if left == 0:
+                if left == 0 and how == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
-        sys.addaudithook(hook)
+                if left == 0:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+        code = 7
         try:
+            sys.addaudithook(hook)
             call()
-        except ExpertcError:
-            os._exit(1)
-        os._exit(0)
+            code = 0 if left > 0 else 3  # nobody was disturbed
+        except FileSystemError:
+            code = 1
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+            raise
+        finally:
+            os._exit(code)
     return os.waitpid(pid, 0)[1]
 
 def state():
@@ -391,9 +410,9 @@ def judge(call, step):
     return {"status": status, "found": found, "strays": left}
 
 if mode == "sequence":
-    draw = random.Random(int(sys.argv[3]))
+    draw = random.Random(int(sys.argv[4]))
     shutil.copytree(base, work, symlinks=True)
-    for _ in range(60):
+    for _ in range(40):
         name = draw.choice(sorted(OPERATIONS)[:-3] + ["gc", "remove"])
         call, which, _ = OPERATIONS[name]
         if which is not None:
@@ -409,7 +428,7 @@ else:
         if before is not None:
             before()
         results.append(judge(call, step))
-        if os.WIFEXITED(results[-1]["status"]):
+        if results[-1]["status"] == 0:
             break
 print(json.dumps(results))
 """
@@ -418,7 +437,7 @@ print(json.dumps(results))
 def driven(*arguments: str | Path) -> list[dict[str, object]]:
     command = [sys.executable, "-c", DRIVER, *map(str, arguments)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    assert (done.returncode, done.stderr) == (0, "")
     found: list[dict[str, object]] = json.loads(done.stdout)
     return found
 
@@ -437,7 +456,7 @@ OUTCOMES = {  # what is active and what is there: before, and after
 
 @pytest.mark.parametrize("operation", OUTCOMES)
 def test_a_kill_at_any_step_leaves_a_whole_active_release(tmp_path: Path, operation: str) -> None:
-    *stopped, finished = driven(tmp_path, operation)
+    *stopped, finished = driven(tmp_path, operation, "kill")
     assert len(stopped) > 8
     found = [each["found"] for each in stopped]
     outcomes = OUTCOMES[operation]
@@ -448,7 +467,7 @@ def test_a_kill_at_any_step_leaves_a_whole_active_release(tmp_path: Path, operat
 
 
 def test_a_damaged_release_becomes_whole_in_one_step(tmp_path: Path) -> None:
-    *stopped, finished = driven(tmp_path, "repair")
+    *stopped, finished = driven(tmp_path, "repair", "kill")
     found = ["broken" if each["found"][0] == "broken" else each["found"] for each in stopped]  # type: ignore[index]
     change = found.index(["B", "ABC"])
     assert change > 8
@@ -456,9 +475,19 @@ def test_a_damaged_release_becomes_whole_in_one_step(tmp_path: Path) -> None:
     assert (finished["found"], finished["strays"]) == (["B", "ABC"], [])
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("operation", ["install", "activate", "gc"])
+def test_a_disk_that_fills_up_at_any_step_is_said_and_leaves_a_whole_active_release(
+    tmp_path: Path, operation: str
+) -> None:
+    *stopped, finished = driven(tmp_path, operation, "full")
+    assert {each["status"] for each in stopped} <= {1 << 8, 3 << 8}  # a folder that is there need not be made
+    assert all(each["found"] in OUTCOMES[operation] for each in stopped)
+    assert (finished["found"], finished["strays"]) == (OUTCOMES[operation][-1], [])
+
+
+@pytest.mark.parametrize("seed", range(2))
 def test_a_sequence_of_operations_that_are_killed_keeps_a_whole_release_active(tmp_path: Path, seed: int) -> None:
-    steps = driven(tmp_path, "sequence", str(seed))
+    steps = driven(tmp_path, "sequence", "kill", str(seed))
     assert {os.WIFSIGNALED(int(str(each["status"]))) for each in steps} == {True, False}
     assert all(each["found"][0] in ("A", "B", "C") for each in steps), steps  # type: ignore[index]
     assert len({str(each["found"]) for each in steps}) > 3

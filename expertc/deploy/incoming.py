@@ -89,8 +89,10 @@ def receive(store: Store, root: Path, name: str, release: str, files: Mapping[st
         _require_room(folder, sum(files[each].bytes - offset for each, offset in missing.items()))
         found = _found(store, {files[each] for each in missing})
         for each in tuple(missing):
-            if files[each] in found and _copied(found[files[each]], folder / each, files[each]):
-                del missing[each]
+            if files[each] in found:
+                missing[each] = 0
+                if _copied(found[files[each]], folder / each, files[each]):
+                    del missing[each]
     return Needed(False, missing, sum(files[each].bytes - offset for each, offset in missing.items()))
 
 

@@ -121,6 +121,24 @@ def test_an_upload_that_broke_off_goes_on_where_it_was(bundles: list[Path], tmp_
         assert agent.ask("commit", **about(bundle))["release"]["id"] == identity(bundle)
 
 
+def test_what_is_damaged_here_is_sent_all_the_same(bundles: list[Path], tmp_path: Path) -> None:
+    with Talk(tmp_path) as agent:
+        deliver(agent, bundles[0])
+        rotten = agent.share / "experts/cam/releases" / identity(bundles[0]) / "expert.onnx"
+        rotten.chmod(0o600)
+        rotten.write_bytes(b"x" * rotten.stat().st_size)
+        folder = agent.share / "incoming" / identity(bundles[1])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "expert.onnx.part").write_bytes((bundles[1] / "expert.onnx").read_bytes()[:100])
+        needed = agent.ask("receive", **about(bundles[1]))
+        assert needed["send"]["expert.onnx"] == 0
+        upload(agent, bundles[1], needed["send"])
+        agent.ask("commit", **about(bundles[1]))
+        assert agent.ask("receive", **about(bundles[0]))["present"] is False
+        deliver(agent, bundles[0])
+        assert open_bundle(rotten.parent).manifest["note"] == "a"
+
+
 def test_what_is_no_bundle_is_refused_and_forgotten(bundles: list[Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken"
     shutil.copytree(bundles[0], broken)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from on_pipes import BOOTSTRAP, ROOT, Talk, listed
+from on_pipes import deliver as deliver_bundle
 from small_wheels import expertc_like, wheel
 
 COMMAND = (sys.executable, str(BOOTSTRAP))
@@ -208,7 +209,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         assert "bytes, " in failed["message"]
 
 
-def test_the_real_wheel_is_installed_and_answers(tmp_path: Path) -> None:
+def test_the_real_wheel_is_installed_and_accepts_a_release(bundle: Path, tmp_path: Path) -> None:
     """What this checkout builds, beside stand-ins that lead to the libraries of the environment the tests run in."""
     wheels = tmp_path / "house"
     wheels.mkdir()
@@ -231,7 +232,10 @@ def test_the_real_wheel_is_installed_and_answers(tmp_path: Path) -> None:
         facts = agent.ask("facts")
         assert agent.hello["expertc"] == facts["expertc"]
         assert facts["executable"] == found["python"]
-        assert agent.ask("list") == {"releases": []}
+        release = deliver_bundle(agent, bundle)
+        found = agent.ask("accept", name="cam", id=release, seconds=0.05)
+        assert (found["accepted"], found["why"]) == (True, None)
+        assert agent.ask("list")["releases"][0]["env"] == ENV
 
 
 def test_a_jetson_sees_the_libraries_of_its_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
