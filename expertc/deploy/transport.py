@@ -142,9 +142,8 @@ class Peer:
         why = shortened(clean_text(last), _COMPLAINT).rstrip(".") or f"exit status {status}"
         where = self._address.given
         if status == _NO_PROGRAM:
-            return DeploymentError(
-                f"{where} has no such Python: {why}.", "Install python3 there, or name it: --python."
-            )
+            hint = "Install python3 there, or name it: --python; what else is missing, a deployment brings."
+            return DeploymentError(f"{where} has no such program: {why}.", hint)
         return DeploymentError(f"The program on {where} ended: {why}.", "Look at the device.")
 
 
