@@ -342,7 +342,8 @@ def test_releases_of_a_device(cli, bundle, other, machines: Network, device: Dev
     assert cli("releases", "activate", "rainbow", release_of(other), *over).code == 0
     assert active(host) == release_of(other)
     code, _, err = cli("releases", "remove", "rainbow", release_of(other), *over)
-    assert (code, "is active" in err) == (2, True)
+    assert "is active" in err
+    assert code == 2
     assert cli("releases", "gc", "rainbow", "--keep", "0", *over).code == 0
     assert not (host.data / "experts/rainbow/releases" / release_of(bundle)).exists()
     code, out, _ = cli("doctor", *over)
