@@ -386,6 +386,8 @@ def killed(call, step):
 def state():
     try:
         current = store.current("cam")
+        if current is not None and not current.is_dir():
+            return "missing", str(current)
         listed = {open_bundle(each.path).manifest["which"]: each.active for each in store.releases("cam")}
         active = None if current is None else open_bundle(current).manifest["which"]
         assert active is None or listed[active], listed
@@ -469,6 +471,7 @@ def test_a_kill_at_any_step_leaves_a_whole_active_release(tmp_path: Path, operat
 def test_a_damaged_release_becomes_whole_in_one_step(tmp_path: Path) -> None:
     *stopped, finished = driven(tmp_path, "repair", "kill")
     found = ["broken" if each["found"][0] == "broken" else each["found"] for each in stopped]  # type: ignore[index]
+    assert "missing" not in {str(each[0]) for each in found}
     change = found.index(["B", "ABC"])
     assert change > 8
     assert found == ["broken"] * change + [["B", "ABC"]] * (len(found) - change)

@@ -144,7 +144,7 @@ def answer(line: bytes, say: "Say") -> "dict[str, Any]":
         if sys.version_info < OLDEST:
             raise Failure(
                 "UnsupportedError",
-                f"Python {platform.python_version()} on the device is too old: expertc needs {OLDEST[0]}.{OLDEST[1]}.",
+                f"Python {platform.python_version()} on the device is too old: expertc needs 3.{OLDEST[1]} or newer.",
                 "Install a newer one beside it, and name it for this host (such as python3.10).",
             )
         request = _request(line)

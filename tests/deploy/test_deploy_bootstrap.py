@@ -67,8 +67,24 @@ def test_too_old_is_a_sentence(tmp_path: Path) -> None:
     with Talk(tmp_path, wrapped(tmp_path, patch)) as device:
         assert device.hello == {"expertc": None, "protocol": 1}
         failed = device.try_to("facts", **asked(house(tmp_path / "house")))["failed"]
-        assert failed["message"] == "Python 3.8.10 on the device is too old: expertc needs 3.10."
+        assert failed["message"] == "Python 3.8.10 on the device is too old: expertc needs 3.10 or newer."
         assert (failed["kind"], failed["exit_code"]) == ("UnsupportedError", 4)
+
+
+def old_pythons() -> list[str]:
+    """Interpreters from 3.6 to 3.9 that are on this machine."""
+    named = [shutil.which(f"python3.{minor}", path="/usr/bin:/usr/local/bin") for minor in range(6, 10)]
+    return [*filter(None, named), *map(str, sorted(Path.home().glob(".pyenv/versions/3.[6-9].*/bin/python3")))]
+
+
+def test_real_old_pythons_say_so(tmp_path: Path) -> None:
+    found = old_pythons()
+    if not found:
+        pytest.skip("no Python from 3.6 to 3.9 is on this machine")
+    request = asked(house(tmp_path / "house"))
+    for python in found:
+        with Talk(tmp_path, [python, "-W", "error", str(BOOTSTRAP)], PYTHONPATH="") as device:
+            assert device.try_to("facts", **request)["failed"]["message"].endswith("expertc needs 3.10 or newer.")
 
 
 @pytest.mark.parametrize("module", ["venv", "ensurepip"])
