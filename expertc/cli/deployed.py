@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ..deploy.transport import Ssh
 
 
+STAGE = 30  # characters of what a device says that it is doing
+
+
 def plan(fleet: Fleet, as_json: bool) -> None:
     """Print who would get what, in which order."""
     groups = [_planned(group, fleet) for group in fleet.groups]
@@ -66,11 +69,12 @@ def _lines(quiet: bool) -> Iterator[Heard]:
         yield lambda job, stage, share: None
         return
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+    from rich.table import Column
 
-    from ..text import clean_text
+    from ..text import clean_text, shortened
 
-    columns = (SpinnerColumn(), TextColumn("{task.fields[host]}", markup=False), BarColumn(20),
-               TextColumn("{task.description}", markup=False))  # fmt: skip
+    host = TextColumn("{task.fields[host]}", markup=False, table_column=Column(no_wrap=True))
+    columns = (SpinnerColumn(), host, BarColumn(20), TextColumn("{task.description}", markup=False))
     with Progress(*columns, console=show.console(stderr=True), transient=True) as shown:
         tasks: dict[Job, Any] = {}
 
@@ -80,6 +84,7 @@ def _lines(quiet: bool) -> Iterator[Heard]:
             if not stage:
                 shown.remove_task(tasks.pop(job)) if job in tasks else None
                 return
+            stage = shortened(stage, STAGE)
             shown.update(tasks[job], description=stage, total=None if share is None else 1.0, completed=share or 0.0)
 
         yield told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -16,7 +16,7 @@ from ..errors import DeploymentError, ExpertcError
 from ..releases import KEEP, release_id, require_name
 from .address import Address
 from .protocol import sentence
-from .transport import Device, Peer, Ssh, Told, connected
+from .transport import Device, Peer, Sent, Ssh, Told, connected
 from .wheel import Wheels
 
 HOME = ".local/share/expertc"
@@ -24,6 +24,9 @@ HOME = ".local/share/expertc"
 
 ACTIVE, UNCHANGED, REFUSED, FAILED, NOT_TRIED = "active", "unchanged", "refused", "failed", "not tried"
 """How it ends: the release became the active one, was it already, did not pass its checks, or something broke."""
+
+Counted = Callable[[str, int], Sent]
+"""Is told what will be sent, and how many bytes that is; returns what hears of them as they go."""
 
 TRIES = 2
 """How often a file is sent that arrives damaged."""
@@ -47,7 +50,7 @@ class Service:
     port: int = 8000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Job:
     """What one device gets: a bundle, under a name, with the Python that runs it."""
 
@@ -124,8 +127,8 @@ async def deploy(job: Job, ssh: Ssh, told: Told) -> Outcome:
 
 
 @asynccontextmanager
-async def agent(device: Device, wheels: Wheels, python: str, told: Told, sent: Any) -> AsyncIterator[Peer]:
-    """The agent on a device, installed first if it is not there yet. ``sent`` hears of bytes."""
+async def agent(device: Device, wheels: Wheels, python: str, told: Told, counted: Counted) -> AsyncIterator[Peer]:
+    """The agent on a device, installed first if it is not there yet."""
     script = (resources.files(__package__) / "bootstrap.py").read_bytes()
     path = f"{HOME}/bootstrap-{sha256(script).hexdigest()[:16]}.py"
     environment, listed = wheels.environment, {name: list(facts) for name, facts in wheels.facts.items()}
@@ -134,8 +137,8 @@ async def agent(device: Device, wheels: Wheels, python: str, told: Told, sent: A
     async with device.program(python, path) as bootstrap:
         facts = await bootstrap.ask({"do": "facts", "env": environment, "wheels": listed})
         if facts.get("ready") is not True:
-            told("send wheels", None)
             offsets = _offsets(facts.get("missing"), wheels.facts)
+            sent = counted("send wheels", _left(offsets, wheels.facts))
             await device.upload(f"{HOME}/wheels/{environment}", wheels.files, offsets, sent)
             request = {"do": "install", "env": environment, "wheels": listed, "offline": wheels.offline}
             await bootstrap.ask({**request, "extras": list(wheels.extras)}, told)
@@ -151,7 +154,6 @@ class Road:
         self.job, self.told = job, told
         self.sent, self.report = 0, dict[str, Any]()
         self.active = False
-        self._total: int | None = None
         self._base = {"name": job.name, "id": job.release}
 
     async def go(self, ssh: Ssh) -> tuple[str, str, str]:
@@ -160,7 +162,7 @@ class Road:
         self.told("connect", None)
         async with (
             connected(job.address, ssh) as device,
-            agent(device, job.wheels, job.python, self.told, self._count) as peer,
+            agent(device, job.wheels, job.python, self.told, self._counted) as peer,
         ):
             found = await peer.ask({"do": "list", "name": job.name})
             if _is_active(found, job.release):
@@ -189,9 +191,8 @@ class Road:
             if answer.get("present") is True:
                 return
             offsets = _offsets(answer.get("send"), facts)
-            self._total = self.sent + sum(facts[name][0] - at for name, at in offsets.items())
-            await device.upload(f"{HOME}/incoming/{self.job.release}", files, offsets, self._count)
-            self._total = None
+            sent = self._counted("send", _left(offsets, facts))
+            await device.upload(f"{HOME}/incoming/{self.job.release}", files, offsets, sent)
             self.told("install", None)
             answer = await peer.ask({"do": "commit", **self._base, "files": facts}, self.told)
             if not answer.get("damaged"):
@@ -207,10 +208,16 @@ class Road:
             place = {"host": service.host, "port": service.port}
             await peer.ask({"do": "service", "name": self.job.name, **place}, self.told)
 
-    def _count(self, size: int) -> None:
-        self.sent += size
-        if self._total:
-            self.told("send", self.sent / self._total)
+    def _counted(self, stage: str, total: int) -> Sent:
+        """What counts the bytes that go now, ``total`` in all."""
+        self.told(stage, 0.0)
+        before = self.sent
+
+        def sent(size: int) -> None:
+            self.sent += size
+            self.told(stage, (self.sent - before) / total)
+
+        return sent
 
 
 def _offsets(told: object, facts: Mapping[str, Any]) -> dict[str, int]:
@@ -221,6 +228,11 @@ def _offsets(told: object, facts: Mapping[str, Any]) -> dict[str, int]:
         for name, at in asked.items()
         if name in facts and type(at) is int and 0 <= at <= facts[name][0]
     }  # fmt: skip
+
+
+def _left(offsets: Mapping[str, int], facts: Mapping[str, tuple[int, str]]) -> int:
+    """Bytes that are still to be sent; at least 1."""
+    return max(1, sum(facts[name][0] - at for name, at in offsets.items()))
 
 
 def _is_active(found: Mapping[str, Any], release: str) -> bool:

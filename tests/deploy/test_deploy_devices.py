@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -118,6 +120,26 @@ def test_several_devices_and_what_a_person_sees(cli, bundle, device: Device, opt
     assert all(re.search(rf"{re.escape(host.login)} +rainbow +{release_of(bundle)[:8]} +active", out) for host in hosts)
     assert max(map(len, out.splitlines())) <= 80
     assert [active(host) for host in hosts] == [release_of(bundle)] * 2
+
+
+def test_on_a_terminal_each_device_has_a_line(bundle, other, device: Device, options) -> None:
+    hosts = [device(), device()]
+    main, terminal = pty.openpty()
+    command = [sys.executable, "-m", "expertc", "deploy", bundle, *(host.login for host in hosts), *NAME, *options]
+    paths = os.pathsep.join(path for path in sys.path if path)
+    with subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, "PYTHONPATH": paths}
+    ) as process:
+        os.close(terminal)
+        seen = b""
+        with suppress(OSError), open(main, "rb", buffering=0) as screen:  # EIO is its end
+            while part := screen.read(4096):
+                seen += part
+        assert process.stdout is not None
+        assert b"active" in process.stdout.read()
+    assert process.returncode == 0
+    for host in hosts:
+        assert re.search(rf"{re.escape(host.login)}.*(send|verify|bench)", seen.decode("utf-8", "replace"))
 
 
 # -- what is not good enough -------------------------------------------------------------------------------------------
