@@ -61,8 +61,8 @@ def _root() -> Path:
 
 def _env() -> str | None:
     """The environment that this runs in, if it is one of expertc's."""
-    own = Path(sys.prefix)
-    return own.name if own.parent == _root() / "envs" else None
+    own = Path(sys.prefix).resolve()
+    return own.name if own.parent == (_root() / "envs").resolve() else None
 
 
 def _facts(given: Fields, say: Say) -> dict[str, Any]:
