@@ -244,7 +244,8 @@ def test_the_real_wheel_is_installed_and_accepts_a_release(bundle: Path, tmp_pat
         found = device.ask("install", **asked(wheels), offline=True)
         assert found["python"] == str(device.share / "envs" / ENV / "bin" / "python")
         assert "start it once" in device.said
-    with Talk(tmp_path, [found["python"], "-I", "-m", "expertc.deploy.agent"], PYTHONPATH="") as agent:
+    program = str(Path(found["python"]).relative_to(tmp_path))  # as the host names it: from the home
+    with Talk(tmp_path, [program, "-I", "-m", "expertc.deploy.agent"], PYTHONPATH="") as agent:
         facts = agent.ask("facts")
         assert agent.hello["expertc"] == facts["expertc"]
         assert facts["executable"] == found["python"]
