@@ -202,15 +202,16 @@ def _publish(new: Path, place: Path, replaceable: Replaceable | None) -> None:
         if not _renameat2(new, place, _RENAME_NOREPLACE):
             os.rename(new, place)
         return
-    _swap(new, place)
+    exchange(new, place)
     try:
         refuse_unless(new, replaceable)  # a second look, now that nobody finds it under its name
     except FileSystemError:
-        _swap(new, place)
+        exchange(new, place)
         raise
 
 
-def _swap(new: Path, place: Path) -> None:
+def exchange(new: Path, place: Path) -> None:
+    """Exchange two directories of one folder, in one step where the file system can. Raises ``OSError``."""
     if _renameat2(new, place, _RENAME_EXCHANGE):
         return
     old = _temporary(place, "old")
@@ -237,7 +238,7 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 
 
 def _flush(folder: Path) -> None:
-    for entry in folder.iterdir():
+    for entry in folder.rglob("*"):
         _sync(entry)
     _sync(folder)
 

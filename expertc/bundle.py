@@ -1,8 +1,8 @@
 """The bundle: the directory that is deployed, written whole or not at all, and checked when it is opened.
 
-``manifest.json`` names every other file with its size and SHA-256, except ``report.json``: times and latencies differ
-from run to run, and two builds of the same expert have the same manifest. A hash beside a file proves that nothing was
-damaged on the way; it does not prove who made it.
+``manifest.json`` names every other file with its size and SHA-256, except ``report.json`` and ``golden.npz``: times
+differ from run to run, the last digits of scores from processor to processor, and two builds of the same expert have
+the same manifest. A hash beside a file proves that nothing was damaged on the way; it does not prove who made it.
 """
 
 from __future__ import annotations
@@ -34,10 +34,11 @@ from .text import MAX_BYTES, parse_json, read_text, shown
 BUNDLE_SCHEMA = 1
 
 MANIFEST, REPORT = "manifest.json", "report.json"
+GOLDEN = "golden.npz"  # inputs, and what the expert made of them (``verify.golden``)
 MODEL, WEIGHTS, ENGINE = "expert.onnx", "expert.onnx.data", "engine.plan"
 STAGE = "stage{}.onnx"  # of each exit from the second on, in an expert that is built in stages
 LABELS, PREPROCESS, README = "labels.txt", "preprocess.json", "README.txt"
-FILES = (MANIFEST, REPORT, MODEL, WEIGHTS, ENGINE, LABELS, PREPROCESS, README)
+FILES = (MANIFEST, REPORT, GOLDEN, MODEL, WEIGHTS, ENGINE, LABELS, PREPROCESS, README)
 
 CONTROLS, EMBEDDED = "controls", "embedded"
 """Keys of the manifest for the inputs beside the image, and for those that the expert has as constants."""
@@ -56,6 +57,8 @@ OPERATING = "operating_point"
 
 DEVICE, COMPILED = "device", "engine"
 """Keys of the manifest for the profile of the target, and for where the plan in the bundle comes from."""
+
+_UNLISTED = {REPORT, GOLDEN}  # what another build of the same expert may have otherwise
 
 MAX_FILES = 64
 MAX_NAME = 80  # of what default_name makes, without the suffix
@@ -76,6 +79,12 @@ class Bundle:
         if name not in (MANIFEST, REPORT) and name not in self.manifest["files"]:
             raise BundleError(f"The bundle '{self.path}' has no {name}.", "Build it again.")
         return self.path / name
+
+    @property
+    def golden(self) -> Path | None:
+        """The file with the golden record, None if there is none: nobody verified the expert when it was built."""
+        path = self.path / GOLDEN
+        return path if os.path.lexists(path) else None
 
     @property
     def backend(self) -> str:
@@ -171,7 +180,7 @@ class Output:
             listed = {}
             for name in sorted(contents):
                 atomic.put(folder / name, contents[name])
-                if name != REPORT:  # it differs from run to run, and the manifest of the same build must not
+                if name not in _UNLISTED:
                     size, digest = _measure(folder / name, None if name not in hashes else 0)
                     listed[name] = {"bytes": size, "sha256": hashes.get(name, digest)}
             atomic.put(folder / MANIFEST, _encode({**manifest, "schema": BUNDLE_SCHEMA, "files": listed}))
@@ -182,17 +191,22 @@ class Output:
     ) -> Path:
         """Write ``bundle`` once more, with these ``files`` and entries of the manifest and the report beside its own.
 
-        Every other file keeps its bytes; what the manifest does not list is not taken along. Raises ``FileSystemError``
-        as ``write_bundle`` does, ``BundleError`` if its report is no text.
+        Every other file keeps its bytes, the golden record too; what else the manifest does not list is not taken
+        along. Raises ``FileSystemError`` as ``write_bundle`` does, ``BundleError`` if its report is no text, or if the
+        golden record is no plain file.
         """
         listed = bundle.manifest["files"]
         with atomic.reported(self.path), TemporaryDirectory(prefix="expertc-") as scratch:
             kept: dict[str, bytes | Path] = {  # a bundle is written from files that may be moved into it
                 name: Path(shutil.copyfile(bundle.file(name), Path(scratch) / name, follow_symlinks=False))
-                for name in listed.keys() - {REPORT} - files.keys()
+                for name in listed.keys() - _UNLISTED - files.keys()
             }
             # Those that were checked when the bundle was opened: a file that changed since is found in the new one too.
             hashes = {name: listed[name]["sha256"] for name in kept}
+            if bundle.golden is not None:
+                with regular_file(bundle.golden) as source, (Path(scratch) / GOLDEN).open("xb") as copy:
+                    shutil.copyfileobj(source, copy)
+                kept[GOLDEN] = Path(scratch) / GOLDEN
             place, before = bundle.file(REPORT), {}
             if place.is_file() and not place.is_symlink():  # a bundle may come without
                 before = parse_json(read_text(place, "The file", BundleError), f"'{place}'", BundleError)
@@ -259,7 +273,7 @@ def _refuse_foreign(place: Path) -> None:
     if place.is_symlink() or not place.is_dir():
         raise FileSystemError(f"'{place}' is not a directory, so it is not replaced.", hint)
     try:
-        listed = {MANIFEST, REPORT, *_read_manifest(place)["files"]}
+        listed = {MANIFEST, *_UNLISTED, *read_manifest(place)["files"]}
     except BundleError as error:
         raise FileSystemError(f"'{place}' is not an expertc bundle, so it is not replaced.", hint) from error
     for entry in sorted(place.iterdir()):
@@ -287,7 +301,7 @@ def open_bundle(path: str | Path) -> Bundle:
     if not os.path.lexists(path / MANIFEST):
         hint = "Give the directory that expertc build wrote, or an .onnx file where one will do."
         raise BundleError(f"'{path}' is not a bundle: it has no {MANIFEST}.", hint)
-    manifest = _read_manifest(path)
+    manifest = read_manifest(path)
     for name, facts in manifest["files"].items():
         size, digest = _measure(path / name, facts["bytes"])
         if (size, digest) != (facts["bytes"], facts["sha256"]):
@@ -299,9 +313,10 @@ def open_bundle(path: str | Path) -> Bundle:
     return Bundle(path, manifest)
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of the bundle in ``folder``, whose files are not looked at. ``BundleError`` if it is malformed."""
     path = folder / MANIFEST
-    with _opened(path) as file:
+    with regular_file(path) as file:
         data = file.read(MAX_BYTES + 1)
     try:
         manifest = parse_json(data.decode("utf-8"), f"'{path}'", BundleError)
@@ -332,7 +347,7 @@ def _malformed(path: Path, why: str) -> BundleError:
 
 def _measure(path: Path, expected: int | None = None) -> tuple[int, str]:
     """Size in bytes and SHA-256 of a regular file; not hashed ("") if its size is not the expected one."""
-    with _opened(path) as file:
+    with regular_file(path) as file:
         size = os.fstat(file.fileno()).st_size
         if expected not in (None, size):
             return size, ""
@@ -343,8 +358,11 @@ def _measure(path: Path, expected: int | None = None) -> tuple[int, str]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """Open a regular file of the bundle itself: not through a link, and never a pipe or a device, which could block."""
+def regular_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a regular file of a bundle itself: not through a link, and never a pipe or a device, which could block.
+
+    Raises ``BundleError`` if it is no such file, or cannot be read.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:

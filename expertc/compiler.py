@@ -18,7 +18,7 @@ from . import manifest
 from .atomic import reported
 from .audit import LEVELS, fitting, refuse_nan, refuse_unfit, verifying
 from .backends import cpu
-from .bundle import MODEL, WEIGHTS, default_name, reserve
+from .bundle import GOLDEN, MODEL, WEIGHTS, default_name, reserve
 from .card import Output
 from .controls import Setting, settle
 from .driven import frozen, require_exits, shipped
@@ -240,6 +240,8 @@ def build(
             report["precisions"] = [{"precision": each.precision, **asdict(each.ratio)} for each in gains]
             known = {name: digest.result() for name, digest in hashes.items()}
             texts = manifest.texts(final, device, about["precision"], ready.card, ready.form)
+            if certificate.golden:
+                texts[GOLDEN] = certificate.golden
             place.write({**files, **engine, **texts}, about, report, known)
     return Built(
         path,

@@ -6,7 +6,7 @@
       current -> releases/ID     what runs; replaced in one step, so that it always names a whole release
       releases/ID/               a bundle, never written to again; ID begins the SHA-256 of its manifest
       records/ID.json            what is known of it here: whether it was accepted, and what was measured
-      history.json               the releases that were active, oldest first
+      history.json               the releases that were active, oldest first; what follows the active one was taken back
       .lock                      held (``flock``) by whoever changes any of that
 
 Reading takes no lock. Whenever a change is cut short, what was active is active still, and whole.
@@ -29,13 +29,14 @@ from pathlib import Path
 from typing import Any
 
 from . import atomic
-from .bundle import MANIFEST, open_bundle
+from .bundle import GOLDEN, MANIFEST, REPORT, Bundle, open_bundle
 from .errors import BundleError, FileSystemError, UsageError
 from .text import parse_json, read_text, shown
 
 ROOT = Path("~/.local/share/expertc/experts")
 KEEP = 3
-"""Releases that are kept of an expert, beside the active one."""
+"""Releases that are kept of an expert, beside the active one: one to go back to, should that be no good either, and
+one more that a host may be deploying. A choice of ours."""
 
 ACCEPTED, INSTALLED = "accepted", "installed"
 """Keys of a record: whether its checks on this device were passed, and when it came here (UTC, ISO 8601)."""
@@ -43,6 +44,7 @@ ACCEPTED, INSTALLED = "accepted", "installed"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _ID = re.compile(r"[0-9a-f]{16}")
 _HISTORY = 100  # entries
+_STRAYS = (".gone-*", ".current-*", "*.partial", "records/*.partial", "releases/.*")
 
 
 def require_name(name: str) -> str:
@@ -84,7 +86,7 @@ class Release:
 
     def to_mapping(self) -> dict[str, Any]:
         """Plain JSON types."""
-        return {"name": self.name, "id": self.id, "active": self.active, **self.facts, "path": str(self.path)}
+        return {**self.facts, "name": self.name, "id": self.id, "active": self.active, "path": str(self.path)}
 
 
 class Store:
@@ -98,11 +100,17 @@ class Store:
     def names(self) -> tuple[str, ...]:
         """The experts that are here, by name."""
         try:
-            return tuple(sorted(each.name for each in self.root.iterdir() if _NAME.fullmatch(each.name)))
+            found = [each for each in self.root.iterdir() if _NAME.fullmatch(each.name) and each.is_dir()]
         except FileNotFoundError:
             return ()
         except OSError as error:
             raise _unreadable(self.root, error) from error
+        return tuple(sorted(each.name for each in found))
+
+    def every(self, name: str | None = None) -> tuple[Release, ...]:
+        """The releases of one expert, or of all."""
+        names = self.names() if name is None else (name,)
+        return tuple(release for each in names for release in self.releases(each))
 
     def current(self, name: str) -> Path | None:
         """The bundle that is active, None if none is; what it is called changes with every release."""
@@ -110,19 +118,18 @@ class Store:
         return None if active is None else self._folder(name) / "releases" / active
 
     def releases(self, name: str) -> tuple[Release, ...]:
-        """All of an expert, the one that was active last before those that never were; the newest of them first."""
-        folder, active, history = self._folder(name), self._active(name), self._history(name)
+        """All of an expert: the active one, those before it, then the others, the newest first."""
+        folder, active = self._folder(name), self._active(name)
         try:
             found = [each.name for each in (folder / "releases").iterdir() if _ID.fullmatch(each.name)]
         except FileNotFoundError:
             found = []
         except OSError as error:
             raise _unreadable(folder, error) from error
+        order = {release: place for place, release in enumerate(self._past(name, active))}
         every = [self._release(name, release, active) for release in found]
-        order = {release: place for place, release in enumerate(history)}
-        return tuple(
-            sorted(every, key=lambda each: (order.get(each.id, -1), str(each.facts.get(INSTALLED))), reverse=True)
-        )
+        every.sort(key=lambda each: str(each.facts.get(INSTALLED)), reverse=True)
+        return tuple(sorted(every, key=lambda each: (each.active, order.get(each.id, -1)), reverse=True))
 
     def release(self, name: str, release: str) -> Release:
         """The one with this ID; ``UsageError`` if it is not here."""
@@ -135,94 +142,95 @@ class Store:
     def install(self, name: str, folder: Path, facts: Mapping[str, Any] | None = None) -> Release:
         """Move a bundle, on the same disk, to where it stays; it is not active yet.
 
-        One that is here already is left as it is, and ``folder`` removed; unless it is damaged, then it is replaced.
-        Raises ``BundleError`` if ``folder`` is not a whole bundle, ``FileSystemError``.
+        One that is here already is left as it is, and ``folder`` removed; unless it is damaged or was not accepted:
+        then it is replaced, as its golden record may be another one.
+        Raises ``BundleError`` if ``folder`` is not a whole bundle and nothing else, ``FileSystemError``.
         """
-        open_bundle(folder)
+        _require_plain(open_bundle(folder))
         release = release_id((folder / MANIFEST).read_bytes())
-        with self._changing(name) as home:
+        with self._changing(name, make=True) as home:
             place = home / "releases" / release
-            if place.exists():
-                try:
-                    open_bundle(place)
-                except BundleError:
-                    _discard(place, home)
-            if place.exists():
-                shutil.rmtree(folder)
-            else:
+            if not place.exists():
                 _seal(folder)
                 os.rename(folder, place)
-                _sync(place.parent)
+            elif not (self._release(name, release, None).accepted and _is_whole(place)):
+                _seal(folder)
+                atomic.exchange(folder, place)  # it may be the active one
+            _sync(place.parent)
+            if folder.exists():
+                shutil.rmtree(folder)
             if not self._record(name, release):
                 self._note(name, release, {INSTALLED: _now(), ACCEPTED: False})
             self._note(name, release, facts or {})
-        return self.release(name, release)
+            return self.release(name, release)
 
     def note(self, name: str, release: str, facts: Mapping[str, Any]) -> Release:
         """Add to what is known of a release."""
-        self.release(name, release)
         with self._changing(name):
+            self.release(name, release)
             self._note(name, release, facts)
-        return self.release(name, release)
+            return self.release(name, release)
 
     def activate(self, name: str, release: str, *, force: bool = False) -> Release:
-        """Make a release the active one, in one step. ``UsageError`` if it was not accepted, unless ``force``."""
-        found = self.release(name, release)
-        if not (found.accepted or force):
-            raise UsageError(
-                f"Release {release} of {name} was not accepted on this device.", "Deploy it again, or use --force."
-            )
-        open_bundle(found.path)
+        """Make a release the active one, in one step. ``UsageError`` if it was not accepted, unless ``force``.
+
+        Raises ``BundleError`` if it is damaged.
+        """
         with self._changing(name) as home:
-            history = [each for each in self._history(name) if each != release]
-            _link(home / "current", f"releases/{release}")
-            self._remember(name, [*history, release])
-        return self.release(name, release)
+            found, active = self.release(name, release), self._active(name)
+            if not (found.accepted or force):
+                raise UsageError(
+                    f"Release {release} of {name} was not accepted on this device.", "Deploy it again, or use --force."
+                )
+            open_bundle(found.path)
+            past = [*self._past(name, active), *([] if active is None else [active])]
+            point(home / "current", f"releases/{release}")
+            history = [*(each for each in past if each != release), release]
+            _write(home / "history.json", {"active": history[-_HISTORY:]})
+            return self.release(name, release)
 
     def rollback(self, name: str) -> Release:
-        """Activate what was active before, of what is still here. ``UsageError`` if there is nothing."""
-        active = self._active(name)
-        here = {each.id for each in self.releases(name) if each.accepted and not each.active}
-        earlier = self._history(name)
-        if active in earlier:
-            earlier = earlier[: earlier.index(active)]
-        before = next((each for each in reversed(earlier) if each in here), None)
-        if before is None:
-            raise UsageError(f"There is no earlier release of {name} to go back to.", "See the list of its releases.")
-        found = self.release(name, before)
-        open_bundle(found.path)
+        """Activate what was active before: the last one that was accepted, is still here, and whole.
+
+        ``UsageError`` if there is none. What is taken back is not gone back to later.
+        """
         with self._changing(name) as home:
-            _link(home / "current", f"releases/{before}")
-        return self.release(name, before)
+            here = {each.id: each.path for each in self.releases(name) if each.accepted and not each.active}
+            earlier = reversed(self._past(name, self._active(name)))
+            before = next((each for each in earlier if each in here and _is_whole(here[each])), None)
+            if before is None:
+                raise UsageError(
+                    f"There is no earlier release of {name} to go back to.", "See the list of its releases."
+                )
+            point(home / "current", f"releases/{before}")
+            return self.release(name, before)
 
     def remove(self, name: str, release: str | None = None) -> tuple[Release, ...]:
         """Remove a release that is not active, or with None the whole expert; what was removed."""
-        if release is None:
-            gone = self.releases(name)
-            if not self._folder(name).is_dir():
-                raise UsageError(f"There is no expert {name} here.", "See the list of what is here.")
-            with self._changing(name) as home:
-                with suppress(FileNotFoundError):
-                    os.unlink(home / "current")
+        with self._changing(name) as home:
+            if release is None:
+                gone = self.releases(name)
                 _discard(home, self.root)
-            return gone
-        found = self.release(name, release)
-        if found.active:
-            raise UsageError(f"Release {release} of {name} is active.", "Activate another one first.")
-        with self._changing(name):
+                return gone
+            found = self.release(name, release)
+            if found.active:
+                raise UsageError(f"Release {release} of {name} is active.", "Activate another one first.")
             self._drop(found)
-        return (found,)
+            return (found,)
 
     def gc(self, name: str, keep: int = KEEP) -> tuple[Release, ...]:
-        """Remove all but the active release and ``keep`` more, those that were active last; what was removed."""
-        idle = [each for each in self.releases(name) if not each.active]
-        idle.sort(key=lambda each: not each.accepted)  # what was refused goes first
+        """Remove all but the active release and ``keep`` >= 0 more, those that were active last; what was removed."""
+        if keep < 0:
+            raise UsageError(f"{keep} releases cannot be kept.", "Keep 0 or more, beside the active one.")
         with self._changing(name) as home:
-            for each in idle[keep:]:
+            idle = [each for each in self.releases(name) if not each.active]
+            idle.sort(key=lambda each: not each.accepted)  # what was refused goes first
+            for each in reversed(idle[keep:]):
                 self._drop(each)
-            for stray in (*home.glob(".gone-*"), *self.root.glob(".gone-*")):
-                shutil.rmtree(stray)
-        return tuple(idle[keep:])
+            strays = [stray for pattern in _STRAYS for stray in home.glob(pattern)]
+            for stray in (*strays, *self.root.glob(".gone-*")):  # of processes that were killed
+                _clear(stray)
+            return tuple(idle[keep:])
 
     # -- files ---------------------------------------------------------------------------------------------------------
 
@@ -246,43 +254,81 @@ class Store:
         return Release(name, release, path, release == active, self._record(name, release))
 
     def _record(self, name: str, release: str) -> dict[str, Any]:
-        return _read(self._folder(name) / "records" / f"{release}.json")
+        try:
+            return _read(self._folder(name) / "records" / f"{release}.json")
+        except FileSystemError:  # a power cut damaged it: nothing is known, so it does not count as accepted
+            return {}
 
     def _note(self, name: str, release: str, facts: Mapping[str, Any]) -> None:
         _write(self._folder(name) / "records" / f"{release}.json", {**self._record(name, release), **facts})
 
-    def _history(self, name: str) -> list[str]:
+    def _past(self, name: str, active: str | None) -> list[str]:
+        """What was active before ``active``, oldest first."""
         found = _read(self._folder(name) / "history.json").get("active", [])
-        return [each for each in found if isinstance(each, str) and _ID.fullmatch(each)]
-
-    def _remember(self, name: str, history: list[str]) -> None:
-        _write(self._folder(name) / "history.json", {"active": history[-_HISTORY:]})
+        past = [each for each in found if isinstance(each, str) and _ID.fullmatch(each)]
+        return past[: past.index(active)] if active in past else past
 
     def _drop(self, release: Release) -> None:
-        _discard(release.path, self._folder(release.name))
         (self._folder(release.name) / "records" / f"{release.id}.json").unlink(missing_ok=True)
+        _discard(release.path, self._folder(release.name))
 
     @contextmanager
-    def _changing(self, name: str) -> Iterator[Path]:
-        """Hold the lock on an expert; raises ``FileSystemError`` if another process does."""
+    def _changing(self, name: str, *, make: bool = False) -> Iterator[Path]:
+        """Hold the lock on an expert; ``FileSystemError`` if it is taken, ``UsageError`` if there is none."""
         home = self._folder(name)
         with atomic.reported(home):
-            for folder in (home, home / "releases", home / "records"):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            lock = os.open(home / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            lock = _locked(home, make)
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 yield home
-            except BlockingIOError as error:
-                raise FileSystemError(
-                    f"Another process changes the releases of {name} right now.", "Try again when it is done."
-                ) from error
             finally:
                 os.close(lock)
 
 
-def _link(place: Path, target: str) -> None:
-    """Let the link at ``place`` point to ``target``, in one step."""
+def _locked(home: Path, make: bool) -> int:
+    """Take the lock in ``home``; the open file that holds it."""
+    while True:
+        if not (make or home.is_dir()):
+            raise UsageError(f"There is no expert {home.name} here.", "See the list of what is here.")
+        for folder in (home, home / "releases", home / "records"):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        place = home / ".lock"
+        lock = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        held = False
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with suppress(FileNotFoundError):  # else the expert was removed after its lock was opened: once more
+                held = os.path.samestat(os.stat(place), os.fstat(lock))
+            if held:
+                return lock
+        except BlockingIOError as error:
+            raise FileSystemError(
+                f"Another process changes the releases of {home.name} right now.", "Try again when it is done."
+            ) from error
+        finally:
+            if not held:
+                os.close(lock)
+
+
+def _require_plain(bundle: Bundle) -> None:
+    """Raise ``BundleError`` if anything is in the folder that the manifest does not list."""
+    listed = {MANIFEST, REPORT, GOLDEN, *bundle.manifest["files"]}
+    for entry in bundle.path.iterdir():
+        if entry.name not in listed or entry.is_symlink() or not entry.is_file():
+            raise BundleError(
+                f"'{bundle.path}' holds {shown(entry.name)}, which its manifest does not list.", "Deploy it again."
+            )
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        open_bundle(folder)
+    except BundleError:
+        return False
+    return True
+
+
+def point(place: Path, target: str) -> None:
+    """Let the link at ``place`` point to ``target``, in one step. Raises ``OSError``."""
     made = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
     os.symlink(target, made)
     try:
@@ -306,7 +352,17 @@ def _discard(folder: Path, aside: Path) -> None:
     """Move a folder ``aside`` before it is removed: nobody finds half of it, and ``gc`` finds what a kill leaves."""
     gone = aside / f".gone-{secrets.token_hex(4)}"
     os.rename(folder, gone)
-    shutil.rmtree(gone)
+    _clear(gone)
+
+
+def _clear(stray: Path) -> None:
+    """Remove a file or folder, which another process may be removing too."""
+    while os.path.lexists(stray):
+        with suppress(FileNotFoundError):
+            if stray.is_dir() and not stray.is_symlink():
+                shutil.rmtree(stray)
+            else:
+                os.unlink(stray)
 
 
 def _sync(path: Path) -> None:

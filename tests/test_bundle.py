@@ -55,6 +55,30 @@ def test_every_file_is_listed_with_its_size_and_hash(tmp_path: Path) -> None:
         assert facts == {"bytes": os.path.getsize(path / name), "sha256": said.split()[0]}
 
 
+def test_a_golden_record_is_not_listed_and_is_kept(tmp_path: Path) -> None:
+    """Two processors give the same expert two records, and the same manifest."""
+    plain = write(tmp_path / "plain.expert")
+    assert open_bundle(plain).golden is None
+    paths = [
+        write_bundle(tmp_path / name, {**CONTENTS, "golden.npz": name.encode()}, {}, {"seconds": 1.5}) for name in "ab"
+    ]
+    assert len({(path / "manifest.json").read_bytes() for path in (plain, *paths)}) == 1
+    bundle = open_bundle(paths[0])
+    assert bundle.golden == paths[0] / "golden.npz"
+    with reserve(paths[0], force=True) as output:
+        output.again(bundle, {"labels.txt": b"a\nb\n"}, {"which": "new"}, {})
+    assert (paths[0] / "golden.npz").read_bytes() == b"a"
+    write(paths[0], force=True)
+    assert not (paths[0] / "golden.npz").exists()
+    (tmp_path / "secret").write_bytes(b"secret")
+    (paths[1] / "golden.npz").unlink()
+    (paths[1] / "golden.npz").symlink_to(tmp_path / "secret")
+    bundle = open_bundle(paths[1])
+    with pytest.raises(BundleError, match="symbolic link"), reserve(tmp_path / "c.expert") as output:
+        output.again(bundle, {}, {}, {})
+    assert not (tmp_path / "c.expert").exists()
+
+
 def test_a_manifest_is_plain_text_and_the_same_each_time(tmp_path: Path) -> None:
     hostile = {"label": "\x1b[2J[/]\u202eé", "order": {"b": 1, "a": 2}}
     texts = [(write(tmp_path / name, **hostile) / "manifest.json").read_bytes() for name in ("a", "b")]

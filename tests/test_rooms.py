@@ -20,7 +20,7 @@ ORDER = [
     ("__main__",),
     ("cli",),
     ("deploy",),
-    ("serve",),  # a deployment installs its unit
+    ("serve", "package"),  # a deployment installs its unit
     ("bench",),
     ("evaluate",),
     ("training",),
@@ -37,7 +37,7 @@ ORDER = [
     ("verify",),
     ("runtime",),
     ("engines",),
-    ("machine",),
+    ("machine", "device"),
     ("observe", "gain", "contest"),
     ("backends",),
     ("pages",),

@@ -128,7 +128,7 @@ def _ratio(timing: Timing) -> str:
 def summary(certificate: Certificate) -> str:
     """A certificate in one line."""
     if certificate.verdict == "off":
-        return "off: nobody has compared it with the full model; expertc verify does"
+        return "off: nobody has compared it with the full model; expertc verify --level full does"
     inputs = certificate.inputs
     shown = {"verified": "passed", "uninformative": "UNINFORMATIVE, the scores do not vary"}
     steps = sum(step.passed for step in certificate.steps)

@@ -74,6 +74,7 @@ def bundle(facts: Mapping[str, Any]) -> None:
         **_exits(facts),
         **_reject(facts.get("reject")),
         "verification": summary(Certificate.from_mapping(facts["verification"])),
+        "golden record": "expertc verify runs it again, on any device" if facts["golden"] else "none",
         "made with": ", ".join(f"{name} {version}" for name, version in facts["versions"].items()),
         **_card(facts),
         **_engine(facts.get("engine")),

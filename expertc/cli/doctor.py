@@ -2,53 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import platform
-import shutil
-import sys
-from importlib import metadata
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from .. import __version__
 from . import options, show
 
-BASE = ("numpy", "onnx", "onnxruntime", "click", "rich", "pillow", "pyyaml")
-EXTRAS = {
-    "train": ("torch", "torchvision", "timm", "safetensors", "onnxscript"),
-    "tensorrt": ("tensorrt", "cuda-python"),
-    "deploy": ("asyncssh",),
-    "serve": ("uvicorn", "starlette", "prometheus-client"),
-    "report": ("matplotlib",),
-}
+if TYPE_CHECKING:
+    from ..deploy.transport import Ssh
 
 
-@click.command(epilog=options.example("expertc doctor"))
+@click.command(epilog=options.example("expertc doctor", "expertc doctor --host jetson@10.0.0.5"))
+@click.option("--host", metavar="USER@HOST", help="Look at a device that something was deployed to, over SSH.")
+@options.ssh
 @options.as_json
 @options.everywhere
-def command(as_json: bool) -> int:
+def command(
+    host: str | None, ssh_config: str | None, known_hosts: str | None, identity: str | None, as_json: bool
+) -> int:
     """Check this machine: versions, backends, memory, and that the bundled model can be cut and run here.
 
-    The exit code is that of the self-test.
+    The exit code is that of the self-test, which is not run on another device: each release was verified there.
     """
-    from ..backends.cpu import describe
+    from ..device import describe
 
-    facts: dict[str, Any] = {
-        "expertc": __version__,
-        "python": f"{platform.python_version()} ({sys.executable})",
-        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
-        "cores": os.cpu_count() or 1,
-        "memory": _memory(),
-        "disk free here": show.size(shutil.disk_usage(".").free),
-    }
-    facts |= {name: _version(name) or "missing" for name in BASE}
-    facts["onnxruntime providers"] = ", ".join(describe()["providers"])
-    for extra, names in EXTRAS.items():
-        found = [f"{name} {version}" for name in names if (version := _version(name))]
-        facts[f"extra {extra}"] = ", ".join(found) or f"not installed (pip install 'expertc[{extra}]')"
-    facts |= _device()
-    facts["self-test"], code = _self_test()
+    if host is None:
+        facts = _told(describe(Path.cwd()))
+        facts["self-test"], code = _self_test()
+    else:
+        facts, code = _there(host, options.make_ssh(ssh_config, known_hosts, identity)), 0
     if as_json:
         show.json_out(facts)
     else:
@@ -56,50 +39,51 @@ def command(as_json: bool) -> int:
     return code
 
 
-def _device() -> dict[str, str]:
-    """What of a GPU and TensorRT is here; what is not, with what to install. None of it is needed for the processor."""
-    from ..backends.tensorrt import library
-    from ..backends.tensorrt.driver import open_driver
-    from ..errors import UnsupportedError
-    from ..jetson import detect
+def _there(host: str, ssh: Ssh) -> dict[str, Any]:
+    """What a device says of itself."""
+    from ..deploy.address import Address
+    from ..deploy.remote import RemoteStore
+    from ..errors import DeploymentError
 
-    found = {}
-    jetson = detect()
+    found = RemoteStore(Address.parse(host), ssh).facts()
+    try:
+        return _told(found)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DeploymentError(f"{host} describes itself oddly.", "Use the same expertc on both sides.") from error
+
+
+def _told(found: dict[str, Any]) -> dict[str, Any]:
+    """The facts by the names, and in the words, that a person reads."""
+    facts: dict[str, Any] = {
+        "expertc": found["expertc"],
+        "python": f"{found['python']} ({found['executable']})",
+        "system": found["system"],
+        "cores": found["cores"],
+        "memory": "not known" if found["memory"] is None else show.size(found["memory"]),
+        "disk free here": show.size(found["disk_free"]),
+    }
+    facts |= {name: version or "missing" for name, version in found["packages"].items()}
+    facts["onnxruntime providers"] = ", ".join(found["providers"])
+    for extra, packages in found["extras"].items():
+        here = [f"{name} {version}" for name, version in packages.items() if version]
+        facts[f"extra {extra}"] = ", ".join(here) or f"not installed (pip install 'expertc[{extra}]')"
+    jetson, gpus = found["jetson"], found["gpus"]
     if jetson is not None:
-        told = (jetson.model, jetson.jetpack and f"JetPack {jetson.jetpack}", jetson.linux and f"L4T {jetson.linux}")
-        found["Jetson"] = ", ".join(filter(None, told))
-        found["target"] = jetson.target or "no profile fits it: --target gpu"
-    try:
-        driver = open_driver()
-        found["NVIDIA driver"] = driver.name
-        gpus = [f"{each.name} (SM {each.sm[0]}.{each.sm[1]}, {show.size(each.total)})" for each in driver.devices]
-        found["GPU"] = ", ".join(gpus)
-    except UnsupportedError as error:
-        found["NVIDIA driver"] = f"{error.message} {error.hint}"
-    try:
-        found["TensorRT"] = ".".join(map(str, library.version(library.load())))
-    except UnsupportedError as error:
-        found["TensorRT"] = f"{error.message} {error.hint}"
-    return found
+        told = (jetson["model"], *(f"{name} {jetson[key]}" for name, key in _PARTS.items() if jetson[key]))
+        facts["Jetson"] = ", ".join(filter(None, told))
+        facts["target"] = jetson["target"] or "no profile fits it: --target gpu"
+    facts["NVIDIA driver"] = " ".join(found["driver"].values())
+    if gpus:
+        facts["GPU"] = ", ".join(f"{each['name']} (SM {each['sm']}, {show.size(each['memory'])})" for each in gpus)
+    facts["TensorRT"] = " ".join(found["tensorrt"].values())
+    return facts
 
 
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
-
-
-def _memory() -> str:
-    try:
-        return show.size(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    except (ValueError, OSError):
-        return "not known"
+_PARTS = {"JetPack": "jetpack", "L4T": "linux"}
 
 
 def _self_test() -> tuple[str, int]:
     """Cut two classes out of the bundled model, in a folder of its own, and verify them; with the exit code."""
-    from pathlib import Path
     from tempfile import TemporaryDirectory
 
     from ..compiler import build

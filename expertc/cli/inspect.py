@@ -148,6 +148,7 @@ def _bundle(path: str, explain: bool) -> dict[str, Any]:
     facts["source"] = facts["source"] | {"kept_tensors": len(facts["source"]["kept_tensors"])}
     facts["source"].pop("taxonomy", None)  # long, and 'selection' says how many classes there were
     facts["preprocess"] = None if bundle.preprocess is None else bundle.preprocess.to_mapping()
+    facts["golden"] = bundle.golden is not None
     if explain:
         facts["kept_whole"] = _model(path, None, True)["kept_whole"]
     return facts

@@ -43,13 +43,15 @@ class Certificate:
     ``verdict`` is "verified", "uninformative" (nothing disagreed, but the scores do not vary, so nothing is shown),
     "failed" or "off"; ``level`` says what the expert was compared with: "fast" (the full model's nodes that the expert
     has, everything else replaced by NaN) or "full" (the whole model). ``inputs`` holds ``kind`` ("images", "noise"),
-    their ``count``, how many ``noise`` images are among them, and the ``seed`` of those.
+    their ``count``, how many ``noise`` images are among them, and the ``seed`` of those. ``golden`` is the record that
+    the bundle gets (``verify.golden``), b"" without one; it is no part of the mapping.
     """
 
     verdict: str
     level: str
     steps: tuple[Step, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
+    golden: bytes = field(default=b"", repr=False, compare=False)
 
     @classmethod
     def off(cls) -> Certificate:

@@ -2,8 +2,9 @@
 
 One byte on standard input says that the folder holds ``job.json`` and, if inputs were given, ``inputs.npy``; another,
 that ``cut.onnx`` and ``final.onnx`` are there too, ``lowered.onnx`` if the expert has lower precision, and the files
-that are shipped if its exits are decided in them or between them. The outcome is written beside them. The other end of
-standard input is held by the parent: the process ends when that does, whichever way, and then takes the folder with it.
+that are shipped if its exits are decided in them or between them. The outcome is written beside them, and the golden
+record of an expert that passed. The other end of standard input is held by the parent: the process ends when that does,
+whichever way, and then takes the folder with it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import shutil
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -23,15 +25,18 @@ import numpy as np
 from ..backends import Session
 from ..backends.cpu import open_session
 from ..backends.staged import StagedSession
+from ..bundle import GOLDEN
 from ..card import CARD_KEY, Card
+from ..controls import Control
 from ..errors import ExpertcError
 from ..exits import MAX_EXITS, Exits
 from ..graph import DATA_SUFFIX, File, Model, read_model
 from ..limits import Limits
 from ..preprocessing import Preprocess
 from ..surgery.exits import flatten
+from . import golden
 from .exits import INPUTS, Driven, forced
-from .inputs import prepare
+from .inputs import Inputs, prepare
 from .ladder import climb
 from .lowered import Lowered
 from .process import STAGE
@@ -70,13 +75,15 @@ def _run(folder: Path) -> dict[str, Any]:
         runs *= 1 if lowered is None else 2  # twice more, one of them with every tensor kept
         runs *= len(roads(card, job["indices"])) or 1
         runs += 0 if driven is None or card.exits is None else INPUTS * 2 * len(forced(card.exits))
+        runs += golden.INPUTS
         (Limits.of(full, shape, (runs, *sides), batch) if given is None else Limits(**given)).impose()
 
+    final = _given(folder / "final.onnx")
     certificate = climb(
         open_session,
         full,
         _given(folder / "cut.onnx"),
-        _given(folder / "final.onnx"),
+        final,
         card=card,
         indices=job["indices"],
         inputs=inputs,
@@ -88,6 +95,9 @@ def _run(folder: Path) -> dict[str, Any]:
         scratch=folder,
         before_running=limit,
     )
+    if certificate.failure is None:
+        plain = (final if lowered is None else lowered.file,)
+        _record(folder / GOLDEN, plain if driven is None else driven.files, inputs)
     return certificate.to_mapping()
 
 
@@ -112,10 +122,21 @@ def _driven(folder: Path) -> Driven | None:
     return Driven(files) if files else None
 
 
-def _open_driven(files: Sequence[File], exits: Exits) -> Session:
+def _open_driven(files: Sequence[File], exits: Exits, threads: int | None = None) -> Session:
     if len(files) == 1:
-        return open_session(files[0])
-    return StagedSession([open_session(file, stage=number > 0) for number, file in enumerate(files)], exits, ())
+        return open_session(files[0], threads=threads)
+    free = {} if exits.frozen else exits.settings
+    controls = tuple(Control(name, values, False) for name, values in free.items())
+    stages = [open_session(file, threads=threads, stage=number > 0) for number, file in enumerate(files)]
+    return StagedSession(stages, exits, controls)
+
+
+def _record(place: Path, files: Sequence[File], inputs: Inputs) -> None:
+    """Write what the expert that is shipped makes of the first inputs: on one thread, which adds up in one order."""
+    exits = Card.from_json(read_model(files[0]).metadata[CARD_KEY]).exits if len(files) > 1 else None
+    with closing(open_session(files[0], threads=1) if exits is None else _open_driven(files, exits, 1)) as session:
+        if data := golden.record(session, inputs.fed):
+            place.write_bytes(data)
 
 
 def _is_given(path: Path) -> bool:

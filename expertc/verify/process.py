@@ -6,12 +6,13 @@ import json
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from ..bundle import GOLDEN
 from ..card import Card
 from ..errors import CardError, DataError, ModelError, OutOfMemoryError, UnsupportedError, VerificationError
 from ..graph import File, Model, pack
@@ -29,7 +30,7 @@ _FORWARDED = {kind.__name__: kind for kind in (ModelError, CardError, DataError,
 _SHORT = (MemoryError.__name__, OutOfMemoryError.__name__)
 _TOO_COARSE = "Calibrate on more photos like those it will see, allow a larger drop, or build it in single precision."
 STAGE = "driven-{}.onnx"
-"""Files of an expert as it is shipped, from 1, in the folder of the child."""
+"""Files of an expert as it is shipped, from 1, in the folder of the child; ``GOLDEN`` is there what it recorded."""
 
 _SMALLER = "Verify on fewer images, or on a machine with more memory."
 
@@ -132,7 +133,7 @@ def verifier(
                 for number, file in enumerate(() if driven is None else driven.files, 1):
                     _hand_over(file, folder / STAGE.format(number))
             child.go()
-            return lambda: _certificate(_outcome(folder, child.process.wait()))
+            return lambda: _certificate(_outcome(folder, child.process.wait()), folder / GOLDEN)
 
         yield start
 
@@ -168,7 +169,7 @@ def _outcome(folder: Path, status: int) -> dict[str, Any]:
     raise VerificationError(f"Verification broke off: {last}.", "This is a bug; please report it.")
 
 
-def _certificate(outcome: dict[str, Any]) -> Certificate:
+def _certificate(outcome: dict[str, Any], record: Path | None = None) -> Certificate:
     kind = outcome.get("error")
     if kind in _SHORT:
         raise ModelError("Running the model takes more memory than one of this size should.", _SMALLER)
@@ -179,4 +180,4 @@ def _certificate(outcome: dict[str, Any]) -> Certificate:
     if failure is not None:
         hint = _TOO_COARSE if failure.name == STEP else "Do not use this expert; please report it."
         raise VerificationError(f"Verification failed ({failure.name}): {failure.detail}", hint)
-    return certificate
+    return replace(certificate, golden=record.read_bytes()) if record is not None and record.exists() else certificate

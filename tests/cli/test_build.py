@@ -76,7 +76,7 @@ def test_the_default_name_is_the_classes_as_asked(cli, full, tmp_path, monkeypat
 
 def test_what_is_in_the_bundle(bundle):
     assert sorted(path.name for path in bundle.iterdir()) == [
-        "README.txt", "expert.onnx", "labels.txt", "manifest.json", "preprocess.json", "report.json",
+        "README.txt", "expert.onnx", "golden.npz", "labels.txt", "manifest.json", "preprocess.json", "report.json",
     ]  # fmt: skip
     assert (bundle / "labels.txt").read_text() == "reds\nyellows\n"
     assert json.loads((bundle / "preprocess.json").read_text()) == SPEC.to_mapping()

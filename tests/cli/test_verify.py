@@ -63,14 +63,16 @@ def test_a_changed_file_is_named(cli, copy, full):
     assert "expert.onnx" in err
 
 
-def test_changed_weights_with_a_matching_hash(cli, copy, full):
-    def swap(data):
-        model = onnx.load_from_string(data)
-        heads = [t for t in model.graph.initializer if t.name in ("reds.w", "yellows.w")]
-        assert len(heads) == 2
-        heads[0].raw_data, heads[1].raw_data = heads[1].raw_data, heads[0].raw_data
-        return model.SerializeToString(deterministic=True)
+def swap(data):
+    """Two classes for each other."""
+    model = onnx.load_from_string(data)
+    heads = [t for t in model.graph.initializer if t.name in ("reds.w", "yellows.w")]
+    assert len(heads) == 2
+    heads[0].raw_data, heads[1].raw_data = heads[1].raw_data, heads[0].raw_data
+    return model.SerializeToString(deterministic=True)
 
+
+def test_changed_weights_with_a_matching_hash(cli, copy, full):
     tamper(copy, "expert.onnx", swap)
     code, out, err = cli("verify", copy, "--against", full)
     assert (code, out) == (5, "")
@@ -98,6 +100,43 @@ def test_changed_manifest(cli, copy, full):
     code, _, err = cli("verify", copy, "--against", full)
     assert code == 5
     assert "output" in err
+
+
+def test_on_this_machine(cli, copy):
+    """Without a full model: by the golden record."""
+    code, out, err = cli("verify", copy)
+    assert (code, err) == (0, "")
+    assert out.splitlines()[0].startswith("golden record  It gives what was recorded, ")
+    assert out.splitlines()[-1] == "verification   passed"
+    code, out, err = cli("verify", copy, "--json", "--threads", "2", "--strict")
+    found = json.loads(out)
+    assert (code, found["passed"], found["inputs"], found["allowed"]) == (0, True, 2, 1e-4)
+    assert found["largest_difference"] < 1e-6
+    tamper(copy, "expert.onnx", swap)
+    for option in ((), ("--json",)):
+        code, out, err = cli("verify", copy, *option)
+        assert code == 5
+        assert "The expert is another here than where it was built: The output 'scores' differs by" in err
+    assert json.loads(out)["passed"] is False
+    assert json.loads(out)["largest_difference"] > 0.1
+
+
+def test_on_this_machine_without_a_record_or_with_a_damaged_one(cli, copy):
+    (copy / "golden.npz").write_bytes(b"PK")
+    code, out, err = cli("verify", copy)
+    assert (code, out) == (3, "")
+    assert "golden.npz' is malformed" in err
+    (copy / "golden.npz").unlink()
+    code, out, err = cli("verify", copy, "--json")
+    assert (code, out) == (3, "")
+    assert "carries no golden record" in err
+
+
+@pytest.mark.parametrize("option", ["--strict", "--trust-plan", "--threads=2"])
+def test_a_full_model_is_compared_with_in_one_way_only(cli, bundle, full, option):
+    code, out, err = cli("verify", bundle, "--against", full, option)
+    assert (code, out) == (2, "")
+    assert "Leave out --strict" in err
 
 
 def test_an_unknown_level(cli, bundle, full):
