@@ -34,7 +34,6 @@ def unit(name: str, arguments: Sequence[str] = (), program: Sequence[str] | None
     return f"""\
 [Unit]
 Description=expertc serve {name}
-Documentation=man:systemd.service(5)
 StartLimitIntervalSec=300
 StartLimitBurst=10
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from served import ENVIRONMENT
 
 from expertc.errors import UsageError
 from expertc.serve.unit import here, quoted, unit, unit_name
@@ -28,7 +29,7 @@ def test_the_command_prints_it(cli, tmp_path: Path) -> None:
 
 
 def test_what_it_starts_is_this_expertc() -> None:
-    done = subprocess.run([*here(), "--version"], capture_output=True, text=True, check=True, cwd="/")
+    done = subprocess.run([*here(), "--version"], capture_output=True, text=True, check=True, cwd="/", env=ENVIRONMENT)
     assert done.stdout.startswith("expertc, version")
     assert Path(here()[0]).parent == Path(sys.executable).parent
     assert Path(here()[0]).is_absolute()
