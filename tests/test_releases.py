@@ -308,7 +308,7 @@ import errno, json, os, random, shutil, signal, sys
 from pathlib import Path
 from expertc import atomic, releases
 from expertc.bundle import open_bundle, write_bundle
-from expertc.errors import ExpertcError, FileSystemError
+from expertc.errors import ExpertcError, FileSystemError, UsageError
 
 folder, mode, how = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 real = atomic._renameat2
@@ -376,6 +376,8 @@ def killed(call, step):
             code = 0 if left > 0 else 3  # nobody was disturbed
         except FileSystemError:
             code = 1
+        except UsageError:  # in a sequence: what it is about is not here any more
+            code = 2
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             raise
