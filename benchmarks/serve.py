@@ -5,8 +5,8 @@
 
 Latencies are those of one client on one connection that is kept, taken in turns with the bare call in this process, so
 that whatever else the machine does meets all of them. Throughput is wrk's, over 1 and 8 connections. The peer is
-MLServer (Seldon's, of the same protocol): ``--mlserver`` is a Python that has it, onnxruntime and numpy. It takes tensors
-as JSON only.
+MLServer, Seldon's server of the same protocol, which takes tensors as JSON only: ``--mlserver`` is a Python that has
+it, onnxruntime and numpy.
 """
 
 from __future__ import annotations

@@ -238,7 +238,7 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 
 
 def _flush(folder: Path) -> None:
-    for entry in folder.iterdir():
+    for entry in folder.rglob("*"):
         _sync(entry)
     _sync(folder)
 

@@ -184,9 +184,18 @@ def _own(
 
 def _trusted(bundle: Bundle, name: str) -> Stage:
     """A session over a plan in the bundle, of which the user says that it may be opened."""
-    said, again = bundle.manifest.get(COMPILED), f"{_again(bundle)} --save-engine --force"
+    return _opened(
+        bundle.file(_engine(name)), saved_record(bundle, name), f"{_again(bundle)} --save-engine --force", name
+    )
+
+
+def saved_record(bundle: Bundle, name: str = MODEL) -> Mapping[str, Any]:
+    """What the manifest says of the plan in the bundle that was compiled from its file ``name``.
+
+    It has "identity" and "options". Raises ``BundleError`` if the manifest does not say that the plan is that file's.
+    """
+    said, engine = bundle.manifest.get(COMPILED), _engine(name)
     record: dict[str, Any] = said if isinstance(said, dict) else {}
-    engine = _engine(name)
     if engine != ENGINE:
         later = record.get("later")
         found = later.get(engine) if isinstance(later, dict) else None
@@ -195,9 +204,9 @@ def _trusted(bundle: Bundle, name: str) -> Stage:
     if not all(isinstance(part, dict) for part in parts) or record.get("onnx") != _digest(bundle, name):
         raise BundleError(
             f"The manifest of {shown(bundle.path)} does not say that {engine} was compiled from its {name}.",
-            f"Run '{again}'.",
+            f"Run '{_again(bundle)} --save-engine --force'.",
         )
-    return _opened(bundle.file(engine), record, again, name)
+    return record
 
 
 def _opened(plan: bytes | Path, record: Mapping[str, Any], again: str, name: str) -> Stage:

@@ -23,14 +23,11 @@ def instructions(
         controls = False  # nothing in the graphs reads them
     inputs = [card.input, *(control.name for control in card.controls if controls)]
     named = ", ".join(f"'{clean_text(name)}'" for name in inputs)
-    classes = ", ".join(card.classes[:_LISTED]) + (", …" if len(card.classes) > _LISTED else "")
     output = card.outputs[0]
     scaling = ", scale to 0..1, subtract mean, divide by std"
     if card.preprocess is not None and card.preprocess.dtype == BYTES:
         scaling = "; the network takes its bytes"
-    licence = f"\nWeights: {card.weights_licence}\n" if card.weights_licence else ""
-    return f"""{card.name}: an expert for {len(card.classes)} of {card.selected_from} classes ({classes})
-{licence}
+    return f"""{heading(card)}
 Files
   expert.onnx      the network: input {named}, output '{clean_text(output.name)}' ({output.kind})
   labels.txt       one class per line, in the order of the output's columns
@@ -45,6 +42,13 @@ With expertc
 With ONNX Runtime alone
 {_snippet(card, card.preprocess, batch or 1, controls=controls, staged=form == "staged")}
 {engine}"""
+
+
+def heading(card: Card) -> str:
+    """What the expert is, and whose weights these are: the first lines of such a text."""
+    classes = ", ".join(card.classes[:_LISTED]) + (", …" if len(card.classes) > _LISTED else "")
+    licence = f"\nWeights: {card.weights_licence}\n" if card.weights_licence else ""
+    return f"{card.name}: an expert for {len(card.classes)} of {card.selected_from} classes ({classes})\n{licence}"
 
 
 _HALVES = {
@@ -91,34 +95,14 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool,
     """Python that does what ``runtime.preprocess`` does; a name out of the model stands in it as a literal."""
     if spec is None:
         return "  The model came without a description of its preprocessing.\n"
-    high, wide = spec.size
-    if isinstance(spec.resize, int):
-        sides = f"[int({spec.resize} * side / min(image.size)) for side in image.size]"
-    else:
-        sides = f"({spec.resize[1]}, {spec.resize[0]})"
-    reverse = "[:, :, ::-1]" if spec.colour == "BGR" else ""
-    order = ".transpose(2, 0, 1)" if spec.layout == "NCHW" else ""
-    repeat = f".repeat({batch}, 0)" if batch > 1 else ""
     more = ", **others" if controls else ""
     others = [
         'controls = json.loads(pathlib.Path("manifest.json").read_text())["controls"]',
         'others = {c["name"]: numpy.array(c["default"], "float32").reshape(c["shape"]) for c in controls}',
     ]
-    if spec.dtype == BYTES:
-        tensor = [f"x = numpy.asarray(image){reverse}{order}[None]{repeat}"]
-    else:
-        tensor = [
-            f'pixels = numpy.asarray(image, "float32"){reverse} / 255',
-            f'x = ((pixels - {list(spec.mean)}) / {list(spec.std)}){order}[None]{repeat}.astype("{spec.dtype}")',
-        ]
     lines = [
         f"import {'json, ' if controls else ''}numpy, onnxruntime, pathlib",
-        "from PIL import Image, ImageOps",
-        'image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
-        f"image = image.resize({sides}, {_FILTERS[spec.interpolation]})",
-        f"left, top = round((image.width - {wide}) / 2), round((image.height - {high}) / 2)",
-        f"image = image.crop((left, top, left + {wide}, top + {high}))",
-        *tensor,
+        *tensor_of_photo(spec, batch),
         *(
             _stages(card)
             if staged
@@ -132,6 +116,33 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool,
         "print(labels[scores.argmax()])",
     ]
     return "".join(f"  {line}\n" for line in lines)
+
+
+def tensor_of_photo(spec: Preprocess, batch: int = 1) -> list[str]:
+    """Lines of Python that make ``x``, an input for ``batch`` times the same photo, as ``runtime.preprocess`` does."""
+    high, wide = spec.size
+    if isinstance(spec.resize, int):
+        sides = f"[int({spec.resize} * side / min(image.size)) for side in image.size]"
+    else:
+        sides = f"({spec.resize[1]}, {spec.resize[0]})"
+    reverse = "[:, :, ::-1]" if spec.colour == "BGR" else ""
+    order = ".transpose(2, 0, 1)" if spec.layout == "NCHW" else ""
+    repeat = f".repeat({batch}, 0)" if batch > 1 else ""
+    if spec.dtype == BYTES:
+        tensor = [f"x = numpy.asarray(image){reverse}{order}[None]{repeat}"]
+    else:
+        tensor = [
+            f'pixels = numpy.asarray(image, "float32"){reverse} / 255',
+            f'x = ((pixels - {list(spec.mean)}) / {list(spec.std)}){order}[None]{repeat}.astype("{spec.dtype}")',
+        ]
+    return [
+        "from PIL import Image, ImageOps",
+        'image = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")',
+        f"image = image.resize({sides}, {_FILTERS[spec.interpolation]})",
+        f"left, top = round((image.width - {wide}) / 2), round((image.height - {high}) / 2)",
+        f"image = image.crop((left, top, left + {wide}, top + {high}))",
+        *tensor,
+    ]
 
 
 def _stages(card: Card) -> list[str]:

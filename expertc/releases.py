@@ -107,6 +107,11 @@ class Store:
             raise _unreadable(self.root, error) from error
         return tuple(sorted(each.name for each in found))
 
+    def every(self, name: str | None = None) -> tuple[Release, ...]:
+        """The releases of one expert, or of all."""
+        names = self.names() if name is None else (name,)
+        return tuple(release for each in names for release in self.releases(each))
+
     def current(self, name: str) -> Path | None:
         """The bundle that is active, None if none is; what it is called changes with every release."""
         active = self._active(name)
@@ -179,7 +184,7 @@ class Store:
                 )
             open_bundle(found.path)
             past = [*self._past(name, active), *([] if active is None else [active])]
-            _link(home / "current", f"releases/{release}")
+            point(home / "current", f"releases/{release}")
             history = [*(each for each in past if each != release), release]
             _write(home / "history.json", {"active": history[-_HISTORY:]})
             return self.release(name, release)
@@ -197,7 +202,7 @@ class Store:
                 raise UsageError(
                     f"There is no earlier release of {name} to go back to.", "See the list of its releases."
                 )
-            _link(home / "current", f"releases/{before}")
+            point(home / "current", f"releases/{before}")
             return self.release(name, before)
 
     def remove(self, name: str, release: str | None = None) -> tuple[Release, ...]:
@@ -322,8 +327,8 @@ def _is_whole(folder: Path) -> bool:
     return True
 
 
-def _link(place: Path, target: str) -> None:
-    """Let the link at ``place`` point to ``target``, in one step."""
+def point(place: Path, target: str) -> None:
+    """Let the link at ``place`` point to ``target``, in one step. Raises ``OSError``."""
     made = place.with_name(f".{place.name}-{secrets.token_hex(4)}")
     os.symlink(target, made)
     try:

@@ -374,7 +374,7 @@ def killed(call, step):
             sys.addaudithook(hook)
             call()
             code = 0 if left > 0 else 3  # nobody was disturbed
-        except FileSystemError:
+        except (FileSystemError, UsageError):  # in a sequence, what it works on may be gone
             code = 1
         except UsageError:  # in a sequence: what it is about is not here any more
             code = 2

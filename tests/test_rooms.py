@@ -20,7 +20,7 @@ ORDER = [
     ("__main__",),
     ("cli",),
     ("deploy",),
-    ("serve",),  # a deployment installs its unit
+    ("serve", "package"),  # a deployment installs its unit
     ("bench",),
     ("evaluate",),
     ("training",),

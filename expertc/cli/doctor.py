@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from . import options, show
 
+if TYPE_CHECKING:
+    from ..deploy.transport import Ssh
 
-@click.command(epilog=options.example("expertc doctor"))
+
+@click.command(epilog=options.example("expertc doctor", "expertc doctor --host jetson@10.0.0.5"))
+@click.option("--host", metavar="USER@HOST", help="Look at a device that something was deployed to, over SSH.")
+@options.ssh
 @options.as_json
 @options.everywhere
-def command(as_json: bool) -> int:
+def command(
+    host: str | None, ssh_config: str | None, known_hosts: str | None, identity: str | None, as_json: bool
+) -> int:
     """Check this machine: versions, backends, memory, and that the bundled model can be cut and run here.
 
-    The exit code is that of the self-test.
+    The exit code is that of the self-test, which is not run on another device: each release was verified there.
     """
     from ..device import describe
 
-    facts = _told(describe(Path.cwd()))
-    facts["self-test"], code = _self_test()
+    if host is None:
+        facts = _told(describe(Path.cwd()))
+        facts["self-test"], code = _self_test()
+    else:
+        facts, code = _there(host, options.make_ssh(ssh_config, known_hosts, identity)), 0
     if as_json:
         show.json_out(facts)
     else:
         show.facts({key: str(value) for key, value in facts.items()})
     return code
+
+
+def _there(host: str, ssh: Ssh) -> dict[str, Any]:
+    """What a device says of itself."""
+    from ..deploy.address import Address
+    from ..deploy.remote import RemoteStore
+    from ..errors import DeploymentError
+
+    found = RemoteStore(Address.parse(host), ssh).facts()
+    try:
+        return _told(found)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DeploymentError(f"{host} describes itself oddly.", "Use the same expertc on both sides.") from error
 
 
 def _told(found: dict[str, Any]) -> dict[str, Any]:

@@ -31,18 +31,21 @@ COMMANDS = {
     "evaluate": ("evaluate", "Measure accuracy on labelled photos."),
     "calibrate": ("calibrate", "Let an expert say 'none of these'."),
     "bench": ("bench", "Measure latency, several models in one interleaved run."),
+    "deploy": ("deploy", "Bring bundles onto devices, over SSH."),
+    "package": ("package", "Write a bundle for Triton or DeepStream."),
+    "releases": ("releases", "Switch between the releases that were deployed here."),
+    "serve": ("serve", "Serve an expert over HTTP."),
     "taxonomy": ("taxonomy", "Make a class tree, or look at one."),
     "targets": ("targets", "List device profiles."),
-    "releases": ("releases", "Switch between the releases that were deployed here."),
     "doctor": ("doctor", "Check this machine."),
     "train": ("train", "Train a full model from a recipe."),
     "export": ("export", "Export a trained network to a full model."),
-    "serve": ("serve", "Serve an expert over HTTP."),
 }
 
 EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "onnxscript"), "train"),
     **dict.fromkeys(("uvicorn", "starlette", "anyio", "prometheus_client"), "serve"),
+    **dict.fromkeys(("asyncssh", "hatchling"), "deploy"),
     "matplotlib": "report",
 }
 """Modules that may be missing, and the extra that brings them."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from ..deploy.transport import Ssh
     from ..runtime.exits import Chosen
     from ..selection import Selection
     from ..source import Foreign, Source
@@ -70,6 +71,32 @@ def gain(command: F) -> F:
     """``--gain``, repeatable."""
     say = "Turn a class or category up or down, in models with a gain per class."
     return click.option("--gain", "gains", multiple=True, metavar="CLASS=FACTOR", help=say)(command)
+
+
+def ssh(command: F) -> F:
+    """How devices are connected to."""
+    for name, what in (
+        ("--identity", "Private key to log in with."),
+        ("--known-hosts", "Instead of ~/.ssh/known_hosts."),
+        ("--ssh-config", "Instead of ~/.ssh/config."),
+    ):
+        command = click.option(name, metavar="FILE", help=what)(command)
+    return command
+
+
+def make_ssh(config: str | None, known_hosts: str | None, identity: str | None) -> Ssh:
+    """What ``ssh`` says. Raises ``UsageError`` for what is no file."""
+    from pathlib import Path
+
+    from ..deploy.transport import Ssh
+    from ..errors import UsageError
+    from ..text import shown
+
+    for path in (config, known_hosts, identity):
+        if path is not None and not Path(path).is_file():
+            raise UsageError(f"{shown(path)} is not a file.", "Check the path.")
+    config_file, known, key = (None if path is None else Path(path) for path in (config, known_hosts, identity))
+    return Ssh(config_file, known, key)
 
 
 def make_controls(gains: tuple[str, ...]) -> dict[str, dict[str, float]]:

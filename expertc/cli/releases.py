@@ -11,26 +11,31 @@ import click
 from . import options, show
 
 if TYPE_CHECKING:
+    from ..deploy.remote import RemoteStore
     from ..releases import Release, Store
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def _stored(command: F) -> F:
-    """``--store``, ``--json`` and what every command has."""
+    """Where the releases are, ``--json`` and what every command has."""
+    command = options.ssh(options.as_json(options.everywhere(command)))
+    over = "Of a device that something was deployed to, over SSH."
+    command = click.option("--host", metavar="USER@HOST", help=over)(command)
     say = "Folder of the experts (default: ~/.local/share/expertc/experts)."
-    command = options.as_json(options.everywhere(command))
     return click.option("--store", "folder", metavar="DIR", help=say)(command)
 
 
 @click.group(
     epilog=options.example(
-        "expertc releases list", "expertc releases rollback shore-camera", "expertc releases gc shore-camera --keep 1"
+        "expertc releases list",
+        "expertc releases rollback shore-camera --host jetson@10.0.0.5",
+        "expertc releases gc shore-camera --keep 1",
     )
 )
 @options.everywhere
 def command() -> None:
-    """Look at the experts that were deployed to this machine, or switch between their releases.
+    """Look at the experts that were deployed to this machine, or to --host, or switch between their releases.
 
     An expert has one active release, which 'expertc serve' follows; others are kept, to go back to.
     """
@@ -39,11 +44,9 @@ def command() -> None:
 @command.command("list", epilog=options.example("expertc releases list", "expertc releases list shore-camera --json"))
 @click.argument("name", required=False)
 @_stored
-def listed(name: str | None, folder: str | None, as_json: bool) -> None:
+def listed(name: str | None, as_json: bool, **where: str | None) -> None:
     """List the releases of all experts, or of NAME: the active one first, then what was active before it."""
-    store = _store(folder)
-    names = store.names() if name is None else (name,)
-    _print([release for each in names for release in store.releases(each)], as_json, "There is no release here.")
+    _print(_store(**where).every(name), as_json, "There is no release here.")
 
 
 @command.command(epilog=options.example("expertc releases activate shore-camera 0123456789abcdef"))
@@ -51,17 +54,21 @@ def listed(name: str | None, folder: str | None, as_json: bool) -> None:
 @click.argument("release")
 @click.option("--force", is_flag=True, help="Even one that did not pass its checks here.")
 @_stored
-def activate(name: str, release: str, force: bool, folder: str | None, as_json: bool) -> None:
+def activate(name: str, release: str, force: bool, as_json: bool, **where: str | None) -> None:
     """Make RELEASE of NAME the active one."""
-    _print([_store(folder).activate(name, release, force=force)], as_json)
+    from ..releases import Store
+
+    store = _store(**where)
+    made = store.activate(name, release, force=force) if isinstance(store, Store) else store.activate(name, release)
+    _print([made], as_json)
 
 
 @command.command(epilog=options.example("expertc releases rollback shore-camera"))
 @click.argument("name")
 @_stored
-def rollback(name: str, folder: str | None, as_json: bool) -> None:
+def rollback(name: str, as_json: bool, **where: str | None) -> None:
     """Make active what was active before, of NAME: the last release that is whole and passed its checks."""
-    _print([_store(folder).rollback(name)], as_json)
+    _print([_store(**where).rollback(name)], as_json)
 
 
 @command.command(epilog=options.example("expertc releases remove shore-camera 0123456789abcdef"))
@@ -69,30 +76,39 @@ def rollback(name: str, folder: str | None, as_json: bool) -> None:
 @click.argument("release", required=False)
 @click.option("--all", "everything", is_flag=True, help="The expert itself, with all its releases.")
 @_stored
-def remove(name: str, release: str | None, everything: bool, folder: str | None, as_json: bool) -> None:
+def remove(name: str, release: str | None, everything: bool, as_json: bool, **where: str | None) -> None:
     """Remove RELEASE of NAME, if it is not active; or with --all everything of NAME."""
     from ..errors import UsageError
 
     if (release is None) != everything:
         raise UsageError("It is not clear what to remove.", "Give the ID of a release, or --all.")
-    _print(_store(folder).remove(name, release), as_json, "It had no releases.")
+    _print(_store(**where).remove(name, release), as_json, "It had no releases.")
 
 
 @command.command(epilog=options.example("expertc releases gc shore-camera --keep 1"))
 @click.argument("name")
 @click.option("--keep", type=click.IntRange(0), metavar="N", help="How many to keep beside the active one (3).")
 @_stored
-def gc(name: str, keep: int | None, folder: str | None, as_json: bool) -> None:
+def gc(name: str, keep: int | None, as_json: bool, **where: str | None) -> None:
     """Remove old releases of NAME, but not the active one and those that were active last; list what was removed."""
     from ..releases import KEEP
 
-    _print(_store(folder).gc(name, KEEP if keep is None else keep), as_json, "There was nothing to remove.")
+    _print(_store(**where).gc(name, KEEP if keep is None else keep), as_json, "There was nothing to remove.")
 
 
-def _store(folder: str | None) -> Store:
+def _store(folder: str | None, host: str | None, **ssh: str | None) -> Store | RemoteStore:
+    """The releases that are meant: of this machine, or of another."""
+    from ..errors import UsageError
     from ..releases import Store
 
-    return Store(None if folder is None else Path(folder))
+    if host is None:
+        return Store(None if folder is None else Path(folder))
+    from ..deploy.address import Address
+    from ..deploy.remote import RemoteStore
+
+    if folder is not None:
+        raise UsageError("--store is a folder of this machine.", "Leave it out, or --host.")
+    return RemoteStore(Address.parse(host), options.make_ssh(ssh["ssh_config"], ssh["known_hosts"], ssh["identity"]))
 
 
 def _print(releases: Sequence[Release], as_json: bool, otherwise: str = "") -> None:

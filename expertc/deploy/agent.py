@@ -24,13 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__
 from ..errors import ExpertcError, FileSystemError, UsageError
-from ..releases import KEEP, ROOT, Store
+from ..releases import KEEP, ROOT, Store, point
 from ..text import shown
 from . import protocol
 from .bootstrap import listen
 
 if TYPE_CHECKING:
     from .bootstrap import Say
+
+CURRENT = "current"
+"""Beside the environments: a link to the one whose agent activated a release last, which other programs start."""
 
 Fields = Mapping[str, Any]
 
@@ -61,7 +64,7 @@ def _root() -> Path:
 
 def _env() -> str | None:
     """The environment that this runs in, if it is one of expertc's."""
-    own = Path(sys.prefix).resolve()
+    own = Path(sys.prefix).resolve()  # it may have been started by the link
     return own.name if own.parent == (_root() / "envs").resolve() else None
 
 
@@ -94,7 +97,11 @@ def _accept(given: Fields, say: Say) -> dict[str, Any]:
 
 
 def _activate(given: Fields, say: Say) -> dict[str, Any]:
-    return {"release": Store().activate(given["name"], given["id"]).to_mapping()}
+    found = Store().activate(given["name"], given["id"])
+    env = _env()
+    if env is not None:
+        point(_root() / "envs" / CURRENT, env)
+    return {"release": found.to_mapping()}
 
 
 def _rollback(given: Fields, say: Say) -> dict[str, Any]:
@@ -102,9 +109,7 @@ def _rollback(given: Fields, say: Say) -> dict[str, Any]:
 
 
 def _list(given: Fields, say: Say) -> dict[str, Any]:
-    store = Store()
-    names = store.names() if given["name"] is None else (given["name"],)
-    return {"releases": [each.to_mapping() for name in names for each in store.releases(name)]}
+    return {"releases": [each.to_mapping() for each in Store().every(given["name"])]}
 
 
 def _remove(given: Fields, say: Say) -> dict[str, Any]:

@@ -30,7 +30,10 @@ def clear_envs(root: Path, store: Store, units: Path, own: str | None, now: floa
 
     Nothing is removed while an environment is being installed.
     """
-    used = {own} | {release.facts.get(ENV) for name in store.names() for release in store.releases(name)}
+    current = root / "envs" / "current"
+    used = {own, os.readlink(current) if current.is_symlink() else None} | {
+        release.facts.get(ENV) for name in store.names() for release in store.releases(name)
+    }
     served = [unit.read_text(encoding="utf-8", errors="replace") for unit in units.glob("expertc-*.service")]
     gone = []
     try:
@@ -53,4 +56,5 @@ def clear_envs(root: Path, store: Store, units: Path, own: str | None, now: floa
 def _old(folder: Path, now: float | None) -> Iterator[Path]:
     before = (time.time() if now is None else now) - WEEK
     if folder.is_dir():
-        yield from (each for each in sorted(folder.iterdir()) if each.is_dir() and each.lstat().st_mtime < before)
+        found = (each for each in sorted(folder.iterdir()) if each.is_dir() and not each.is_symlink())
+        yield from (each for each in found if each.lstat().st_mtime < before)

@@ -47,7 +47,7 @@ def test_options_are_kebab_case_and_explained(name):
     assert command is not None
     options = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
     spellings = [spelling for option in options for spelling in option.opts]
-    assert all(re.fullmatch("--[a-z]+(-[a-z]+)*|-[a-z]", spelling) for spelling in spellings)
+    assert all(re.fullmatch("--[a-z]+(-[a-z][a-z0-9]*)*|-[a-z]", spelling) for spelling in spellings)
     assert all(option.help for option in options)
     assert "--debug" in spellings
 

@@ -18,6 +18,7 @@ from rainbow import SIDE
 from served import SECONDS, Served, head, served, until, until_closed
 
 from expertc.serve.connections import MOST as MOST_CONNECTIONS
+from expertc.serve.work import BODIES
 
 MOST = 100_000  # bytes of a body
 
@@ -212,6 +213,17 @@ def test_too_many_connections(bundle: Path, photo: bytes, tmp_path: Path) -> Non
                         assert server.ask("POST", "/predict", photo).status == 200
             assert server.metric("expertc_refused_total", why="connections") >= before + 600 - MOST_CONNECTIONS
         assert server.stop() == 0
+
+
+def test_more_bodies_than_it_has_room_for(server: Served) -> None:
+    """All but a byte of the largest body there may be, so often that they do not fit: the last is told so at once."""
+    with ExitStack() as stack:
+        links = [stack.enter_context(server.connect()) for _ in range(BODIES + 1)]
+        for link in links:
+            link.sendall(head(*POST, f"Content-Length: {MOST}", "Connection: close") + bytes(MOST - 1))
+        answers = sorted(str(status(until_closed(link))) for link in links)
+    assert answers == ["408"] * BODIES + ["503"]
+    assert server.metric("expertc_refused_total", why="memory") == 1
 
 
 def test_more_work_than_it_can_do(server: Served) -> None:

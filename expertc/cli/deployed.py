@@ -1,0 +1,122 @@
+"""How ``expertc deploy`` shows what it would do, what it is doing, and how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from . import show
+
+if TYPE_CHECKING:
+    from ..deploy.fleet import Fleet, Group
+    from ..deploy.host import Job, Outcome
+    from ..deploy.rollout import Heard
+    from ..deploy.transport import Ssh
+
+
+STAGE = 30  # characters of what a device says that it is doing
+
+
+def plan(fleet: Fleet, as_json: bool) -> None:
+    """Print who would get what, in which order."""
+    groups = [_planned(group, fleet) for group in fleet.groups]
+    if as_json:
+        show.json_out({"at_once": fleet.at_once, "stop_after": fleet.stop_after, "groups": groups})
+        return
+    rows = [
+        (host["host"], group["name"], group["what"], group["target"] or "", "canary" if host["canary"] else "")
+        for group in groups
+        for host in group["hosts"]
+    ]
+    show.table(("device", "expert", "what", "target", ""), rows, left=5)
+    show.line()
+    stop = "" if fleet.stop_after is None else f"; no further after {fleet.stop_after} failures"
+    show.line(f"{len(rows)} devices, {fleet.at_once} at a time{stop}. Nothing was connected to, or written.")
+
+
+def _planned(group: Group, fleet: Fleet) -> dict[str, Any]:
+    from ..bundle import open_bundle
+
+    target, what = group.target or "cpu", f"{group.classes} in {group.precision}"
+    if group.bundle is not None:
+        bundle = open_bundle(group.bundle)
+        target, what = str(bundle.manifest.get("target", "")), str(group.bundle)
+    hosts = [{"host": each.given, "canary": at < fleet.canary} for at, each in enumerate(group.hosts)]
+    return {
+        "group": group.name, "name": group.expert, "what": what, "target": target, "hosts": hosts,
+        "max_p90_ms": group.max_p90_ms, "service": group.service,
+    }  # fmt: skip
+
+
+def watched(jobs: Sequence[Job], ssh: Ssh, fleet: Fleet, quiet: bool) -> list[Outcome]:
+    """Roll the jobs out, with a line on stderr for every device that is being worked on."""
+    from ..deploy.rollout import roll_out
+
+    with _lines(quiet) as told:
+        return asyncio.run(
+            roll_out(jobs, ssh, told, at_once=fleet.at_once, canary=fleet.canary, stop_after=fleet.stop_after)
+        )
+
+
+@contextmanager
+def _lines(quiet: bool) -> Iterator[Heard]:
+    if quiet or not sys.stderr.isatty():
+        yield lambda job, stage, share: None
+        return
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+    from rich.table import Column
+
+    from ..text import clean_text, shortened
+
+    host = TextColumn("{task.fields[host]}", markup=False, table_column=Column(no_wrap=True))
+    columns = (SpinnerColumn(), host, BarColumn(20), TextColumn("{task.description}", markup=False))
+    with Progress(*columns, console=show.console(stderr=True), transient=True) as shown:
+        tasks: dict[Job, Any] = {}
+
+        def told(job: Job, stage: str, share: float | None) -> None:
+            if stage and job not in tasks:
+                tasks[job] = shown.add_task("", host=clean_text(job.address.given), total=None)
+            if not stage:
+                shown.remove_task(tasks.pop(job)) if job in tasks else None
+                return
+            stage = shortened(stage, STAGE)
+            shown.update(tasks[job], description=stage, total=None if share is None else 1.0, completed=share or 0.0)
+
+        yield told
+
+
+def tell(outcomes: Sequence[Outcome], as_json: bool, quiet: bool) -> int:
+    """Print how it ended for every device; the exit code is 0, or 8 if one of them does not run what it was to."""
+    from ..errors import ExitCode
+
+    bad = [outcome for outcome in outcomes if not outcome.good]
+    if as_json:
+        failed = [outcome.job.address.given for outcome in bad]
+        show.json_out({"devices": [outcome.to_mapping() for outcome in outcomes], "failed": failed})
+    elif quiet:
+        for outcome in bad:
+            click.echo(outcome.job.address.given)
+    else:
+        rows = [_row(outcome) for outcome in outcomes]
+        show.table(("device", "expert", "release", "state", "sent", "p90", "time"), rows, left=4)
+        if bad:
+            show.line()
+            show.facts({outcome.job.address.given: f"{outcome.why} {outcome.hint}" for outcome in bad})
+    if bad and not as_json:
+        names = ", ".join(outcome.job.address.given for outcome in bad)
+        show.line(f"{len(bad)} of {len(outcomes)} devices do not run it: {names}.", error=True)
+    return int(ExitCode.DEPLOYMENT if bad else ExitCode.OK)
+
+
+def _row(outcome: Outcome) -> tuple[str, ...]:
+    job, bench = outcome.job, outcome.report.get("bench")
+    p90 = bench.get("p90_ms") if isinstance(bench, dict) else None
+    return (
+        job.address.given, job.name, job.release[:8], outcome.state, show.size(outcome.sent) if outcome.sent else "",
+        f"{p90:.2f} ms" if isinstance(p90, float) else "", f"{outcome.seconds:.0f} s",
+    )  # fmt: skip
