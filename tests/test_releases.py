@@ -376,8 +376,6 @@ def killed(call, step):
             code = 0 if left > 0 else 3  # nobody was disturbed
         except (FileSystemError, UsageError):  # in a sequence, what it works on may be gone
             code = 1
-        except UsageError:  # in a sequence: what it is about is not here any more
-            code = 2
         except BaseException as error:
             print(repr(error), file=sys.stderr)
             raise
