@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from on_pipes import BOOTSTRAP, ROOT, Talk, listed
+from on_pipes import BOOTSTRAP, Talk, listed
 from on_pipes import deliver as deliver_bundle
 from small_wheels import expertc_like, wheel
+
+from expertc.deploy.wheel import make
 
 COMMAND = (sys.executable, str(BOOTSTRAP))
 ENV = "0123456789abcdef"
@@ -226,16 +228,10 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
 
 
 def test_the_real_wheel_is_installed_and_accepts_a_release(bundle: Path, tmp_path: Path) -> None:
-    """What this checkout builds, beside stand-ins that lead to the libraries of the environment the tests run in."""
+    """This expertc's own, beside stand-ins that lead to the libraries of the environment the tests run in."""
     wheels = tmp_path / "house"
     wheels.mkdir()
-    done = subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", wheels],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    make(wheels)
     here = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     for name in ("numpy", "onnx", "onnxruntime", "click", "rich", "pillow", "pyyaml", "tomli"):
         wheel(wheels, name, files={"here.pth": "\n".join(sorted(here)).encode()} if name == "numpy" else {})
