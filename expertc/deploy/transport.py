@@ -23,7 +23,7 @@ from .address import Address
 from .protocol import MAX_LINE, error_from, read, require_hello, said_from, write
 from .trouble import Offered, broken, reported
 
-BLOCK = 256 * 1024  # bytes of a file per write: progress is seen, and little is sent twice
+BLOCK = 2**20  # bytes of a file per write, which is waited for: smaller ones stand still more, larger ones show less
 PATIENCE = 15.0  # seconds to connect and to log in
 SILENCE = 900.0  # seconds that a program may say nothing: TensorRT's builder is quiet for minutes
 KEEPALIVE, MISSED = 10, 3  # seconds between signs of life, and how many may be missing
