@@ -104,13 +104,23 @@ def tell(outcomes: Sequence[Outcome], as_json: bool, quiet: bool) -> int:
     else:
         rows = [_row(outcome) for outcome in outcomes]
         show.table(("device", "expert", "release", "state", "sent", "p90", "time"), rows, left=4)
-        if bad:
+        said = {outcome.job.address.given: text for outcome in outcomes if (text := _said(outcome))}
+        if said:
             show.line()
-            show.facts({outcome.job.address.given: f"{outcome.why} {outcome.hint}" for outcome in bad})
+            show.facts(said)
     if bad and not as_json:
         names = ", ".join(outcome.job.address.given for outcome in bad)
         show.line(f"{len(bad)} of {len(outcomes)} devices do not run it: {names}.", error=True)
     return int(ExitCode.DEPLOYMENT if bad else ExitCode.OK)
+
+
+def _said(outcome: Outcome) -> str:
+    """Why it did not end well; or what the device has to say about where the expert runs."""
+    from ..deploy.protocol import sentence
+
+    notes = outcome.report.get("notes")
+    told = [sentence(note) for note in notes] if isinstance(notes, list) else []
+    return " ".join(filter(None, (outcome.why, outcome.hint, *(told if outcome.good else ()))))
 
 
 def _row(outcome: Outcome) -> tuple[str, ...]:

@@ -118,6 +118,17 @@ class Host:
             assert alive, (self.folder / "sshd.log").read_text()
             time.sleep(0.02)
 
+    def has_systemd(self) -> bool:
+        """Whether its user's systemd answers, which needs control groups that it may write to."""
+        assert self.process is not None
+        inside = ["nsenter", f"--target={self.process.pid}", "--mount", "test", "-S", "/run/user/0/systemd/private"]
+        deadline = time.monotonic() + 20
+        while subprocess.run(inside, check=False).returncode:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.1)
+        return True
+
     def stop(self) -> None:
         """End its sshd, and every connection with it."""
         if self.process is not None:

@@ -70,7 +70,7 @@ NAME = ("--name", "rainbow")
 # -- as it should be ---------------------------------------------------------------------------------------------------
 
 
-def test_the_whole_road(cli, bundle, settled: Host, options) -> None:
+def test_the_whole_road(cli, bundle, machines: Network, settled: Host, options) -> None:
     """A device that had nothing but Python and SSH runs the expert, and gives what it gives here."""
     release = active(settled, "first")
     assert release == release_of(bundle)
@@ -80,6 +80,10 @@ def test_the_whole_road(cli, bundle, settled: Host, options) -> None:
     assert record["bench"]["count"] > 0
     assert record["device"]["expertc"]
     assert (settled.data / "envs/current/ready").exists()
+    files = [path for path in settled.data.rglob("*") if path.is_file() and "site-packages" not in path.parts]
+    secret = machines.identity.read_bytes().splitlines()[1]
+    assert not [path for path in files if secret in (text := path.read_bytes()) or b"PRIVATE KEY" in text]
+    assert str(machines.identity) not in json.dumps(record)
     x = np.random.default_rng(1).standard_normal((1, 3, 32, 32)).astype(np.float32)
     with Expert.open(bundle) as here, Expert.open(settled.data / f"experts/first/releases/{release}") as there:
         x = x.reshape(1, -1)[:, : int(np.prod(here.session.input_shape[1:]))].reshape(1, *here.session.input_shape[1:])
@@ -139,6 +143,15 @@ def test_on_a_terminal_each_device_has_a_line(bundle, other, device: Device, opt
     assert process.returncode == 0
     for host in hosts:
         assert re.search(rf"{re.escape(host.login)}.*(send|verify|bench)", seen.decode("utf-8", "replace"))
+
+
+def test_a_device_without_the_engine_of_its_target(cli, full: Path, device: Device, options, tmp_path) -> None:
+    """It runs on the processor, and whoever deploys is told."""
+    built = build(full, classes="warm", target="orin-nano-8gb", output=tmp_path / "orin.expert", measure_seconds=0)
+    host = device()
+    code, out, _ = cli("deploy", built.path, host.login, *NAME, *options)
+    assert (code, active(host)) == (0, release_of(built.path))
+    assert "runs on the processor with ONNX Runtime" in " ".join(out.split())
 
 
 # -- what is not good enough -------------------------------------------------------------------------------------------
