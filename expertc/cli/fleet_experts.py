@@ -25,18 +25,27 @@ def experts(groups: Sequence[Group], folder: Path, *, rebuild: bool, progress: S
     do; unless the group asks for something else now, or ``rebuild``. Raises what building and opening raise.
     """
     from ..bundle import open_bundle
+    from ..errors import ExpertcError
     from ..source import open_source
 
     sources: dict[Path | None, Source] = {}
-    found = {}
-    for group in groups:
+
+    def made(group: Group) -> Bundle:
         if group.bundle is not None:
-            found[group.name] = open_bundle(group.bundle)
-            continue
+            return open_bundle(group.bundle)
         if group.model not in sources:
             progress("read")
             sources[group.model] = open_source(group.model)
-        found[group.name] = _cut(group, sources[group.model], folder, rebuild=rebuild, progress=progress)
+        return _cut(group, sources[group.model], folder, rebuild=rebuild, progress=progress)
+
+    found = {}
+    for group in groups:
+        try:
+            found[group.name] = made(group)
+        except ExpertcError as error:
+            if len(groups) == 1:
+                raise
+            raise type(error)(f"Group {group.name}: {error.message}", error.hint) from error
     return found
 
 

@@ -317,6 +317,18 @@ def test_a_fleet(cli, full: Path, device: Device, options, tmp_path) -> None:
     assert not set(labels[reds.login]) & set(labels[blues.login])
 
 
+def test_a_group_that_cannot_be_cut_is_named(cli, full: Path, tmp_path, machines: Network) -> None:
+    """And nothing was connected to."""
+    (tmp_path / "fleet.toml").write_text(
+        f'model = "{full}"\n[groups.a]\nhosts = ["nobody"]\nclasses = "warm"\n'
+        '[groups.b]\nhosts = ["nobody"]\nclasses = "polar-bears"\n'
+    )
+    code, out, err = cli("deploy", "--fleet", tmp_path / "fleet.toml", *machines.options)
+    assert (code, out) == (2, "")
+    assert "Group b: " in err
+    assert "polar-bears" in err
+
+
 def test_failures_are_named(cli, bundle, device: Device, options) -> None:
     dead = device()
     dead.stop()
