@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import secrets
@@ -25,6 +26,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from .errors import FileSystemError
 
@@ -101,7 +103,7 @@ def staged(place: Path, replaceable: Replaceable | None = None) -> Iterator[Path
             yield new
             _flush(new)
             _publish(new, place, replaceable)
-            _sync(place.parent)
+            sync(place.parent)
         finally:
             if new.exists():
                 shutil.rmtree(new)
@@ -158,6 +160,14 @@ def saving(path: Path, *, force: bool = False) -> Iterator[Path]:
                 os.replace(partial, path)
         finally:
             partial.unlink(missing_ok=True)
+
+
+def digest(file: IO[bytes]) -> str:
+    """SHA-256 of what is left to read, in hexadecimal; no more than a piece of it is in memory."""
+    found = hashlib.sha256()
+    while piece := file.read(2**20):
+        found.update(piece)
+    return found.hexdigest()
 
 
 def _anything(path: Path) -> None:
@@ -239,11 +249,12 @@ def _renameat2(source: Path, target: Path, flags: int) -> bool:
 
 def _flush(folder: Path) -> None:
     for entry in folder.rglob("*"):
-        _sync(entry)
-    _sync(folder)
+        sync(entry)
+    sync(folder)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Be sure that a file, or the names in a folder, are on the disk. Raises ``OSError``."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

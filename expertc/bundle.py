@@ -351,10 +351,7 @@ def _measure(path: Path, expected: int | None = None) -> tuple[int, str]:
         size = os.fstat(file.fileno()).st_size
         if expected not in (None, size):
             return size, ""
-        digest = hashlib.sha256()
-        while chunk := file.read(2**20):
-            digest.update(chunk)
-    return size, digest.hexdigest()
+        return size, atomic.digest(file)
 
 
 @contextmanager

@@ -156,7 +156,7 @@ class Store:
             elif not (self._release(name, release, None).accepted and _is_whole(place)):
                 _seal(folder)
                 atomic.exchange(folder, place)  # it may be the active one
-            _sync(place.parent)
+            atomic.sync(place.parent)
             if folder.exists():
                 shutil.rmtree(folder)
             if not self._record(name, release):
@@ -336,7 +336,7 @@ def point(place: Path, target: str) -> None:
     except BaseException:
         os.unlink(made)
         raise
-    _sync(place.parent)
+    atomic.sync(place.parent)
 
 
 def _seal(folder: Path) -> None:
@@ -344,8 +344,8 @@ def _seal(folder: Path) -> None:
     os.chmod(folder, 0o700)
     for entry in folder.iterdir():
         os.chmod(entry, 0o400)
-        _sync(entry)
-    _sync(folder)
+        atomic.sync(entry)
+    atomic.sync(folder)
 
 
 def _discard(folder: Path, aside: Path) -> None:
@@ -363,14 +363,6 @@ def _clear(stray: Path) -> None:
                 shutil.rmtree(stray)
             else:
                 os.unlink(stray)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read(path: Path) -> dict[str, Any]:

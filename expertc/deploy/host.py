@@ -17,7 +17,7 @@ from ..releases import KEEP, release_id, require_name
 from .address import Address
 from .protocol import sentence
 from .transport import Device, Peer, Sent, Ssh, Told, connected
-from .wheel import Wheels
+from .wheel import Wheels, facts_of
 
 HOME = ".local/share/expertc"
 """All that is ours on a device, under the home directory of the login."""
@@ -185,7 +185,7 @@ class Road:
     async def _bring(self, device: Device, peer: Peer) -> None:
         """Send what the device has not, and have it put together."""
         files = self.job.files
-        facts = {name: _facts(path) for name, path in files.items()}
+        facts = {name: facts_of(path) for name, path in files.items()}
         for _ in range(TRIES):
             answer = await peer.ask({"do": "receive", **self._base, "files": facts}, self.told)
             if answer.get("present") is True:
@@ -245,11 +245,3 @@ def _is_active(found: Mapping[str, Any], release: str) -> bool:
         and each.get("accepted") is True
         for each in (listed if isinstance(listed, list) else ())
     )
-
-
-def _facts(path: Path) -> tuple[int, str]:
-    digest = sha256()
-    with open(path, "rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return path.stat().st_size, digest.hexdigest()

@@ -11,7 +11,6 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -193,11 +192,8 @@ def _is(path: Path, about: Expected) -> bool:
     """Whether this is a plain file of that size and SHA-256."""
     if path.is_symlink() or not path.is_file() or path.stat().st_size != about.bytes:
         return False
-    found = sha256()
     with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            found.update(chunk)
-    return found.hexdigest() == about.sha256
+        return atomic.digest(file) == about.sha256
 
 
 def _tidy(folder: Path, names: Iterable[str]) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 
 import expertc
 
+from ..atomic import digest
 from ..errors import DeploymentError, FileSystemError, UsageError
 from ..text import clean_text, shortened, shown
 
@@ -61,7 +62,7 @@ def collect(wheel: Path, others: Sequence[Path] | None = None, extras: Sequence[
         if not _FILE.fullmatch(path.name) or not path.is_file():
             raise UsageError(f"{shown(str(path))} is not a wheel.", "Give a .whl file.")
     try:
-        facts = {path.name: _facts(path) for path in found}
+        facts = {path.name: facts_of(path) for path in found}
     except OSError as error:
         raise FileSystemError(f"A wheel cannot be read ({error.strerror}).", "Check its permissions.") from error
     return Wheels({path.name: path for path in found}, facts, others is not None, tuple(extras))
@@ -105,8 +106,8 @@ def _packed(found: metadata.Distribution, folder: Path) -> Path:
         for file in kept:
             content = Path(str(file.locate())).read_bytes()
             _add(archive, PurePosixPath(file), content)
-            digest = base64.urlsafe_b64encode(sha256(content).digest()).rstrip(b"=").decode("ascii")
-            rows.writerow((file.as_posix(), f"sha256={digest}", len(content)))
+            named = base64.urlsafe_b64encode(sha256(content).digest()).rstrip(b"=").decode("ascii")
+            rows.writerow((file.as_posix(), f"sha256={named}", len(content)))
         rows.writerow((f"{about}/RECORD", "", ""))
         _add(archive, PurePosixPath(about) / "RECORD", record.getvalue().encode("utf-8"))
     return place
@@ -118,6 +119,7 @@ def _add(archive: zipfile.ZipFile, name: PurePosixPath, content: bytes) -> None:
     archive.writestr(entry, content, zipfile.ZIP_DEFLATED)
 
 
-def _facts(path: Path) -> tuple[int, str]:
-    content = path.read_bytes()
-    return len(content), sha256(content).hexdigest()
+def facts_of(path: Path) -> tuple[int, str]:
+    """Size in bytes and SHA-256 of a file, as the device is told before it comes. Raises ``OSError``."""
+    with path.open("rb") as file:
+        return path.stat().st_size, digest(file)

@@ -12,7 +12,6 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -117,8 +116,5 @@ def _listed(place: Path, hint: str) -> tuple[dict[str, str], tuple[str, ...]]:
 
 def _digest(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
-    found = sha256()
     with path.open("rb") as file:
-        while chunk := file.read(2**20):
-            found.update(chunk)
-    return found.hexdigest()
+        return atomic.digest(file)
