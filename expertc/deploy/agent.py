@@ -117,12 +117,13 @@ def _remove(given: Fields, say: Say) -> dict[str, Any]:
 
 
 def _gc(given: Fields, say: Say) -> dict[str, Any]:
-    from .clearing import clear_envs, clear_incoming
+    from .clearing import clear_envs, clear_incoming, clear_scripts
     from .service import UNITS
 
     store, root = Store(), _root()
     gone = [each.to_mapping() for each in store.gc(given["name"], given["keep"])]
     envs = clear_envs(root, store, UNITS.expanduser(), _env())
+    clear_scripts(root, protocol.bootstrap_file()[0])
     return {"releases": gone, "incoming": clear_incoming(root), "envs": list(envs)}
 
 

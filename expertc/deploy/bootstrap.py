@@ -364,7 +364,7 @@ def _full(place: Place, needed: int) -> Failure:
     free = shutil.disk_usage(place.root).free
     return Failure(
         "FileSystemError",
-        f"The device's disk is full: {place.root} needs about {needed} bytes, {free} are free.",
+        f"The device's disk is full: {place.root} needs about {needed / 1e6:.0f} MB, {free / 1e6:.0f} are free.",
         "Make room there, and deploy again.",
     )
 

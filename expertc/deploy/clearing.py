@@ -1,4 +1,4 @@
-"""What nobody needs any more: uploads that were given up, environments that no release uses."""
+"""What nobody needs any more: uploads that were given up, old bootstraps, environments that no release uses."""
 
 from __future__ import annotations
 
@@ -22,6 +22,14 @@ def clear_incoming(root: Path, now: float | None = None) -> int:
     old = list(_old(root / "incoming", now))
     for folder in old:
         shutil.rmtree(folder)
+    return len(old)
+
+
+def clear_scripts(root: Path, own: str, now: float | None = None) -> int:
+    """Remove the bootstraps older than a week but for ``own``, a file's name; how many. Each host sends its own."""
+    old = [path for path in root.glob("bootstrap-*.py*") if path.name != own and _is_old(path, now)]
+    for path in old:
+        path.unlink(missing_ok=True)
     return len(old)
 
 
@@ -54,7 +62,10 @@ def clear_envs(root: Path, store: Store, units: Path, own: str | None, now: floa
 
 
 def _old(folder: Path, now: float | None) -> Iterator[Path]:
-    before = (time.time() if now is None else now) - WEEK
     if folder.is_dir():
         found = (each for each in sorted(folder.iterdir()) if each.is_dir() and not each.is_symlink())
-        yield from (each for each in found if each.lstat().st_mtime < before)
+        yield from (each for each in found if _is_old(each, now))
+
+
+def _is_old(path: Path, now: float | None) -> bool:
+    return path.lstat().st_mtime < (time.time() if now is None else now) - WEEK

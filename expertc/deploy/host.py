@@ -6,8 +6,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from hashlib import sha256
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ from ..bundle import GOLDEN, MANIFEST, REPORT, Bundle
 from ..errors import DeploymentError, ExpertcError
 from ..releases import KEEP, release_id, require_name
 from .address import Address
-from .protocol import sentence
+from .protocol import bootstrap_file, sentence
 from .transport import Device, Peer, Sent, Ssh, Told, connected
 from .wheel import Wheels, facts_of
 
@@ -129,8 +127,8 @@ async def deploy(job: Job, ssh: Ssh, told: Told) -> Outcome:
 @asynccontextmanager
 async def agent(device: Device, wheels: Wheels, python: str, told: Told, counted: Counted) -> AsyncIterator[Peer]:
     """The agent on a device, installed first if it is not there yet."""
-    script = (resources.files(__package__) / "bootstrap.py").read_bytes()
-    path = f"{HOME}/bootstrap-{sha256(script).hexdigest()[:16]}.py"
+    name, script = bootstrap_file()
+    path = f"{HOME}/{name}"
     environment, listed = wheels.environment, {name: list(facts) for name, facts in wheels.facts.items()}
     told("connect", None)
     await device.put(path, script)

@@ -209,7 +209,8 @@ def _tidy(folder: Path, names: Iterable[str]) -> None:
 def _require_room(folder: Path, wanted: int) -> None:
     free = shutil.disk_usage(folder).free
     if wanted and free < wanted + MARGIN:
+        needed = (wanted + MARGIN) / 1e6
         raise FileSystemError(
-            f"The disk is full: the release needs {wanted + MARGIN} bytes, {free} are free.",
+            f"The disk is full: the release needs {needed:.0f} MB, {free / 1e6:.0f} are free.",
             "Remove releases (expertc releases gc), or make room otherwise.",
         )

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from hashlib import sha256
+from importlib import resources
 from typing import Any
 
 from .. import errors
@@ -27,6 +29,12 @@ KINDS: dict[str, type[ExpertcError]] = {
     name: kind for name, kind in vars(errors).items() if isinstance(kind, type) and issubclass(kind, ExpertcError)
 }
 """The errors that arrive as what they were."""
+
+
+def bootstrap_file() -> tuple[str, bytes]:
+    """The program that a device is sent first: its file there, called by what it is, and what is in it."""
+    script = (resources.files(__package__) / "bootstrap.py").read_bytes()
+    return f"bootstrap-{sha256(script).hexdigest()[:16]}.py", script
 
 
 def hello(version: str | None) -> dict[str, Any]:

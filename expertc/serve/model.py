@@ -68,7 +68,7 @@ class Model:
 
     def predict(self, body: bytes, top: int, max_pixels: int) -> Prediction:
         """What the expert says of an encoded image. Raises ``DataError`` for one that it cannot say anything about."""
-        image = load_image(body, "the image", max_pixels=max_pixels)
+        image = load_image(body, "request body", max_pixels=max_pixels)
         (found,) = self.expert.predict(image, top, controls=self.values)
         if found.error is not None:
             raise DataError(found.error)

@@ -317,7 +317,7 @@ def test_a_full_disk_is_said_before_anything_is_sent(bundles: list[Path], tmp_pa
         with Talk(disk) as agent:
             failed = agent.try_to("receive", **about(bundles[0]))["failed"]
             assert (failed["kind"], failed["exit_code"]) == ("FileSystemError", 9)
-            assert "bytes, " in failed["message"]
+            assert " MB, " in failed["message"]
     finally:
         subprocess.run(["umount", disk], check=True)
 

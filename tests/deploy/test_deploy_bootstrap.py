@@ -224,7 +224,7 @@ def test_a_full_disk(small_disk: Path, tmp_path: Path) -> None:
         failed = device.try_to("install", **asked(wheels), offline=True)["failed"]
         assert failed["kind"] == "FileSystemError"
         assert "make the environment" not in device.said  # said before anything is tried
-        assert "bytes, " in failed["message"]
+        assert " MB, " in failed["message"]
 
 
 def test_the_real_wheel_is_installed_and_accepts_a_release(bundle: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from expertc.bundle import write_bundle
-from expertc.deploy.clearing import WEEK, clear_envs, clear_incoming
+from expertc.deploy.clearing import WEEK, clear_envs, clear_incoming, clear_scripts
 from expertc.releases import Store
 
 
@@ -26,6 +26,14 @@ def test_uploads_are_forgotten_after_a_week(tmp_path: Path) -> None:
     old, new = aged(tmp_path / "incoming/old", WEEK + 60), aged(tmp_path / "incoming/new", WEEK - 60)
     assert clear_incoming(tmp_path) == 1
     assert (old.exists(), new.exists()) == (False, True)
+
+
+def test_bootstraps_of_other_versions_go_after_a_week(tmp_path: Path) -> None:
+    for name, age in {"old": WEEK + 60, "own": WEEK + 60, "new": WEEK - 60}.items():
+        (tmp_path / f"bootstrap-{name}.py").write_text("x")
+        os.utime(tmp_path / f"bootstrap-{name}.py", (time.time() - age,) * 2)
+    assert clear_scripts(tmp_path, "bootstrap-own.py") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"bootstrap-own.py", "bootstrap-new.py"}
 
 
 @pytest.fixture
