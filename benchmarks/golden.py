@@ -114,7 +114,9 @@ def without_each_layer(path: Path) -> Iterator[bytes]:
         tensor = weights.get(stored.get(node.input[1], "")) if node.op_type == "Conv" else None
         if tensor is not None:
             kept = tensor.SerializeToString()
-            tensor.CopyFrom(onnx.numpy_helper.from_array(np.zeros_like(onnx.numpy_helper.to_array(tensor)), tensor.name))
+            tensor.CopyFrom(
+                onnx.numpy_helper.from_array(np.zeros_like(onnx.numpy_helper.to_array(tensor)), tensor.name)
+            )
             yield model.SerializeToString()
             tensor.ParseFromString(kept)
 

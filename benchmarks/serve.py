@@ -1,4 +1,4 @@
-"""What a request over HTTP costs beside the call that it makes, and how many there can be: a table on stdout.
+"""What a request over HTTP costs beside the call that it makes, and how many there can be.
 
     pip install '.[serve]'
     python -m benchmarks.serve BUNDLE PHOTO [--seconds 10] [--mlserver PYTHON]
@@ -6,7 +6,7 @@
 Latencies are those of one client on one connection that is kept, taken in turns with the bare call in this process, so
 that whatever else the machine does meets all of them. Throughput is wrk's, over 1 and 8 connections. The peer is
 MLServer, Seldon's server of the same protocol, which takes tensors as JSON only: ``--mlserver`` is a Python that has
-it, onnxruntime and numpy.
+it, onnxruntime and numpy. Writes results/serve.md.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ import numpy as np
 import onnxruntime
 
 from expertc import Expert
+from expertc.backends.cpu import describe
 from expertc.measure import interleave
+
+RESULTS = Path(__file__).parent / "results"
 
 Load = tuple[int, str, bytes, dict[str, str]]
 """Port, path, body and headers of a request."""
@@ -59,7 +62,7 @@ class Plain(MLModel):
 
 
 def main() -> None:
-    """Measure and print."""
+    """Measure, write and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bundle", type=Path, help="an expert without gains")
     parser.add_argument("photo", type=Path)
@@ -74,8 +77,8 @@ def main() -> None:
         x = np.random.default_rng(0).standard_normal([axis if isinstance(axis, int) else 1 for axis in image.shape])
         x = x.astype(np.float32)
         photo = given.photo.read_bytes()
-        ours, name = stack.enter_context(our_server(given.bundle))
-        infer = f"/v2/models/{name}/infer"
+        ours, named = stack.enter_context(our_server(given.bundle))
+        infer = f"/v2/models/{named}/infer"
         asks: dict[str, Callable[[], object]] = {
             "session.run": lambda: session.run(None, {image.name: x}),
             "GET /v2/health/live": asking(stack, ours, "GET", "/v2/health/live"),
@@ -94,18 +97,23 @@ def main() -> None:
             asks["MLServer, JSON"] = asking(stack, peer, "POST", where, as_json(image.name, x))
             loads["MLServer, JSON"] = (peer, where, as_json(image.name, x), {})
         samples = interleave(asks, seconds=given.seconds * len(asks))
-        print("| one client | median, ms | over the bare call, ms |\n| --- | ---: | ---: |")
-        bare = {"POST /predict": "Expert.predict"}
+        told = describe()
+        lines = [f"{told['processor']}, {told['cores']} cores, ONNX Runtime {told['version']}; {named}, one image.", ""]
+        lines += ["| one client | median, ms | over the bare call, ms |", "| --- | ---: | ---: |"]
+        bare = {"POST /predict": "Expert.predict", "Expert.predict": "Expert.predict"}
         medians = {name: statistics.median(samples.durations(name)) * 1e3 for name in asks}
         for name, median in medians.items():
             over = median - medians[bare.get(name, "session.run")]
-            print(f"| {name} | {median:.3f} | {over:.3f} |")
+            lines.append(f"| {name} | {median:.3f} | {f'{over:.3f}' if over else ''} |")
         if shutil.which("wrk"):
-            print("\n| wrk | connections | requests a second | went wrong |\n| --- | ---: | ---: | --- |")
+            lines += ["", "| wrk | connections | requests a second | went wrong |", "| --- | ---: | ---: | --- |"]
             for connections in (1, 8):
                 for name, load in loads.items():
                     rate, wrong = wrk(folder, connections, given.seconds, *load)
-                    print(f"| {name} | {connections} | {rate:.0f} | {wrong or 'nothing'} |")
+                    lines.append(f"| {name} | {connections} | {rate:.0f} | {wrong or 'nothing'} |")
+    text = "\n".join(lines) + "\n"
+    (RESULTS / "serve.md").write_text(text)
+    print(text)
 
 
 def as_json(name: str, x: np.ndarray) -> bytes:

@@ -36,8 +36,8 @@ MAX_LINE = 2**20  # bytes of a request
 OLDEST = (3, 10)
 ROOT = os.path.join("~", ".local", "share", "expertc")
 
-UNPACKED = 4  # times the size of its wheel: the files of numpy 2.4, and their compiled form, take 4.3 times, onnx's 3.1
-PIP_BYTES = 32 * 2**20  # of an environment with nothing but pip: 15 MB of pip 24 itself; what it writes meanwhile
+UNPACKED = 4  # times the size of the wheels: those of the base install take 3.7 together (benchmarks/wheels.py)
+PIP_BYTES = 32 * 2**20  # of an environment with nothing but pip: 26 MB (likewise), and what it writes meanwhile
 TOLD = 300  # characters of pip's complaint
 
 TAGS = {"UsageError": 2, "UnsupportedError": 4, "DeploymentError": 8, "FileSystemError": 9}
