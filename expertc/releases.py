@@ -22,7 +22,7 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from hashlib import sha256
 from pathlib import Path
@@ -42,7 +42,10 @@ ACCEPTED, INSTALLED = "accepted", "installed"
 """Keys of a record: whether its checks on this device were passed, and when it came here (UTC, ISO 8601)."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_ID = re.compile(r"[0-9a-f]{16}")
+DIGITS = 16
+"""Of an ID."""
+
+_ID = re.compile(rf"[0-9a-f]{{{DIGITS}}}")
 _HISTORY = 100  # entries
 _STRAYS = (".gone-*", ".current-*", "*.partial", "records/*.partial", "releases/.*")
 
@@ -66,7 +69,7 @@ def require_id(release: str) -> str:
 
 def release_id(manifest: bytes) -> str:
     """The ID of the bundle with this ``manifest.json``."""
-    return sha256(manifest).hexdigest()[:16]
+    return sha256(manifest).hexdigest()[:DIGITS]
 
 
 @dataclass(frozen=True)
@@ -180,7 +183,8 @@ class Store:
             found, active = self.release(name, release), self._active(name)
             if not (found.accepted or force):
                 raise UsageError(
-                    f"Release {release} of {name} was not accepted on this device.", "Deploy it again, or use --force."
+                    f"Release {release} of {name} was not accepted on this device.",
+                    "Deploy it again; on the device itself --force takes it all the same.",
                 )
             open_bundle(found.path)
             past = [*self._past(name, active), *([] if active is None else [active])]
@@ -211,7 +215,7 @@ class Store:
             if release is None:
                 gone = self.releases(name)
                 _discard(home, self.root)
-                return gone
+                return tuple(replace(each, active=False) for each in gone)
             found = self.release(name, release)
             if found.active:
                 raise UsageError(f"Release {release} of {name} is active.", "Activate another one first.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -101,17 +102,29 @@ def tell(outcomes: Sequence[Outcome], as_json: bool, quiet: bool) -> int:
     elif quiet:
         for outcome in bad:
             click.echo(outcome.job.address.given)
+            show.line(f"{outcome.job.address.given}: {_said(outcome)}", error=True)
     else:
         rows = [_row(outcome) for outcome in outcomes]
         show.table(("device", "expert", "release", "state", "sent", "p90", "time"), rows, left=4)
-        said = {outcome.job.address.given: text for outcome in outcomes if (text := _said(outcome))}
+        said = {name: text for name, outcome in _named(outcomes) if (text := _said(outcome))}
         if said:
             show.line()
             show.facts(said)
     if bad and not as_json:
-        names = ", ".join(outcome.job.address.given for outcome in bad)
-        show.line(f"{len(bad)} of {len(outcomes)} devices do not run it: {names}.", error=True)
+        names = ", ".join(name for name, _ in _named(bad))
+        show.line(f"{len(bad)} of {len(outcomes)} deployments failed: {names}.", error=True)
     return int(ExitCode.DEPLOYMENT if bad else ExitCode.OK)
+
+
+def _named(outcomes: Sequence[Outcome]) -> list[tuple[str, Outcome]]:
+    """The outcomes by device, and by expert where a device gets several."""
+    times = Counter(outcome.job.address.given for outcome in outcomes)
+
+    def name(outcome: Outcome) -> str:
+        given = outcome.job.address.given
+        return given if times[given] == 1 else f"{given} {outcome.job.name}"
+
+    return [(name(outcome), outcome) for outcome in outcomes]
 
 
 def _said(outcome: Outcome) -> str:

@@ -55,12 +55,18 @@ def listed(name: str | None, as_json: bool, **where: str | None) -> None:
 @click.option("--force", is_flag=True, help="Even one that did not pass its checks here.")
 @_stored
 def activate(name: str, release: str, force: bool, as_json: bool, **where: str | None) -> None:
-    """Make RELEASE of NAME the active one."""
+    """Make RELEASE of NAME the active one. The first digits of its ID will do."""
+    from ..errors import UsageError
     from ..releases import Store
 
     store = _store(**where)
-    made = store.activate(name, release, force=force) if isinstance(store, Store) else store.activate(name, release)
-    _print([made], as_json)
+    release = _whole_id(store, name, release)
+    if not isinstance(store, Store):
+        if force:
+            raise UsageError("--force is for the device itself.", "Deploy the release again, or log in there.")
+        _print([store.activate(name, release)], as_json)
+        return
+    _print([store.activate(name, release, force=force)], as_json)
 
 
 @command.command(epilog=options.example("expertc releases rollback shore-camera"))
@@ -77,17 +83,24 @@ def rollback(name: str, as_json: bool, **where: str | None) -> None:
 @click.option("--all", "everything", is_flag=True, help="The expert itself, with all its releases.")
 @_stored
 def remove(name: str, release: str | None, everything: bool, as_json: bool, **where: str | None) -> None:
-    """Remove RELEASE of NAME, if it is not active; or with --all everything of NAME."""
+    """Remove RELEASE of NAME, if it is not active; or with --all everything of NAME, its service too."""
+    from ..deploy.service import forget
     from ..errors import UsageError
+    from ..releases import Store
 
     if (release is None) != everything:
         raise UsageError("It is not clear what to remove.", "Give the ID of a release, or --all.")
-    _print(_store(**where).remove(name, release), as_json, "It had no releases.")
+    store = _store(**where)
+    if release is not None:
+        release = _whole_id(store, name, release)
+    elif isinstance(store, Store) and where["folder"] is None:
+        forget(name)  # another folder's expert has no unit of ours
+    _print(store.remove(name, release), as_json, "It had no releases.")
 
 
 @command.command(epilog=options.example("expertc releases gc shore-camera --keep 1"))
 @click.argument("name")
-@click.option("--keep", type=click.IntRange(0), metavar="N", help="How many to keep beside the active one (3).")
+@click.option("--keep", type=click.IntRange(0, 1000), metavar="N", help="How many to keep beside the active one (3).")
 @_stored
 def gc(name: str, keep: int | None, as_json: bool, **where: str | None) -> None:
     """Remove old releases of NAME, but not the active one and those that were active last; list what was removed."""
@@ -109,6 +122,19 @@ def _store(folder: str | None, host: str | None, **ssh: str | None) -> Store | R
     if folder is not None:
         raise UsageError("--store is a folder of this machine.", "Leave it out, or --host.")
     return RemoteStore(Address.parse(host), options.make_ssh(ssh["ssh_config"], ssh["known_hosts"], ssh["identity"]))
+
+
+def _whole_id(store: Store | RemoteStore, name: str, start: str) -> str:
+    """The ID that begins like this, as tables show it; ``UsageError`` if that could be several."""
+    from ..errors import UsageError
+    from ..releases import DIGITS
+
+    if len(start) >= DIGITS or not start:
+        return start
+    found = [release.id for release in store.every(name) if release.id.startswith(start)]
+    if len(found) > 1:
+        raise UsageError(f"{len(found)} releases of {name} begin with {start}.", "Give more digits of its ID.")
+    return found[0] if found else start
 
 
 def _print(releases: Sequence[Release], as_json: bool, otherwise: str = "") -> None:

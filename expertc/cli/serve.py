@@ -19,7 +19,7 @@ LONGEST = 3600.0  # seconds
 @click.command(
     epilog=options.example(
         "expertc serve sharks-rays",
-        "expertc serve ./sharks-rays.expert --port 9000 --gain sharks=1.8",
+        "expertc serve ./sharks-rays.expert --port 9000",
         "expertc serve sharks-rays --host 0.0.0.0 --unit",
     )
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from dataclasses import dataclass
 
@@ -34,3 +35,15 @@ class Address:
         if not fits or (separator and not _USER.fullmatch(user)) or (port and not 0 < int(port) < 2**16):
             raise UsageError(f"{shown(text)} is not the address of a device.", _HINT)
         return cls(text, host, user or None, int(port) if port else None)
+
+
+_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+
+
+def can_listen(host: str) -> bool:
+    """Whether a service could listen on ``host``: an IP address, or a name as RFC 1123 has them."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return len(host) <= 253 and not host.isdecimal() and all(map(_LABEL.fullmatch, host.split(".")))
+    return True

@@ -113,6 +113,10 @@ def _list(given: Fields, say: Say) -> dict[str, Any]:
 
 
 def _remove(given: Fields, say: Say) -> dict[str, Any]:
+    if given["id"] is None:
+        from .service import forget
+
+        forget(given["name"])
     return {"releases": [each.to_mapping() for each in Store().remove(given["name"], given["id"])]}
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from typing import Any
 from ..errors import UsageError
 from ..releases import KEEP, require_name
 from ..text import read_text, shown
-from .address import Address
+from .address import Address, can_listen
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,7 +40,6 @@ AT_ONCE, CANARY = 4, 0
 """Devices at a time, and those that go first, where nobody says otherwise."""
 
 _GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-_LISTEN = re.compile(r"[0-9A-Za-z.:-]{1,253}")
 _LONGEST_MS = 1e9
 _PYTHON = re.compile(r"[A-Za-z0-9_/][A-Za-z0-9_./+-]{0,199}")
 
@@ -88,11 +87,10 @@ class Fleet:
         """With other settings of the rollout, and of every group; None changes nothing. ``UsageError`` as read."""
         own = {key: value for key, value in every.items() if value is not None}
         _check_values(own, "The command line")
-        return replace(
-            self,
-            groups=tuple(replace(group, **own) for group in self.groups),
-            **_rolling({key: value for key, value in rolling.items() if value is not None}),
-        )
+        groups = tuple(replace(group, **own) for group in self.groups)
+        _check_ports(groups)
+        rolling = {key: value for key, value in rolling.items() if value is not None}
+        return replace(self, groups=groups, **_rolling(rolling))
 
 
 def read_fleet(path: Path) -> Fleet:
@@ -115,7 +113,20 @@ def read_fleet(path: Path) -> Fleet:
     )
     if twice is not None:
         raise UsageError(f"{where} names {twice.given} twice for the same expert.", "Name it once.")
+    _check_ports(found)
     return Fleet(found, **_rolling(data))
+
+
+def _check_ports(groups: Sequence[Group]) -> None:
+    """Refuse two services that would listen in one place."""
+    taken: dict[tuple[Address, int], str] = {}
+    for address, group in [(address, each) for each in groups if each.service for address in each.hosts]:
+        other = taken.setdefault((address, group.port), group.name)
+        if other != group.name:
+            raise UsageError(
+                f"The groups {other} and {group.name} would both serve on port {group.port} of {address.given}.",
+                "Give one of them another port.",
+            )
 
 
 def _rolling(given: Mapping[str, Any]) -> dict[str, int]:
@@ -140,7 +151,7 @@ def _check_values(given: Mapping[str, Any], where: str) -> None:
         raise UsageError(f"{given['port']} is not a port for a user's service.", "Take one of 1024 to 65535.")
     if not _PYTHON.fullmatch(given.get("python", "python3")):
         raise UsageError(f"{shown(given['python'])} is not the name of a Python.", "Write python3.10, or its path.")
-    if not _LISTEN.fullmatch(given.get("listen", "127.0.0.1")):
+    if not can_listen(given.get("listen", "127.0.0.1")):
         raise UsageError(f"{shown(given['listen'])} is not an address to listen on.", "Write 127.0.0.1, or 0.0.0.0.")
 
 

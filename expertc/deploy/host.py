@@ -20,6 +20,9 @@ from .wheel import Wheels, facts_of
 HOME = ".local/share/expertc"
 """All that is ours on a device, under the home directory of the login."""
 
+RUNNING = "active"
+"""What systemd says of a service that answers."""
+
 ACTIVE, UNCHANGED, REFUSED, FAILED, NOT_TRIED = "active", "unchanged", "refused", "failed", "not tried"
 """How it ends: the release became the active one, was it already, did not pass its checks, or something broke."""
 
@@ -162,23 +165,39 @@ class Road:
             connected(job.address, ssh) as device,
             agent(device, job.wheels, job.python, self.told, self._counted) as peer,
         ):
-            found = await peer.ask({"do": "list", "name": job.name})
-            if _is_active(found, job.release):
+            active = _active(await peer.ask({"do": "list", "name": job.name}))
+            if active.get("id") == job.release and active.get("accepted") is True and await self._is_whole(peer):
+                self.active = True
                 await self._serve(peer)
-                return UNCHANGED, "", ""
+                return self._still(active)
             await self._bring(device, peer)
             asked = {"max_p90_ms": job.limits.max_p90_ms, "seconds": job.limits.seconds}
             asked |= {"threads": job.limits.threads, "verify": job.limits.verify}
             self.report = await peer.ask({"do": "accept", **self._base, **asked}, self.told)
             if self.report.get("accepted") is not True:
                 why = sentence(self.report.get("why")) or "The device does not say why."
-                return REFUSED, why, "What was active before still is."
+                return REFUSED, why, "What was active before still is." if active else "Nothing is active there."
             self.told("activate", None)
             await peer.ask({"do": "activate", **self._base})
             self.active = True
             await self._serve(peer)
             await peer.ask({"do": "gc", "name": job.name, "keep": job.keep})
         return ACTIVE, "", ""
+
+    async def _is_whole(self, peer: Peer) -> bool:
+        """Whether the device finds nothing wrong with the release."""
+        facts = {name: facts_of(path) for name, path in self.job.files.items()}
+        return (await peer.ask({"do": "receive", **self._base, "files": facts}, self.told)).get("present") is True
+
+    def _still(self, active: Mapping[str, Any]) -> tuple[str, str, str]:
+        """How it ends for what is active already: it was measured when it came, maybe against another limit."""
+        bench, most = active.get("bench"), self.job.limits.max_p90_ms
+        took = bench.get("p90_ms") if isinstance(bench, dict) else None
+        if most is None or not isinstance(took, float) or took <= most:
+            return UNCHANGED, "", ""
+        why = f"It took {took:.2f} ms (p90) when it was deployed, more than {most:g} ms, and is active since."
+        back = f"expertc releases rollback {self.job.name} --host {self.job.address.given}"
+        return REFUSED, why, f"Go back ('{back}'), or allow it more."
 
     async def _bring(self, device: Device, peer: Peer) -> None:
         """Send what the device has not, and have it put together."""
@@ -204,7 +223,16 @@ class Road:
         if service is not None:
             self.told("service", None)
             place = {"host": service.host, "port": service.port}
-            await peer.ask({"do": "service", "name": self.job.name, **place}, self.told)
+            said = await peer.ask({"do": "service", "name": self.job.name, **place}, self.told)
+            state, lingers = sentence(said.get("state")) or "starting", said.get("lingers") is True
+            before = self.report.get("notes")
+            notes = list(before) if isinstance(before, list) else []
+            if state != RUNNING:
+                notes.append(f"The service is still {state}: an engine that is compiled takes minutes.")
+            if not lingers:
+                notes.append("The service ends when its user logs out: 'sudo loginctl enable-linger' there.")
+            about = {"state": state, "lingers": lingers, **place}
+            self.report = {**self.report, "service": about, "notes": notes}
 
     def _counted(self, stage: str, total: int) -> Sent:
         """What counts the bytes that go now, ``total`` in all."""
@@ -233,13 +261,8 @@ def _left(offsets: Mapping[str, int], facts: Mapping[str, tuple[int, str]]) -> i
     return max(1, sum(facts[name][0] - at for name, at in offsets.items()))
 
 
-def _is_active(found: Mapping[str, Any], release: str) -> bool:
-    """Whether the device says that the release is active and passed its checks."""
+def _active(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What the device says of its active release, {} if it has none."""
     listed = found.get("releases")
-    return any(
-        isinstance(each, dict)
-        and each.get("id") == release
-        and each.get("active") is True
-        and each.get("accepted") is True
-        for each in (listed if isinstance(listed, list) else ())
-    )
+    every = [each for each in (listed if isinstance(listed, list) else ()) if isinstance(each, dict)]
+    return next((each for each in every if each.get("active") is True), {})

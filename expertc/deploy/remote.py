@@ -60,8 +60,13 @@ class RemoteStore:
         return tuple(map(_read, found if isinstance(found, list) else ()))
 
     def _ask(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        place = self.address.given
+        absent = DeploymentError(
+            f"Nothing was deployed to {place} yet.", f"Bring an expert there: expertc deploy BUNDLE {place}"
+        )
+
         async def go() -> dict[str, Any]:
-            async with connected(self.address, self.ssh) as device, device.program(*AGENT) as agent:
+            async with connected(self.address, self.ssh) as device, device.program(*AGENT, absent=absent) as agent:
                 return await agent.ask(request)
 
         return asyncio.run(go())

@@ -41,13 +41,13 @@ async def roll_out(
     places = asyncio.Semaphore(at_once)
 
     def failures() -> int:
-        return sum(not outcome.good for outcome in found.values())
+        return sum(not outcome.good and outcome.state != NOT_TRIED for outcome in found.values())
 
     async def one(number: int) -> None:
         job = jobs[number]
         async with places:
             if stop_after is not None and failures() >= stop_after:
-                found[number] = Outcome(job, NOT_TRIED, f"{failures()} others failed before it.", _AGAIN)
+                found[number] = Outcome(job, NOT_TRIED, f"{_failed(failures())} before it.", _AGAIN)
                 return
             found[number] = await deploy(job, ssh, lambda stage, share: told(job, stage, share))
         told(job, "", None)
@@ -60,6 +60,11 @@ async def roll_out(
     else:
         await asyncio.gather(*map(one, rest))
     return [found[number] for number in range(len(jobs))]
+
+
+def _failed(number: int) -> str:
+    """So many devices, in words."""
+    return "Another one failed" if number == 1 else f"{number} others failed"
 
 
 _AGAIN = "Deploy again when that is mended: what is done is not done twice."

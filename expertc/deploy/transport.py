@@ -57,13 +57,14 @@ class Device:
         self._connection, self._silence = connection, silence
 
     @asynccontextmanager
-    async def program(self, *command: str) -> AsyncIterator[Peer]:
-        """Start a program that speaks messages; it ends with the block. Raises ``DeploymentError``."""
+    async def program(self, *command: str, absent: DeploymentError | None = None) -> AsyncIterator[Peer]:
+        """Start a program that speaks messages; it ends with the block. Raises ``DeploymentError``, ``absent`` if there
+        is no such program."""
         with reported(self.address):
             process: asyncssh.SSHClientProcess[bytes] = await self._connection.create_process(
                 shlex.join(command), encoding=None, stderr=asyncssh.PIPE
             )
-            peer = Peer(self.address, process, self._silence)
+            peer = Peer(self.address, process, self._silence, absent)
         try:
             await peer.greet()
             yield peer
@@ -96,8 +97,14 @@ class Device:
 class Peer:
     """A program on a device that answers requests, one at a time."""
 
-    def __init__(self, address: Address, process: asyncssh.SSHClientProcess[bytes], silence: float) -> None:
-        self._address, self._process, self._silence = address, process, silence
+    def __init__(
+        self,
+        address: Address,
+        process: asyncssh.SSHClientProcess[bytes],
+        silence: float,
+        absent: DeploymentError | None = None,
+    ) -> None:
+        self._address, self._process, self._silence, self._absent = address, process, silence, absent
 
     async def greet(self) -> None:
         """Read the greeting. Raises ``DeploymentError`` if this is no program of ours, or of another release."""
@@ -141,6 +148,8 @@ class Peer:
         last = (complaint or rest).decode("utf-8", "replace").strip().rpartition("\n")[2]
         why = shortened(clean_text(last), _COMPLAINT).rstrip(".") or f"exit status {status}"
         where = self._address.given
+        if status == _NO_PROGRAM and self._absent is not None:
+            return self._absent
         if status == _NO_PROGRAM:
             hint = "Install python3 there, or name it: --python; what else is missing, a deployment brings."
             return DeploymentError(f"{where} has no such program: {why}.", hint)
@@ -160,7 +169,11 @@ async def connected(address: Address, ssh: Ssh) -> AsyncIterator[Device]:
     if ssh.config is not None:
         options["config"] = [str(ssh.config)]
     offered = Offered()
-    with reported(address, "", offered, ssh.known_hosts):
+    with reported(address, "", offered):
+        places = asyncssh.SSHClientConnectionOptions(host=address.host, **options).known_hosts
+        first = next(iter(places), None) if isinstance(places, list) else places
+        if isinstance(first, str):  # else OpenSSH's own
+            offered.place = Path(first)
         connection = await asyncssh.connect(
             address.host, connect_timeout=ssh.patience, login_timeout=ssh.patience,
             keepalive_interval=KEEPALIVE, keepalive_count_max=MISSED, client_factory=lambda: offered, **options,

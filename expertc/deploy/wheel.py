@@ -61,6 +61,8 @@ def collect(wheel: Path, others: Sequence[Path] | None = None, extras: Sequence[
     for path in found:
         if not _FILE.fullmatch(path.name) or not path.is_file():
             raise UsageError(f"{shown(str(path))} is not a wheel.", "Give a .whl file.")
+    if not wheel.name.startswith("expertc-"):
+        raise UsageError(f"{shown(wheel.name)} is not a wheel of expertc.", "Give the one that 'pip wheel .' makes.")
     try:
         facts = {path.name: facts_of(path) for path in found}
     except OSError as error:

@@ -24,7 +24,7 @@ from .settings import Settings
 from .work import Work
 
 GRACE = 30
-"""Seconds for requests to finish after SIGTERM; systemd gives 90 before it kills."""
+"""Seconds for requests to finish after SIGTERM; the unit gives 15 more (``unit.STOP_SECONDS``)."""
 
 BACKLOG = 1024
 """Connections that wait to be accepted; the kernel has its own limit (net.core.somaxconn)."""
