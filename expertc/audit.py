@@ -39,6 +39,13 @@ LEVELS = ("fast", "full", "off")
 Array = np.ndarray[Any, Any]
 
 
+def require_level(name: str) -> str:
+    """``name``, if a build can be verified like that; else ``UsageError``."""
+    if name not in LEVELS:
+        raise UsageError(f"There is no verification level {shown(name)}.", f"Choose from {', '.join(LEVELS)}.")
+    return name
+
+
 class Start(Protocol):
     """Starts the check of an expert: as it was cut, after all passes, and as it is shipped in lower precision."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from . import manifest
 from .atomic import reported
-from .audit import LEVELS, fitting, refuse_nan, refuse_unfit, verifying
+from .audit import fitting, refuse_nan, refuse_unfit, require_level, verifying
 from .backends import cpu
 from .bundle import GOLDEN, MODEL, WEIGHTS, default_name, reserve
 from .card import Output
@@ -151,8 +151,7 @@ def build(
 
     Raises every error of ``expertc.errors`` up to 9; whatever is raised, nothing is left at ``output``.
     """
-    if verification not in LEVELS:
-        raise UsageError(f"There is no verification level {shown(verification)}.", f"Choose from {', '.join(LEVELS)}.")
+    require_level(verification)
     clock = _Clock(progress)
     device = as_here(target if isinstance(target, Target) else load_target(target))
     if precision != "fp32":

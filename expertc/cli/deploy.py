@@ -89,6 +89,9 @@ def command(
     }  # fmt: skip
     wanted = wanted.changed(rolling, every)
     if plan:
+        from .fleet_experts import check
+
+        check(wanted.groups)
         deployed.plan(wanted, as_json)
         return 0
     measured = options.check_seconds(seconds, "--seconds", 0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -30,14 +30,27 @@ def plan(fleet: Fleet, as_json: bool) -> None:
         show.json_out({"at_once": fleet.at_once, "stop_after": fleet.stop_after, "groups": groups})
         return
     rows = [
-        (host["host"], group["name"], group["what"], group["target"] or "", "canary" if host["canary"] else "")
+        (host["host"], group["name"], group["what"], group["target"] or "", _more(group, canary=host["canary"]))
         for group in groups
         for host in group["hosts"]
     ]
     show.table(("device", "expert", "what", "target", ""), rows, left=5)
     show.line()
-    stop = "" if fleet.stop_after is None else f"; no further after {fleet.stop_after} failures"
-    show.line(f"{len(rows)} devices, {fleet.at_once} at a time{stop}. Nothing was connected to, or written.")
+    if fleet.stop_after is not None:
+        show.line(f"No further after {fleet.stop_after} {'failure' if fleet.stop_after == 1 else 'failures'}.")
+    devices = "device" if len(rows) == 1 else "devices"
+    show.line(f"{len(rows)} {devices}, {fleet.at_once} at a time. Nothing was connected to, or written.")
+
+
+def _more(group: Mapping[str, Any], *, canary: bool) -> str:
+    """What else is to be known of a device's part."""
+    limit = group["max_p90_ms"]
+    said = (
+        "canary" if canary else "",
+        f"{limit:g} ms" if limit else "",
+        f"port {group['port']}" if group["port"] else "",
+    )
+    return ", ".join(filter(None, said))
 
 
 def _planned(group: Group, fleet: Fleet) -> dict[str, Any]:
@@ -50,7 +63,7 @@ def _planned(group: Group, fleet: Fleet) -> dict[str, Any]:
     hosts = [{"host": each.given, "canary": at < fleet.canary} for at, each in enumerate(group.hosts)]
     return {
         "group": group.name, "name": group.expert, "what": what, "target": target, "hosts": hosts,
-        "max_p90_ms": group.max_p90_ms, "service": group.service,
+        "max_p90_ms": group.max_p90_ms, "service": group.service, "port": group.port if group.service else None,
     }  # fmt: skip
 
 

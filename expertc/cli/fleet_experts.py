@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import __version__
 from . import options
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..source import Source
     from ..stages import Stages
 
+T = TypeVar("T")
+
 
 def experts(groups: Sequence[Group], folder: Path, *, rebuild: bool, progress: Stages) -> dict[str, Bundle]:
     """The bundle of every group. A model that several groups are cut from is read once.
@@ -24,19 +26,53 @@ def experts(groups: Sequence[Group], folder: Path, *, rebuild: bool, progress: S
     What an earlier run has cut in ``folder`` is taken as it is, so that a device which has it already has nothing to
     do; unless the group asks for something else now, or ``rebuild``. Raises what building and opening raise.
     """
+    return _each(groups, partial(_cut, folder=folder, rebuild=rebuild, progress=progress), progress)
+
+
+def check(groups: Sequence[Group]) -> None:
+    """Raise what building and opening would, as far as that can be told without cutting anything."""
+    from ..stages import silent
+
+    def could(group: Group, source: Source) -> None:
+        from ..audit import require_level
+        from ..errors import UsageError
+        from ..precise import require_precision
+        from ..selection import resolve
+        from ..targets import load_target
+        from ..text import shown
+
+        resolve(source.card.taxonomy, group.classes or "")
+        require_level(group.verify)
+        require_precision(group.precision, load_target(group.target or "cpu"))
+        for place in (group.calib, group.data):
+            if place is not None and not place.exists():
+                raise UsageError(f"There is no {shown(str(place))}.", "Check the path.")
+
+    _each(groups, could, silent)
+
+
+def _each(groups: Sequence[Group], do: Callable[[Group, Source], T], progress: Stages) -> dict[str, T | Bundle]:
+    """What ``do`` makes of every group and its model, which is read once; or the bundle that it names, opened."""
     from ..bundle import open_bundle
-    from ..errors import ExpertcError
+    from ..errors import BundleError, ExpertcError
     from ..source import open_source
+    from ..text import shown
 
     sources: dict[Path | None, Source] = {}
 
-    def made(group: Group) -> Bundle:
+    def made(group: Group) -> T | Bundle:
         if group.bundle is not None:
-            return open_bundle(group.bundle)
+            bundle = open_bundle(group.bundle)
+            if bundle.golden is None:
+                raise BundleError(
+                    f"The bundle {shown(bundle.path)} carries no golden record, so no device could check it.",
+                    "Build it again, without --verify off.",
+                )
+            return bundle
         if group.model not in sources:
             progress("read")
             sources[group.model] = open_source(group.model)
-        return _cut(group, sources[group.model], folder, rebuild=rebuild, progress=progress)
+        return do(group, sources[group.model])
 
     found = {}
     for group in groups:

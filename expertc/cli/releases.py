@@ -41,7 +41,11 @@ def command() -> None:
     """
 
 
-@command.command("list", epilog=options.example("expertc releases list", "expertc releases list shore-camera --json"))
+@command.command(
+    "list",
+    short_help="List releases, the active one first.",
+    epilog=options.example("expertc releases list", "expertc releases list shore-camera --json"),
+)
 @click.argument("name", required=False)
 @_stored
 def listed(name: str | None, as_json: bool, **where: str | None) -> None:
@@ -49,7 +53,10 @@ def listed(name: str | None, as_json: bool, **where: str | None) -> None:
     _print(_store(**where).every(name), as_json, "There is no release here.")
 
 
-@command.command(epilog=options.example("expertc releases activate shore-camera 0123456789abcdef"))
+@command.command(
+    short_help="Make a release the active one.",
+    epilog=options.example("expertc releases activate shore-camera 0123456789abcdef"),
+)
 @click.argument("name")
 @click.argument("release")
 @click.option("--force", is_flag=True, help="Even one that did not pass its checks here.")
@@ -69,7 +76,9 @@ def activate(name: str, release: str, force: bool, as_json: bool, **where: str |
     _print([store.activate(name, release, force=force)], as_json)
 
 
-@command.command(epilog=options.example("expertc releases rollback shore-camera"))
+@command.command(
+    short_help="Go back to what was active before.", epilog=options.example("expertc releases rollback shore-camera")
+)
 @click.argument("name")
 @_stored
 def rollback(name: str, as_json: bool, **where: str | None) -> None:
@@ -77,7 +86,10 @@ def rollback(name: str, as_json: bool, **where: str | None) -> None:
     _print([_store(**where).rollback(name)], as_json)
 
 
-@command.command(epilog=options.example("expertc releases remove shore-camera 0123456789abcdef"))
+@command.command(
+    short_help="Remove a release, or an expert with --all.",
+    epilog=options.example("expertc releases remove shore-camera 0123456789abcdef"),
+)
 @click.argument("name")
 @click.argument("release", required=False)
 @click.option("--all", "everything", is_flag=True, help="The expert itself, with all its releases.")
@@ -98,7 +110,10 @@ def remove(name: str, release: str | None, everything: bool, as_json: bool, **wh
     _print(store.remove(name, release), as_json, "It had no releases.")
 
 
-@command.command(epilog=options.example("expertc releases gc shore-camera --keep 1"))
+@command.command(
+    short_help="Remove old releases.",
+    epilog=options.example("expertc releases gc shore-camera --keep 1"),
+)
 @click.argument("name")
 @click.option("--keep", type=click.IntRange(0, 1000), metavar="N", help="How many to keep beside the active one (3).")
 @_stored

@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
-import h11
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -163,8 +162,6 @@ class Counted:
         app = _ambiguous if {b"content-length", b"transfer-encoding"} <= {*dict(scope["headers"])} else self._app
         try:
             await app(scope, receive, sent)
-        except h11.LocalProtocolError:  # what came is no HTTP, and uvicorn has hung up on it already
-            status = _GONE
         finally:
             self._metrics.in_flight.dec()
             handler = scope.get("endpoint")

@@ -14,6 +14,7 @@ import asyncio
 import resource
 from collections.abc import Callable
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST = 512
@@ -54,6 +55,16 @@ def patient(seconds: float, refused: Callable[[str], None]) -> type[H11Protocol]
         def eof_received(self) -> bool:  # type: ignore[override]
             # Who has sent all may still read: unless the connection is kept, uvicorn throws the answer away.
             return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
+
+        def send_400_response(self, msg: str) -> None:
+            # The head may have been sound, and its answer be under way: nobody takes that any more.
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.cycle.disconnected = True
+                self.cycle.message_event.set()
+            if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+                super().send_400_response(msg)
+            else:
+                self.transport.close()
 
         def on_response_complete(self) -> None:
             super().on_response_complete()

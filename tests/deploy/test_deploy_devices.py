@@ -116,6 +116,28 @@ def test_only_what_changed_travels(cli, bundle, device: Device, options, tmp_pat
     assert active(host) == release_of(again)
 
 
+def test_what_is_damaged_is_brought_again(cli, bundle, device: Device, options) -> None:
+    host = device()
+    deployed(cli, options, bundle, host.login, *NAME)
+    model = host.data / "experts/rainbow/current/expert.onnx"
+    content = bytearray(model.read_bytes())
+    content[100] ^= 1
+    model.chmod(0o600)
+    model.write_bytes(content)
+    code, found = deployed(cli, options, bundle, host.login, *NAME)
+    assert (code, found[host.login]["state"], active(host)) == (0, "active", release_of(bundle))
+    assert deployed(cli, options, bundle, host.login, *NAME)[1][host.login]["state"] == "unchanged"
+
+
+def test_a_limit_counts_for_what_is_active_too(cli, bundle, device: Device, options) -> None:
+    host = device()
+    deployed(cli, options, bundle, host.login, *NAME)
+    code, found = deployed(cli, options, bundle, host.login, *NAME, "--max-p90-ms", "0.000001")
+    assert (code, found[host.login]["state"], active(host)) == (8, "refused", release_of(bundle))
+    assert "is active since" in found[host.login]["why"]
+    assert deployed(cli, options, bundle, host.login, *NAME, "--max-p90-ms", "100000")[0] == 0
+
+
 def test_several_devices_and_what_a_person_sees(cli, bundle, device: Device, options) -> None:
     hosts = [device(), device()]
     code, out, err = cli("deploy", bundle, *(host.login for host in hosts), *NAME, *options)
@@ -323,10 +345,43 @@ def test_a_group_that_cannot_be_cut_is_named(cli, full: Path, tmp_path, machines
         f'model = "{full}"\n[groups.a]\nhosts = ["nobody"]\nclasses = "warm"\n'
         '[groups.b]\nhosts = ["nobody"]\nclasses = "polar-bears"\n'
     )
-    code, out, err = cli("deploy", "--fleet", tmp_path / "fleet.toml", *machines.options)
-    assert (code, out) == (2, "")
-    assert "Group b: " in err
-    assert "polar-bears" in err
+    for plan in ((), ("--plan",)):
+        code, out, err = cli("deploy", "--fleet", tmp_path / "fleet.toml", *machines.options, *plan)
+        assert (code, out) == (2, "")
+        assert "Group b: " in err
+        assert "polar-bears" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "problem"),
+    [
+        ('target = "nope"', 2, "nope"),
+        ('precision = "fp7"', 2, "fp7"),
+        ('verify = "x"', 2, "no verification level 'x'"),
+        ('model = "no.onnx"', 3, "no.onnx"),
+        ('data = "nowhere"', 2, "nowhere"),
+    ],
+)
+def test_a_plan_that_cannot_be(cli, full: Path, tmp_path, line: str, code: int, problem: str) -> None:
+    model = "" if line.startswith("model") else f'model = "{full}"\n'
+    (tmp_path / "fleet.toml").write_text(f'{line}\n{model}[groups.a]\nhosts = ["nobody"]\nclasses = "warm"\n')
+    found = cli("deploy", "--fleet", tmp_path / "fleet.toml", "--plan")
+    assert (found.code, found.out) == (code, "")
+    assert problem in found.err
+
+
+def test_one_device_for_two_experts(cli, bundle, other, tmp_path, device: Device, options) -> None:
+    """Each has a line of its own that says why."""
+    dead = device()
+    dead.stop()
+    (tmp_path / "fleet.toml").write_text(
+        f'[groups.a]\nhosts = ["{dead.login}"]\nbundle = "{bundle}"\n'
+        f'[groups.b]\nhosts = ["{dead.login}"]\nbundle = "{other}"\n'
+    )
+    code, out, err = cli("deploy", "--fleet", tmp_path / "fleet.toml", *options)
+    assert code == 8
+    assert f"2 of 2 deployments failed: {dead.login} a, {dead.login} b." in err
+    assert len(re.findall(rf"^{re.escape(dead.login)} [ab]:? ", out, re.MULTILINE)) == 2
 
 
 def test_failures_are_named(cli, bundle, device: Device, options) -> None:
@@ -335,7 +390,7 @@ def test_failures_are_named(cli, bundle, device: Device, options) -> None:
     code, out, err = cli("deploy", bundle, dead.login, *NAME, *options)
     assert code == 8
     assert "cannot be reached" in out or "does not answer" in out
-    assert err.endswith(f"1 of 1 devices do not run it: {dead.login}.\n")
+    assert err.endswith(f"1 of 1 deployments failed: {dead.login}.\n")
     assert max(map(len, out.splitlines())) <= 80
 
 
@@ -378,14 +433,15 @@ def test_releases_of_a_device(cli, bundle, other, machines: Network, device: Dev
     (host.data / "envs/current").unlink()
     code, _, err = cli("releases", "list", *over)
     assert code == 8
-    assert "a deployment brings" in err
+    assert f"Nothing was deployed to {host.login} yet." in err
+    assert f"expertc deploy BUNDLE {host.login}" in err
     for each in (bundle, other):
         assert deployed(cli, options, each, host.login, *NAME)[0] == 0
     found = json.loads(cli("releases", "list", *over, "--json").out)
     assert [(each["id"], each["active"]) for each in found] == [(release_of(other), True), (release_of(bundle), False)]
     code, out, _ = cli("releases", "rollback", "rainbow", *over)
     assert (code, release_of(bundle) in out, active(host)) == (0, True, release_of(bundle))
-    assert cli("releases", "activate", "rainbow", release_of(other), *over).code == 0
+    assert cli("releases", "activate", "rainbow", release_of(other)[:8], *over).code == 0
     assert active(host) == release_of(other)
     code, _, err = cli("releases", "remove", "rainbow", release_of(other), *over)
     assert "is active" in err

@@ -24,9 +24,16 @@ def calls(folder: Path) -> list[str]:
     return found
 
 
+LOOK = (
+    "systemctl --user show --property=ActiveState --property=SubState --property=Job --property=Result"
+    " expertc-cam.service"
+)
+SOUND = 'case "$2" in show) echo Version=252; echo ActiveState=active; echo SubState=running;; esac'
+
+
 def test_the_service_is_installed_and_restarted_only_if_it_changed(tmp_path: Path) -> None:
     tools = tmp_path / "bin"
-    program(tools, "systemctl", 'case "$2" in is-active) echo active;; show) echo Version=252;; esac')
+    program(tools, "systemctl", SOUND)
     program(tools, "loginctl", "exit 1")
     with Talk(tmp_path, PATH=f"{tools}:/bin") as agent:
         found = agent.ask("service", name="cam", port=8080)
@@ -37,12 +44,61 @@ def test_the_service_is_installed_and_restarted_only_if_it_changed(tmp_path: Pat
         assert calls(tools) == [
             "systemctl --user show --property=Version", "systemctl --user daemon-reload",
             "systemctl --user enable expertc-cam.service", "systemctl --user restart --no-block expertc-cam.service",
-            "loginctl enable-linger", "systemctl --user is-active expertc-cam.service",
+            "loginctl enable-linger", LOOK,
         ]  # fmt: skip
         agent.ask("service", name="cam", port=8080)
         assert "systemctl --user start --no-block expertc-cam.service" in calls(tools)
         agent.ask("service", name="cam", port=8081)
         assert "systemctl --user restart --no-block expertc-cam.service" in calls(tools)
+
+
+def shows(*states: str) -> str:
+    """A systemctl that shows one state after another, then the last one again."""
+    lines = "".join(f"{at}) printf '{state}';;" for at, state in enumerate(states[:-1], 1))
+    looks = 'echo x >> "$0.looks"; case $(wc -l < "$0.looks") in'
+    return f"case \"$*\" in *ActiveState*) {looks} {lines} *) printf '{states[-1]}';; esac;; esac"
+
+
+STARTS = r"ActiveState=activating\nSubState=start\nJob=7\n"
+DIES = r"ActiveState=activating\nSubState=auto-restart\nResult=exit-code\n"
+RUNS = r"ActiveState=active\nSubState=running\nJob=0\n"
+ENDS = r"ActiveState=active\nSubState=running\nJob=8\n"  # the one before, which is to be stopped
+
+
+def test_a_service_that_starts_is_waited_for(tmp_path: Path) -> None:
+    program(tmp_path / "bin", "systemctl", shows(ENDS, STARTS, RUNS))
+    with Talk(tmp_path, PATH=f"{tmp_path}/bin:/usr/bin:/bin") as agent:
+        assert agent.ask("service", name="cam")["state"] == "active"
+
+
+@pytest.mark.parametrize("states", [(STARTS, DIES), (ENDS, r"ActiveState=failed\nSubState=failed\nResult=timeout\n")])
+def test_a_service_that_dies_is_told(tmp_path: Path, states: tuple[str, ...]) -> None:
+    program(tmp_path / "bin", "systemctl", shows(*states))
+    with Talk(tmp_path, PATH=f"{tmp_path}/bin:/usr/bin:/bin") as agent:
+        failed = agent.try_to("service", name="cam")["failed"]
+    assert failed["kind"] == "DeploymentError"
+    assert states[-1].rpartition("Result=")[2].removesuffix(r"\n") in failed["message"]
+    assert "journalctl --user --unit expertc-cam.service" in failed["hint"]
+
+
+@pytest.mark.parametrize("host", ["...", "a..b", "-x", ":", "x-", "1", "a b"])
+def test_what_nobody_can_listen_on(tmp_path: Path, host: str) -> None:
+    with Talk(tmp_path) as agent:
+        assert "no address to serve on" in agent.try_to("service", name="cam", host=host)["failed"]["message"]
+    assert not (tmp_path / ".config").exists()
+
+
+def test_the_service_goes_with_the_expert(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    program(tools, "systemctl", SOUND)
+    with Talk(tmp_path, PATH=f"{tools}:/usr/bin:/bin") as agent:
+        agent.ask("service", name="cam")
+        place = tmp_path / ".config/systemd/user/expertc-cam.service"
+        assert place.is_file()
+        calls(tools)
+        agent.try_to("remove", name="cam")  # there is no release of it
+        assert "systemctl --user disable --now expertc-cam.service" in calls(tools)
+        assert not place.exists()
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,17 @@ def test_the_service(cli, bundle, machines, options, tmp_path) -> None:
             thread.join()
     assert len(statuses) > 20
     assert set(statuses) == {200}
+
+    # one that cannot listen is no success, and goes with its expert
+    code, found = deployed(cli, options, bundle, host.login, "--name", "second", *service)
+    assert (code, found[host.login]["state"]) == (8, "failed")
+    assert "The release is active, but: The service does not start (exit-code)." in found[host.login]["why"]
+    over = ("--host", host.login, *machines.options)
+    assert cli("releases", "remove", "second", "--all", *over).code == 0
+    assert [unit.name for unit in (host.home / ".config/systemd/user").glob("*.service")] == ["expertc-rainbow.service"]
+    assert is_ready(host)
+    assert cli("releases", "remove", "rainbow", "--all", *over).code == 0
+    wait(lambda: processes(host) == [])
     host.stop()
 
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +123,56 @@ def test_names_ports_and_jumps_of_the_configuration(machines: Network, host: Hos
     asyncio.run(go())
     assert (far.home / "x/y").read_bytes() == b"here"
     assert "Accepted publickey" in (host.folder / "sshd.log").read_text()
+
+
+def test_another_key_behind_a_name_of_the_configuration(machines: Network, tmp_path) -> None:
+    """What is looked up is what the name stands for; and the place, what the configuration says."""
+    impostor = machines.host(known=False)
+    impostor.start()
+    known = tmp_path / "known"
+    key = machines.identity.with_suffix(".pub").read_text()
+    known.write_text(f"{impostor.address} {key}")
+    config = tmp_path / "config"
+    config.write_text(f"Host camera\n  HostName {impostor.address}\n  UserKnownHostsFile {known}\n")
+    with pytest.raises(DeploymentError, match=f"is not the one in {known}") as caught:
+        asyncio.run(_with_config(config, machines))
+    assert f"ssh-keygen -R {impostor.address} -f {known}" in caught.value.hint
+    known.write_text("")
+    with pytest.raises(DeploymentError, match=f"is not in {known}") as caught:
+        asyncio.run(_with_config(config, machines))
+    assert f"ssh-keyscan {impostor.address} >> {known}" in caught.value.hint
+
+
+def test_an_unknown_host_on_the_way(machines: Network, host: Host, tmp_path) -> None:
+    """The device is not blamed for it."""
+    jump = machines.host(known=False)
+    jump.start()
+    config = tmp_path / "config"
+    config.write_text(
+        f"Host camera\n  HostName {host.address}\n  User root\n  ProxyJump root@{jump.address}\n"
+        f"Host *\n  IdentityFile {machines.identity}\n  UserKnownHostsFile {machines.known_hosts}\n"
+    )
+    with pytest.raises(DeploymentError, match="on the way to camera is not trusted"):
+        asyncio.run(_with_config(config, machines))
+
+
+@pytest.mark.parametrize("line", [b"garbage\n", b"@bogus host ssh-ed25519 AAAA\n", b"|1|bad|hash\n", b"\xe9\n"])
+def test_known_hosts_that_cannot_be_read(machines: Network, host: Host, tmp_path, line: bytes) -> None:
+    """It is no bug of ours, and the place is named."""
+    known = tmp_path / "known"
+    known.write_bytes(machines.known_hosts.read_bytes() + line)
+
+    async def go() -> None:
+        async with connected(Address.parse(host.login), Ssh(None, known, machines.identity, patience=5)):
+            """Never here."""
+
+    with pytest.raises(UsageError, match=f"^{known}, where the key of {host.login} is looked up, cannot be read"):
+        asyncio.run(go())
+
+
+async def _with_config(config: Path, machines: Network) -> None:
+    async with connected(Address.parse("camera"), Ssh(config, None, machines.identity, patience=5)):
+        """Never here."""
 
 
 def test_a_login_that_is_refused(machines: Network, host: Host, tmp_path) -> None:

@@ -141,6 +141,7 @@ def rolled(monkeypatch: pytest.MonkeyPatch, names: str, bad: str = "", **how: An
     jobs = [SimpleNamespace(address=Address.parse(name), group=name[0], release="0" * 16) for name in names.split()]
     found = asyncio.run(rollout.roll_out(jobs, Ssh(), lambda job, stage, share: None, **how))  # type: ignore[arg-type]
     assert [outcome.job for outcome in found] == jobs
+    devices.why = [outcome.why for outcome in found]
     return devices, [outcome.state for outcome in found]
 
 
@@ -171,3 +172,27 @@ def test_too_many_failures_end_it(monkeypatch) -> None:
     devices, states = rolled(monkeypatch, "a1 a2 a3 a4 a5 a6", "a2 a3", at_once=1, stop_after=2)
     assert devices.tried == ["a1", "a2", "a3"]
     assert states == [ACTIVE, FAILED, FAILED, NOT_TRIED, NOT_TRIED, NOT_TRIED]
+
+
+def test_what_was_not_tried_has_not_failed(monkeypatch) -> None:
+    devices, _ = rolled(monkeypatch, "a1 a2 a3 a4", "a1", at_once=1, stop_after=1)
+    assert devices.why[1:] == ["Another one failed before it."] * 3
+
+
+def test_two_services_on_one_port(tmp_path) -> None:
+    text = (
+        '[groups.a]\nhosts = ["cam"]\nbundle = "a"\n[groups.b]\nhosts = ["cam"]\nbundle = "b"\n'
+        '[groups.c]\nhosts = ["other"]\nbundle = "c"\n'
+    )
+    with pytest.raises(UsageError, match="a and b would both serve on port 8000 of cam"):
+        read(tmp_path, "service = true\n" + text)
+    fleet = read(tmp_path, text)
+    with pytest.raises(UsageError, match="a and b would both serve on port 9000 of cam"):
+        fleet.changed({}, {"service": True, "port": 9000})
+    assert fleet.changed({}, {"port": 9000}).groups[0].port == 9000
+
+
+@pytest.mark.parametrize("host", ["...", "a..b", "-x", ":", "1"])
+def test_no_address_to_listen_on(tmp_path, host: str) -> None:
+    with pytest.raises(UsageError, match="not an address to listen on"):
+        read(tmp_path, f'listen = "{host}"\n[groups.a]\nhosts = ["cam"]\nbundle = "a"\n')

@@ -69,6 +69,9 @@ BROKEN = {
     "a length in other digits": head(*POST, "Content-Length: ٣".encode().decode("latin-1")),
     "an unknown coding": head(*POST, "Transfer-Encoding: gzip, chunked"),
     "a bad chunk": head(*POST, "Transfer-Encoding: chunked") + b"zz\r\n",
+    "a bad chunk for nobody": head("POST", "/nope", "Transfer-Encoding: chunked") + b"zz\r\n",
+    "a bad chunk beside a question": head("GET", "/metrics", "Transfer-Encoding: chunked") + b"zz\r\n",
+    "two lengths of two kinds": head("POST", "/v2", "Content-Length: 3", "Transfer-Encoding: chunked") + b"zz\r\n",
     "a negative chunk": head(*POST, "Transfer-Encoding: chunked") + b"-1\r\n",
     "an endless chunk extension": head(*POST, "Transfer-Encoding: chunked") + b"1;" + b"a" * 200_000,
 }
