@@ -1,7 +1,7 @@
 """Early exits on what can be trained here: how accurate, how specific and how costly the answers of every exit are.
 
     pip install '.[bench,train]'
-    python -m benchmarks.exits --data DIR --runs RUNS [--set cifar10] [--seed 0] [--epochs 20] [--seconds 60]
+    python -m benchmarks.exits --data DIR --runs RUNS [--set cifar10] [--seed 0] [--epochs 120] [--seconds 60]
 
 AlexNet, B-AlexNet, Sem-HBN, Gran-HBN and AG-HBN, trained by one recipe (AG-HBN's last sixth of the epochs trains its
 semantic exit alone). Every exit's answers to the held-out photos are recorded once, by ONNX Runtime on the exported
@@ -93,6 +93,8 @@ def network(name: str, data: str, seed: int, epochs: int, photos: Path, runs: Pa
     """The folder of a trained network, with its exports ``plain.onnx`` and ``full.onnx``."""
     folder = runs / name
     if (folder / "full.onnx").exists():
+        if (found := len(load_trained(folder).facts["training"]["history"])) != epochs:
+            raise SystemExit(f"{folder} was trained for {found} epochs, not {epochs}: give another --runs.")
         return folder
     recipe = shorter(replace(load_recipe(f"{name}-{data}"), seed=seed), epochs)
     taxonomy = Taxonomy.shipped(recipe.taxonomy)
@@ -219,7 +221,9 @@ def described(own: Recorded, seconds: list[float]) -> dict[str, Any]:
     }
     if own.semantic is not None:
         decided = np.where(own.semantic, own.fine_right, own.coarse_right).sum(axis=1)
-        made["semantic"] = {"fine": int(own.semantic.sum()), "hits": decided.tolist()}
+        entropies_only = replace(own, exits=replace(own.exits, semantic=None), semantic=None)
+        curve = list(over_tolerance(entropies_only, len(own.exits.exits)))
+        made["semantic"] = {"fine": int(own.semantic.sum()), "hits": decided.tolist(), "tolerance": curve}
     return made
 
 
