@@ -17,6 +17,7 @@ from rainbow import CLASSES, SPEC, photos, picture, tree
 
 from expertc import Expert, build, manifest
 from expertc.bench import bench
+from expertc.bench import report as bench_report
 from expertc.bundle import open_bundle
 from expertc.errors import UsageError
 from expertc.evaluate import recording, report
@@ -165,6 +166,55 @@ def test_bench_times_the_exit_that_is_asked_for(cli: Any, exits: Path, monkeypat
     assert cli("bench", exits, "--duration", "0.05", "--exit", 2).code == 0
     is_staged = (exits / "stage2.onnx").exists()
     assert seen == ({("image",), ("features1",)} if is_staged else {("image", 2)})
+
+
+def test_bench_says_which_exit_was_measured(cli: Any, exits: Path, bundle: Path, tmp_path: Path) -> None:
+    def said(*options: Any) -> str:
+        code, out, err = cli("bench", exits, bundle, "--duration", "0.05", "--report", tmp_path / "r", *options)
+        assert (code, err) == (0, "")
+        (line,) = (text for text in (tmp_path / "r" / "report.md").read_text().splitlines() if "exits of exits" in text)
+        words = " ".join(out.split())
+        assert line.removeprefix("- exits of ") in words
+        assert line.removeprefix("- exits of ") in (tmp_path / "r" / "report.html").read_text()
+        assert f"{bundle.name}: no early exits, runs to its end" in words
+        return line.partition(": ")[2]
+
+    def read() -> Any:
+        report = json.loads((tmp_path / "r" / "report.json").read_text())
+        Draft202012Validator(json.loads((Path(bench_report.__file__).parent / "schema.json").read_text())).validate(
+            report
+        )
+        assert report["models"][1]["exits"] is None
+        return report["models"][0]["exits"]
+
+    assert said("--exit", 2) == "exit 2 answers (as asked; tolerance 0.25 nats)"
+    assert read() == {"answered": 2, "asked": 2, "thresholds": None, "tolerance": 0.25}
+    for seed in (0, 1):
+        noise = np.random.default_rng(seed).standard_normal((1, 3, 8, 8), np.float32)
+        for limits in ((0.5, 0.4), (0.9, 0.9), (1e-3, 1.0)):
+            ((number, *_),) = by_hand(noise, limits, 0.25)
+            text = f"exit {number} answers (thresholds {limits[0]:g}, {limits[1]:g} nats; tolerance 0.25 nats)"
+            assert said("--seed", seed, "--threshold", ",".join(map(str, limits))) == text
+            assert read() == {"answered": number, "asked": None, "thresholds": list(limits), "tolerance": 0.25}
+
+
+def test_bench_says_of_frozen_exits_that_they_cannot_be_set(cli: Any, tmp_path: Path) -> None:
+    full = tmp_path / "full.onnx"
+    full.write_bytes(plain())
+    frozen = build(full, classes="reds,blues,greens", output=tmp_path / "f", embed={"threshold": 0.3}, exits="nested")
+    code, out, err = cli("bench", frozen.path, "--exit", 1)
+    assert (code, out, "thresholds of this expert are frozen" in err) == (2, "", True)
+    assert "f: exit " in " ".join(cli("bench", frozen.path, "--duration", "0.05").out.split())
+
+
+def test_compare_does_not_take_another_exit_for_a_regression(cli: Any, exits: Path, tmp_path: Path) -> None:
+    for number in (1, 3):
+        place = tmp_path / f"r{number}"
+        assert cli("bench", exits, "--duration", "0.1", "--exit", number, "--report", place).code == 0
+    code, out, err = cli("bench", "compare", tmp_path / "r1", tmp_path / "r3", "--allow-noisy")
+    assert (code, out) == (2, "")
+    assert "exit 1 answers" in err
+    assert "then exit 3 answers" in err
 
 
 def test_calibrate_for_an_accuracy(
