@@ -369,6 +369,28 @@ def test_photos_and_bundles_that_cannot_be_calibrated(cli: Any, tmp_path: Path, 
     assert not (tmp_path / "new.expert").exists()
 
 
+def test_calibrate_says_which_photos_counted_nowhere(cli: Any, tmp_path: Path, seaside: Path, timed: None) -> None:
+    """And of exits that weigh no two answers no tolerance: these know one category."""
+    data, full = shutil.copytree(seaside, tmp_path / "photos"), tmp_path / "full.onnx"
+    picture(data / "tables" / "0.png", "reds")
+    (data / "unused").mkdir()
+    full.write_bytes(plain())
+    path = build(full, classes="warm", output=tmp_path / "x", measure_seconds=0, verification="off").path
+    asked = ("calibrate", path, "--data", data, "--ignore-unknown", "--max-ms", 100, "--threads", 1, "-o")
+    code, out, err = cli(*asked, tmp_path / "a.expert")
+    assert (code, err) == (0, "")
+    assert "of 24 photos" in out
+    assert "left out: 25 photos of 3 other classes" in out
+    told = json.loads(cli(*asked, tmp_path / "b.expert", "--json").out)
+    assert told["left_out"] == {"blues": 12, "greens": 12, "tables": 1}
+    assert told["accuracy"]["images"] == 24
+    assert f"thresholds  {', '.join(f'{value:g}' for value in told['thresholds'])} nats\n" in out
+    assert "tolerance" not in out
+    mixed = cli("calibrate", bundle(tmp_path / "y", "nested"), *asked[2:], tmp_path / "c.expert").out
+    assert "left out: 1 photos of 1 other classes" in mixed
+    assert "nats; tolerance " in mixed
+
+
 def test_a_picture_needs_matplotlib(cli: Any, tmp_path: Path, seaside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = bundle(tmp_path / "x.expert", "nested")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
