@@ -64,13 +64,14 @@ class OpenSession(Protocol):
 
 
 def portions(x: NDArray[Any], size: int) -> Iterator[tuple[NDArray[Any], int]]:
-    """``x`` ``[n, ...]`` in parts of ``size``, and how many of each are its own: the last is filled up with its last.
+    """``x`` ``[n, ...]`` in parts of ``size``, and how many of each are its own: the last is filled up with its own.
 
-    For a model that takes exactly ``size`` images at a time.
+    For a model that takes exactly ``size`` images at a time. They come in turns, for a model that decides by the mean
+    over a call: that of the last part is its own where it goes into ``size``, and else as near as can be.
     """
     for start in range(0, len(x), size):
         part = x[start : start + size]
-        yield np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)]), len(part)
+        yield np.resize(part, (size, *part.shape[1:])), len(part)
 
 
 __all__ = ["OpenSession", "Session", "Stage", "portions"]

@@ -19,6 +19,7 @@ from ..errors import InvalidArtifactError, UsageError
 from ..intervals import mean_difference, median_ratio
 from ..measure import MIN_BLOCKS
 from ..text import clean_text, parse_json, read_text, shown
+from .exits import Exiting, read_exiting
 from .report import FAMILY, FORMAT
 from .watch import MAX_VARIATION, VERDICTS, Verdict
 from .watch.verdict import NOISY, THROTTLED
@@ -104,6 +105,7 @@ class _Timed:
     blocks: tuple[float, ...]  # median of each, in seconds per call; of a camera, in seconds of age
     missed: tuple[float, ...]  # by a camera: the share of each block
     classes: frozenset[str] | None
+    exits: Exiting | None  # None also of one that runs to its end
     task: str | None  # what its accuracy was measured on, if it was
 
 
@@ -131,9 +133,9 @@ def compare(old: str | Path, new: str | Path, *, tolerance: float = TOLERANCE, a
     missed frames has grown by more than ``tolerance``, and the interval of that is above 0.
 
     Raises ``InvalidArtifactError`` for a file that is not a report, and ``UsageError`` where the two are of different
-    tasks: another scenario, input, frame rate, processor, number of threads, set of classes or of photos, no model in
-    common; where a run was throttled, noisy or not watched to its end, unless ``allow_noisy``; or if a model was
-    measured in fewer than 6 blocks.
+    tasks: another scenario, input, frame rate, processor, number of threads, set of classes or of photos, other early
+    exits, no model in common; where a run was throttled, noisy or not watched to its end, unless ``allow_noisy``; or if
+    a model was measured in fewer than 6 blocks.
     """
     if not 0 <= tolerance < 10:
         raise UsageError(f"A tolerance of {tolerance:g} makes no sense.", "Give a share such as 0.05.")
@@ -185,6 +187,10 @@ def _refuse_different(before: _Recorded, after: _Recorded, names: list[str]) -> 
         if had is not None and has is not None and had != has and problem is None:
             odd = min(had ^ has)
             problem = f"{shown(name)} had {len(had)} classes, then {len(has)}; {shown(odd)} is in one of them only"
+        left, leaves = before.models[name].exits, after.models[name].exits
+        if left is not None and leaves is not None and left != leaves and problem is None:
+            problem = f"of {shown(name)}, {left}, then {leaves}"
+            hint = "Measure both with the same --exit, or the same --threshold, --tolerance and --seed."
         seen, then = before.models[name].task, after.models[name].task
         if None not in (seen, then) and seen != then and problem is None:
             problem = f"the accuracy of {shown(name)} was that on {seen}, then on {then}"
@@ -270,4 +276,5 @@ def _timed(model: Mapping[str, Any], stream: Mapping[str, Any] | None) -> _Timed
     judged, classes = model["accuracy"], model["classes"]
     task = None if judged is None else f"{int(judged['images'])} photos of {int(judged['classes'])} classes"
     known = None if classes is None else frozenset(map(clean_text, classes))
-    return _Timed(tuple(shape), str(model["sha256"]), blocks, missed, known, task)
+    exits = read_exiting(model["exits"])
+    return _Timed(tuple(shape), str(model["sha256"]), blocks, missed, known, exits, task)

@@ -10,6 +10,7 @@ from ..pages.axis import duration
 from ..pages.markup import element
 from ..pages.parts import figure, named, numbers, page, table
 from . import charts
+from .exits import exit_lines
 from .sections import sections
 from .tables import headlines
 
@@ -101,6 +102,7 @@ def _method(report: Mapping[str, Any]) -> dict[str, Any]:
         "percentiles": report["percentiles"],
         "warm-up": report["warmup"],
         "seed of noise and order": report["seed"],
+        **({"exits": exits} if (exits := [*exit_lines(report)]) else {}),
         **({"harness": report["harness"]} if "harness" in report else {}),
         "format": report["format"],
     }

@@ -13,6 +13,7 @@ from ..measure import MIN_BLOCKS, Ratio, Summary, Warmup, samples_for
 from ..pages import ReportFolder, cell, to_json
 from .camera import Stream
 from .cold import ColdStart
+from .exits import Exiting, exit_lines
 from .harness import Harness
 from .page import to_html
 from .phases import Phases, described
@@ -23,7 +24,7 @@ from .watch import MAX_VARIATION, UNWATCHED, Evidence, Verdict, judge, unsteady
 SINGLE_STREAM, OFFLINE, CAMERA = SCENARIOS = ("single-stream", "offline", "camera")
 
 FAMILY = "expertc.bench/"
-FORMAT = FAMILY + "3"  # the number is the schema's version: schema.json
+FORMAT = FAMILY + "4"  # the number is the schema's version: schema.json
 FOLDER = ReportFolder(FAMILY, "benchmark report")
 
 MOST_DURATIONS = 100_000  # of a model in a report: about 1 MB, enough for any percentile that is given
@@ -67,7 +68,8 @@ class Entry:
     """One model's result. ``ratio`` is its time per image over the first model's.
 
     ``turns[i]`` are the durations in seconds of the calls in block ``i``, equally many each but for streams.
-    ``accuracy`` is None where nobody measured it, ``classes`` is where the model has no card.
+    ``accuracy`` is None where nobody measured it, ``classes`` is where the model has no card, ``exits`` where it runs
+    to its end.
     """
 
     name: str
@@ -79,6 +81,7 @@ class Entry:
     turns: tuple[tuple[float, ...], ...]
     accuracy: Accuracy | None = None
     classes: tuple[str, ...] | None = None
+    exits: Exiting | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -106,6 +109,7 @@ class Entry:
             "summary": asdict(self.summary),
             "ratio": asdict(self.ratio),
             "accuracy": self.accuracy and asdict(self.accuracy),
+            "exits": self.exits and self.exits.to_mapping(),
             "interval": self.interval and list(self.interval),
             "images_per_second": self.images_per_second,
             "calls_per_turn": calls,
@@ -232,6 +236,7 @@ class BenchReport:
         notes = [f"- {cell(line)}" for line in headlines(report)]
         notes += [f"- **verdict: {verdict.name}**", *(f"- {cell(reason)}" for reason in verdict.reasons)]
         notes += [f"- **{cell(warning)}**" for warning in self.warnings if warning not in verdict.reasons]
+        notes += [f"- exits of {cell(line)}" for line in exit_lines(report)]
         notes += [f"- accuracy of {cell(name)}: {said}" for name, said in self.accuracies.items()]
         notes += [
             f"- timed: {TIMED}",

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..exits import THRESHOLD, TOLERANCE
 from ..measure import SEED, Glance, interleave
 from ..runtime.exits import AS_BUILT, Chosen
 from ..source import open_source
@@ -108,8 +107,9 @@ def bench(
                 for name, one in subjects.items()
             }
             settings = {name: one.settings(chosen) for name, one in subjects.items()}
-            if not any({THRESHOLD, TOLERANCE} & {c.name for c in one.controls} for one in subjects.values()):
+            if not any(one.has_exits for one in subjects.values()):
                 chosen.settings(())  # says that there are no exits, if they were to be set
+            exiting = {name: one.exiting(inputs[name], chosen) for name, one in subjects.items()}
             calls = {
                 name: partial(one.session.run, inputs[name], *filter(None, [settings[name]]))
                 for name, one in subjects.items()
@@ -142,6 +142,7 @@ def bench(
                     ratio=samples.ratio(name, first).scaled(len(inputs[first]) / len(inputs[name])),
                     turns=samples.blocks[name],
                     classes=one.session.classes,
+                    exits=exiting[name],
                 )
                 for name, one in subjects.items()
             )

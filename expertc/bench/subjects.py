@@ -18,9 +18,10 @@ from ..backends.staged import on_processor
 from ..bundle import MODEL, open_bundle
 from ..controls import Control
 from ..errors import UsageError
-from ..exits import THRESHOLD, TOLERANCE
+from ..exits import EXIT, GRANULARITY
 from ..runtime.exits import AS_BUILT, Chosen
 from ..text import clean_text
+from .exits import Exiting
 from .report import OFFLINE
 
 
@@ -38,15 +39,29 @@ class Subject:
     notes: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
 
+    @property
+    def has_exits(self) -> bool:
+        """Whether it decides among early exits, be it by settings that are frozen; plain ones run to the end."""
+        return {GRANULARITY, EXIT} <= {*self.session.outputs}
+
     def settings(self, chosen: Chosen) -> dict[str, tuple[float, ...]]:
         """What controls hold that is not the model's own default; early exits, where it has any, as ``chosen``.
 
         Raises ``UsageError`` as ``Chosen.settings`` does.
         """
         known = {control.name: control.default for control in self.session.controls}
-        own = chosen if {THRESHOLD, TOLERANCE} & known.keys() else AS_BUILT
-        held = {control.name: control.default for control in self.controls} | own.settings(self.controls)
-        return {name: values for name, values in held.items() if values != known.get(name)}
+        return {name: values for name, values in self._held(chosen).items() if values != known.get(name)}
+
+    def exiting(self, x: NDArray[Any], chosen: Chosen) -> Exiting | None:
+        """Which exit answers ``x``, and how it was set; None where there are none. Raises what ``settings`` raises."""
+        if not self.has_exits:
+            return None
+        found = self.session.run(x, self.settings(chosen))
+        return Exiting.of(int(found[EXIT][0]), chosen, self._held(chosen))
+
+    def _held(self, chosen: Chosen) -> dict[str, tuple[float, ...]]:
+        own = (chosen if self.has_exits else AS_BUILT).settings(self.controls, frozen=True)
+        return {control.name: control.default for control in self.controls} | own
 
 
 def open_subject(path: str | Path, model: Path | bytes, threads: int | None, opened: ExitStack) -> Subject:

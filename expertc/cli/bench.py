@@ -38,15 +38,26 @@ class _Bench(click.Command):
     "--scenario", default="single-stream", show_default=True, metavar="NAME",
     help="single-stream (one image after the other), offline (batches) or camera (frames at a fixed rate).",
 )  # fmt: skip
-@click.option("--fps", "rate", type=float, metavar="RATE", help="Frames per second of the camera (default: 30).")
+@click.option(
+    "--fps",
+    "rate",
+    type=options.number("--fps 30"),
+    metavar="RATE",
+    help="Frames per second of the camera (default: 30).",
+)
 @click.option(
     "--batch-size",
-    type=int,
+    type=options.number("--batch-size 32", int),
     metavar="N",
     help="Of an offline run (default: found by doubling it until that is no use).",
 )
 @click.option(
-    "--duration", default=10.0, show_default=True, type=float, metavar="SECONDS", help="Time for all models together."
+    "--duration",
+    default=10.0,
+    show_default=True,
+    type=options.number("--duration 10"),
+    metavar="SECONDS",
+    help="Time for all models together.",
 )
 @click.option(
     "--percentile", type=click.Choice(["50", "90", "95", "99"]), help="Refuse to run if too short for this one."

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def show_report(found: BenchReport) -> None:
     """Print tables, what was seen meanwhile, and what is doubtful."""
+    from ..bench.exits import exit_lines
     from ..bench.tables import additional, headlines
 
     offline, report = found.scenario == "offline", found.to_mapping()
@@ -35,6 +36,7 @@ def show_report(found: BenchReport) -> None:
         "verdict": "\n".join((verdict.name, *verdict.reasons)),
         "seen": "\n".join(_seen(found)),
         "scenario": f"{found.scenario}, {found.seconds:g} s for all models, in random turns (seed {found.seed})",
+        **({"exits": "\n".join(exits)} if (exits := [*exit_lines(report)]) else {}),
         **({} if found.streams else {"x first": "time per image over that of the first model, with its 95 % interval"}),
         **{table.key: table.note for table in more},
         **({"harness": str(found.harness)} if found.harness else {}),

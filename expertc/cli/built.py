@@ -179,6 +179,8 @@ def plans(source: Source, texts: Sequence[str], as_json: bool) -> None:
 def _plan(made: Plan) -> None:
     rows = [("stays", "(trunk)", *_costs([made.trunk]))]
     for verb, branches in (("stays", made.stays), ("goes", made.goes)):
+        if verb == "goes" and made.exits is not None:
+            rows.append((verb, "(exits)", *_costs([made.exits])))
         rows += [(verb, _name(branch, made), *_costs([branch])) for branch in branches[:LISTED]]
         rest = branches[LISTED:]
         if rest:
@@ -210,6 +212,7 @@ def _plan_mapping(made: Plan) -> dict[str, Any]:
     return {
         "classes": list(made.selection.classes),
         "trunk": branch(made.trunk),
+        "exits": None if made.exits is None else branch(made.exits),
         "stays": [branch(one) for one in made.stays],
         "goes": [branch(one) for one in made.goes],
         "full": asdict(made.full),

@@ -25,11 +25,23 @@ REJECT_RATE = 0.05  # of own photos: what is accepted in Liu et al. (NeurIPS 202
 @photos.options
 @click.option("--others", metavar="DIR", help="Photos of other things; own classes are left out.")
 @click.option(
-    "--reject-rate", type=float, metavar="P", help="With --others: share of own photos to give up (default: 0.05)."
+    "--reject-rate", type=options.number("--reject-rate 0.05"), metavar="P",
+    help="With --others: share of own photos to give up (default: 0.05).",
+)  # fmt: skip
+@click.option(
+    "--min-accuracy", type=options.number("--min-accuracy 0.9"), metavar="P",
+    help="Early exits: the quickest that is right this often.",
+)  # fmt: skip
+@click.option(
+    "--max-ms",
+    type=options.number("--max-ms 5"),
+    metavar="MS",
+    help="Early exits: the most accurate within this mean time.",
 )
-@click.option("--min-accuracy", type=float, metavar="P", help="Early exits: the quickest that is right this often.")
-@click.option("--max-ms", type=float, metavar="MS", help="Early exits: the most accurate within this mean time.")
-@click.option("--min-fine", type=float, metavar="SHARE", help="With either: least share of answers that name a class.")
+@click.option(
+    "--min-fine", type=options.number("--min-fine 0.9"), metavar="SHARE",
+    help="With either: least share of answers that name a class.",
+)  # fmt: skip
 @click.option("--picture", metavar="FILE", help="With either: accuracy against latency of all settings, as a PNG file.")
 @click.option("-o", "--output", metavar="DIR", help="The new bundle (default: BUNDLE itself, with --force).")
 @click.option("--force", is_flag=True, help="Replace an existing bundle, and an existing PNG file.")

@@ -73,6 +73,7 @@ def run(
             exits = require_settable(expert)
             _refuse_coarse(images, exits, ignore_unknown)
             match = photos.match(images, of_expert(expert, opened), ignore_unknown)
+            others = photos.left_out(images, match)
             with options.bar(f"running {len(exits.exits)} exits", quiet) as progress:
                 found = record(expert, images, match, unreadable, progress=progress)
         points, name = grid(found), Path(bundle).resolve().name
@@ -89,10 +90,11 @@ def run(
         path = release_point(opened, place, chosen, report | {"front": [_timed(one) for one in front(points)]})
     if as_json:
         lost = [{"image": name, "error": reason} for name, reason in unreadable]
-        show.json_out({"bundle": str(path), "settings": len(points), **report, "unreadable": lost})
+        told = {"settings": len(points), **report, "left_out": others, "unreadable": lost}
+        show.json_out({"bundle": str(path), **told})
         return
     _print(path, chosen, found, len(points))
-    for remark in photos.remarks(unreadable):
+    for remark in photos.remarks(unreadable, others):
         show.line(remark)
     if asked.picture is not None:
         show.line(f"picture: {asked.picture}")
@@ -133,13 +135,15 @@ def _print(path: Path, chosen: Point, found: Recorded, settings: int) -> None:
     ]
     show.table(("exit", "latency", "answers", "share"), rows)
     show.line()
-    limits = ", ".join(f"{value:g}" for value in chosen.thresholds) or "none"
+    limits = ", ".join(f"{value:g}" for value in chosen.thresholds)
+    set_to = [f"{limits} nats"] if limits else ["none"]
+    set_to += [f"tolerance {chosen.tolerance:g} nats"] if found.exits.compares else []
     show.facts({
         "right": f"{show.percent(chosen.accuracy)} of {chosen.images:,} photos "
                  f"({photos.interval(chosen.hits, chosen.images)}), class or category",
         "fine": f"{show.percent(chosen.fine_share)} of the answers name a class",
         "latency": f"{show.duration(chosen.seconds)} on average, without preprocessing",
-        "thresholds": f"{limits} nats; tolerance {chosen.tolerance:g} nats",
+        "thresholds": "; ".join(set_to),
         "chosen": f"from {settings:,} settings, on these very photos: on others it will be a little less good",
         "bundle": str(path),
     })  # fmt: skip

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
 @click.option(
-    "--tolerance", type=float, metavar="SHARE",
+    "--tolerance", type=options.number("--tolerance 0.05"), metavar="SHARE",
     help="How much slower is still the same (default: 0.05, twice what a steady run may vary by).",
 )  # fmt: skip
 @click.option("--allow-noisy", is_flag=True, help="Also compare runs that were throttled, noisy or not watched.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -52,6 +53,12 @@ def match(images: LabelledImages, judge: Judge, ignore_unknown: bool) -> dict[st
             "Name the folders like its classes, or leave these photos out with --ignore-unknown.",
         )
     return found
+
+
+def left_out(images: LabelledImages, match: Mapping[str, int]) -> dict[str, int]:
+    """How many photos there are of each class that ``match`` does not have."""
+    count = Counter(images.classes[images.label(index)] for index in range(len(images)))
+    return {name: count[name] for name in images.classes if name in count and name not in match}
 
 
 def remarks(

@@ -15,6 +15,7 @@ from . import describe, features, options, show
         "expertc inspect sharks-rays.expert",
         "expertc inspect --arch resnet50 --classes-count 1000",
         "expertc inspect --arch hiernet --taxonomy cifar100 --set split=4 --set add=3",
+        "expertc inspect --arch gran_hbn --taxonomy cifar10 --levels 2",
         "expertc inspect --features photo.jpg --branches cetaceans,sharks",
     )
 )
@@ -22,6 +23,9 @@ from . import describe, features, options, show
 @click.option("--explain", is_flag=True, help="List what stopped the demand analysis, and so was kept whole.")
 @click.option("--arch", metavar="NAME", help="Count a network of the zoo instead, without weights.")
 @click.option("--classes-count", type=click.IntRange(1, 10**6), metavar="K", help="Number of classes for --arch.")
+@click.option(
+    "--levels", type=click.IntRange(1, 64), metavar="N", help="Keep the N lowest levels of --taxonomy, with --arch."
+)
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="An argument of --arch, as JSON.")
 @click.option("--size", type=click.IntRange(1, 4096), metavar="PIXELS", help="Side of the image for --arch.")
 @features.options
@@ -29,9 +33,9 @@ from . import describe, features, options, show
 @options.as_json
 @options.everywhere
 def command(
-    path: str | None, explain: bool, arch: str | None, classes_count: int | None, settings: tuple[str, ...],
-    size: int | None, labels: str | None, taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...],
-    as_json: bool, **picture: Any,
+    path: str | None, explain: bool, arch: str | None, classes_count: int | None, levels: int | None,
+    settings: tuple[str, ...], size: int | None, labels: str | None, taxonomy: str | None, preprocess: str | None,
+    outputs: tuple[str, ...], as_json: bool, **picture: Any,
 ) -> None:  # fmt: skip
     """Show what is in a model or a bundle: card, inputs and outputs, parameters, MACs, bytes, branches.
 
@@ -46,6 +50,8 @@ def command(
             "--arch and --classes-count go together, and --set and --size with them.",
             "Write --arch resnet50 --classes-count 1000, or --taxonomy FILE instead of the number.",
         )
+    if levels is not None and not isinstance(classes, str):
+        raise UsageError("--levels is about a tree given with --arch and --taxonomy.", "Leave it out.")
     drawn = features.asked(**picture)
     if drawn and explain:
         raise UsageError("--features and --explain do not go together.", "Leave out one of them.")
@@ -59,6 +65,8 @@ def command(
         from ..zoo.count import count_arch
 
         counted = Taxonomy.named(classes) if isinstance(classes, str) else classes
+        if levels is not None and isinstance(counted, Taxonomy):
+            counted = counted.lowest(levels)
         facts, print_facts = count_arch(arch, counted, size, _settings(settings)), describe.arch
     elif path is not None and Path(path).is_dir():
         facts, print_facts = _bundle(path, explain), describe.bundle

@@ -27,6 +27,27 @@ def example(*lines: str) -> str:
     return "\n  ".join(("\b\nExample:", *lines))
 
 
+def number(example: str, kind: type[float] | type[int] = float) -> Callable[[Any], float]:
+    """What reads an option's value, a number of that ``kind``; ``example`` is the option with one.
+
+    What is none is refused as everything else is, and not by click: one line says what is wrong, one what to do.
+    """
+
+    def read(text: Any) -> float:
+        from ..errors import UsageError
+        from ..text import shown
+
+        try:
+            return kind(text)
+        except ValueError as error:
+            what = "number" if kind is float else "whole number"
+            raise UsageError(
+                f"{example.partition(' ')[0]} {shown(text)} is not a {what}.", f"Write for example {example}."
+            ) from error
+
+    return read
+
+
 def everywhere(command: F) -> F:
     """``--debug``, on every command, and ``-h``; ``main`` looks for the first itself, so that it also covers parsing.
 
@@ -126,8 +147,15 @@ def exits(command: F) -> F:
         click.option(
             "--threshold", metavar="T[,T...]", help="Of early exits: the entropy in nats below which each answers."
         ),
-        click.option("--tolerance", type=float, metavar="TAU", help="By how many nats fine answers are favoured."),
-        click.option("--exit", "forced", type=int, metavar="N", help="Let this exit answer, the first is 1."),
+        click.option(
+            "--tolerance",
+            type=number("--tolerance 0.5"),
+            metavar="TAU",
+            help="By how many nats fine answers are favoured.",
+        ),
+        click.option(
+            "--exit", "forced", type=number("--exit 1", int), metavar="N", help="Let this exit answer, the first is 1."
+        ),
     )
     for option in reversed(added):
         command = option(command)

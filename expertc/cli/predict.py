@@ -44,7 +44,8 @@ def command(
     """Classify images, or all images in folders, with the expert in BUNDLE.
 
     An image that cannot be read is reported by name while the others go on; the exit code is then 10. A network with
-    early exits decides for each image by itself, unless it was built for several per call: then once for all of them.
+    early exits decides for each image by itself, unless it was built for several per call: then once for all of them;
+    a last call that is not full is filled up with its own images, in turns.
     """
     from ..errors import ExitCode
     from ..runtime import Expert, expand_images

@@ -54,6 +54,9 @@ class Cost:
     def __add__(self, other: Cost) -> Cost:
         return Cost(self.parameters + other.parameters, self.macs + other.macs, self.weight_bytes + other.weight_bytes)
 
+    def __sub__(self, other: Cost) -> Cost:
+        return Cost(self.parameters - other.parameters, self.macs - other.macs, self.weight_bytes - other.weight_bytes)
+
 
 def cost(model: Model) -> Cost:
     """The cost of a whole model, subgraphs included: of both branches of an ``If`` the weights, of the larger the MACs.

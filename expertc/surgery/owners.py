@@ -8,7 +8,7 @@ found in anybody's model, whether they are separate modules or the groups of one
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 
@@ -44,17 +44,27 @@ class Ownership:
     branches: tuple[Branch, ...]
     stopped: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def total(self) -> Branch:
+        """Everything."""
+        parts = (self.trunk, *self.branches)
+        costs = sum((part.cost for part in self.branches), self.trunk.cost)
+        return Branch("", self.trunk.indices, costs, sum(part.nodes for part in parts))
+
     def kept(self, indices: Iterable[int]) -> tuple[Branch, ...]:
         """The branches that an expert for ``indices`` holds."""
         wanted = set(indices)
         return tuple(branch for branch in self.branches if wanted.intersection(branch.indices))
 
 
-def ownership(model: Model, card: Card) -> Ownership:
-    """Divide the cost of ``model`` among the sets of classes that need it."""
+def ownership(model: Model, card: Card, without: Collection[str] = ()) -> Ownership:
+    """Divide the cost of ``model`` among the sets of classes that need it, but for what only ``without`` need.
+
+    These are outputs that nobody asks for.
+    """
     count = len(card.classes)
     model = for_one_image(model)
-    flow = needs(model, card)
+    flow = needs(model, card, without)
     everyone = (1 << count) - 1
     ledger = _Ledger()
     ledger.enter(model, flow, dict.fromkeys(model.constants, ""))
@@ -68,9 +78,9 @@ def ownership(model: Model, card: Card) -> Ownership:
     return Ownership(trunk, tuple(rest), tuple(sorted(stopped.items())))
 
 
-def needs(model: Model, card: Card) -> Flow:
-    """Who needs what of every tensor, the classes of ``card`` as bits of an integer."""
-    return sweep(model, *_seeds(model, card))
+def needs(model: Model, card: Card, without: Collection[str] = ()) -> Flow:
+    """Who needs what of every tensor, the classes of ``card`` as bits of an integer; none the outputs ``without``."""
+    return sweep(model, *_seeds(model, card, without))
 
 
 def members(bits: int) -> Iterator[int]:
@@ -81,16 +91,19 @@ def members(bits: int) -> Iterator[int]:
         bits ^= lowest
 
 
-def _seeds(model: Model, card: Card) -> tuple[dict[str, Demand], frozenset[int]]:
+def _seeds(model: Model, card: Card, without: Collection[str]) -> tuple[dict[str, Demand], frozenset[int]]:
     """Class i asks for row i of all scores and for columns that are about it; all ask for every other output."""
     everyone = (1 << len(card.classes)) - 1
-    scores = {output.name for output in card.outputs}
-    seeds = {name: Demand(everyone) for name in model.outputs if name not in scores}
+    outputs = [output for output in card.outputs if output.name not in without]
+    known = {*without, *(output.name for output in outputs)}
+    seeds = {name: Demand(everyone) for name in model.outputs if name not in known}
     for name, columns in card.columns.items():
+        if name in without:
+            continue
         bits = np.array([sum(1 << i for i in classes) for classes in columns], dtype=object)
         seeds[name] = demand(everyone, {1: bits}) or Demand(everyone)
     through: set[int] = set()
-    for output in card.outputs:
+    for output in outputs:
         source = score_source(model, output.name)
         marks = np.array([1 << i for i in range(len(card.classes))], dtype=object)
         item = join((seeds.get(source), demand(everyone, {output.axis: marks})))

@@ -32,7 +32,7 @@ def run(
 ) -> dict[str, Array]:
     """Every output for all inputs, and that for every setting of the controls, one after the other.
 
-    ``call`` runs the model on ``size`` inputs; the last time, those that are missing are its last again.
+    ``call`` runs the model on ``size`` inputs; the last time, those that are missing are its own again.
     """
     parts: dict[str, list[Array]] = {}
     for controls in settings:

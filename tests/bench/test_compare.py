@@ -14,6 +14,7 @@ from made import WATCHED, made, saved
 from expertc.bench import Accuracy, compare
 from expertc.bench.camera import Stream
 from expertc.bench.compare import FASTER, SLOWER, TOLERANCE, UNCHANGED
+from expertc.bench.exits import Exiting
 from expertc.bench.watch import Throttle
 from expertc.errors import ExpertcError, InvalidArtifactError, UsageError
 
@@ -88,6 +89,27 @@ def test_different_tasks_are_refused(tmp_path: Path, other: Any, words: str) -> 
     with pytest.raises(UsageError, match=words) as caught:
         verdicts(tmp_path, made({"a": 0.002}), other)
     assert caught.value.hint
+
+
+def test_other_exits_are_another_task(tmp_path: Path) -> None:
+    """However the times compare; a network that runs to its end may become one with exits."""
+
+    def left(exits: Exiting | None, seconds: float = 0.002) -> Any:
+        report = made({"a": seconds})
+        return replace(report, entries=tuple(replace(entry, exits=exits) for entry in report.entries))
+
+    first, third = Exiting(1, asked=1, tolerance=0.5), Exiting(3, asked=3, tolerance=0.5)
+    words = r"of 'a', exit 1 answers \(as asked; tolerance 0.5 nats\), then exit 3 answers \(as asked; "
+    with pytest.raises(UsageError, match=words) as caught:
+        verdicts(tmp_path, left(first), left(third, 0.02), allow_noisy=True)
+    assert "the same --exit" in caught.value.hint
+    decided = Exiting(2, thresholds=(0.5, 0.4))
+    others = [replace(decided, **{key: value}) for key, value in (("answered", 3), ("thresholds", (0.5, 0.3)))]
+    for other in (*others, replace(decided, tolerance=0.1), Exiting(2), Exiting(2, asked=2)):
+        with pytest.raises(UsageError, match="exit 2 answers"):
+            verdicts(tmp_path, left(decided), left(other))
+    assert verdicts(tmp_path, left(decided), left(replace(decided), 0.02)) == {"a": SLOWER}
+    assert verdicts(tmp_path, left(None), left(decided)) == {"a": UNCHANGED}
 
 
 def test_another_scenario_is_refused(tmp_path: Path) -> None:
@@ -214,8 +236,8 @@ def spoilt(**changes: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "[]", "{", "{}", '{"format": 2}', '{"format": "expertc.bench/3"}', '{"format": "expertc.bench/1"}',
-        '{"format": "expertc.bench/3", "models": {}}',
+        "", "[]", "{", "{}", '{"format": 2}', '{"format": "expertc.bench/4"}', '{"format": "expertc.bench/1"}',
+        '{"format": "expertc.bench/4", "models": {}}',
         spoilt(durations_ns=[]), spoilt(durations_ns=[1, 0]), spoilt(durations_ns=[1, True]),
         spoilt(durations_ns=[1.5]), spoilt(durations_ns=["1"]), spoilt(durations_ns=None),
         spoilt(durations_ns=[10**400]), spoilt(calls_per_turn=3),
@@ -229,7 +251,10 @@ def spoilt(**changes: Any) -> str:
         json.dumps(made({"a": 0.1}).to_mapping() | {"verdict": {"name": "fine", "reasons": []}}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"verdict": {"name": [], "reasons": []}}),
         json.dumps(made({"a": 0.1}).to_mapping() | {"verdict": {"name": "clean", "reasons": [1]}}),
-        spoilt(classes=5), spoilt(classes=[5]),
+        spoilt(classes=5), spoilt(classes=[5]), spoilt(exits=1), spoilt(exits={"answered": 1}),
+        *(spoilt(exits=Exiting(1).to_mapping() | {key: value}) for key, value in (
+            ("answered", None), ("answered", 0), ("answered", True), ("asked", 10**400), ("asked", 0),
+            ("thresholds", 0.5), ("thresholds", ["x"]), ("thresholds", [10**400]), ("tolerance", False))),
         json.dumps(made({"a": 0.1}).to_mapping() | {"streams": {"a": {"rate": 1.0}}}),
         json.dumps(made({"a": 0.1}).to_mapping() | {
             "streams": {"a": {"rate": 1.0, "slices": {"age": [0.1] * 9, "missed": [2.0] * 9}}}}),

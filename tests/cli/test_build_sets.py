@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 
+import exiting
+import pytest
+from rainbow import CLASSES
+
 from expertc.bundle import open_bundle
 
 QUICK = ("--verify", "off", "--measure", "0")
@@ -85,6 +89,31 @@ def test_a_plan_adds_up_to_the_expert_that_is_built(cli, full, tmp_path):
         assert plan["full"][what] == built["full"]["cost"][what]
         assert plan["trunk"][what] + sum(branch[what] for branch in plan["stays"]) == plan["expert"][what]
         assert plan["expert"][what] + sum(branch[what] for branch in plan["goes"]) == plan["full"][what]
+
+
+@pytest.mark.parametrize(
+    ("classes", "trunk", "each", "exits"),
+    [
+        # three exits of 3x3 weights, 3 weights a class, 3 a category
+        ("reds,blues", 3 * 9, 3 * 3, None),  # of two categories: all stays
+        ("reds,yellows", 3 * 9, 3 * 3, 3 * 2 * 3),  # of one: its coarse logits say nothing
+        ("reds", 9, 3, 3 * 2 * 3 + 2 * 9 + 2 * 4 * 3),  # the first exit is sure
+    ],
+)
+def test_a_plan_says_what_goes_with_exits(cli, tmp_path, classes, trunk, each, exits):
+    full = tmp_path / "full.onnx"
+    full.write_bytes(exiting.plain())
+    plan = json.loads(cli("build", full, "--classes", classes, "--plan", "--json").out)
+    assert plan["trunk"]["parameters"] == trunk
+    leaves = {row["name"]: row["parameters"] for row in (*plan["stays"], *plan["goes"]) if row["name"] in CLASSES}
+    assert leaves == dict.fromkeys(CLASSES, each)
+    assert (plan["exits"] and plan["exits"]["parameters"]) == exits
+    for what in ("parameters", "macs", "weight_bytes"):
+        assert plan["trunk"][what] + sum(row[what] for row in plan["stays"]) == plan["expert"][what]
+        gone = sum(row[what] for row in (*plan["goes"], *filter(None, [plan["exits"]])))
+        assert plan["expert"][what] + gone == plan["full"][what]
+    rows = [line.split() for line in cli("build", full, "--classes", classes, "--plan").out.splitlines()]
+    assert [row[2] for row in rows if row[:2] == ["goes", "(exits)"]] == ([] if exits is None else [str(exits)])
 
 
 def expertc_source():

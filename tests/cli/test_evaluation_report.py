@@ -50,7 +50,7 @@ def test_a_report_that_cannot_be_written_is_known_before(cli, full, folder, tmp_
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "photo.jpg").touch()
     (tmp_path / "bench").mkdir()
-    (tmp_path / "bench" / "report.json").write_text('{"format": "expertc.bench/3"}')
+    (tmp_path / "bench" / "report.json").write_text('{"format": "expertc.bench/4"}')
     monkeypatch.setattr(CpuSession, "run", lambda *_: pytest.fail("evaluated in vain"))
     before = tree(tmp_path)
     code, out, err = cli("evaluate", full, "--data", folder, "--ignore-unknown", "--report", tmp_path / place)

@@ -17,6 +17,7 @@ from rainbow import CLASSES, SPEC, photos, picture, tree
 
 from expertc import Expert, build, manifest
 from expertc.bench import bench
+from expertc.bench import report as bench_report
 from expertc.bundle import open_bundle
 from expertc.errors import UsageError
 from expertc.evaluate import recording, report
@@ -101,7 +102,10 @@ def test_predict_says_how_finely_and_where(cli: Any, exits: Path, tmp_path: Path
         (("--threshold", "0.5,,0.5"), "threshold '' is not a number"),
         (("--threshold", "nan"), "threshold is not a number"),
         (("--tolerance", "nan"), "tolerance is not a number"),
-        (("--tolerance", "much"), "not a valid float"),
+        (("--tolerance", "much"), "--tolerance 'much' is not a number.\nWrite for example --tolerance 0.5.\n"),
+        (("--tolerance", ""), "--tolerance '' is not a number.\nWrite for example --tolerance 0.5.\n"),
+        (("--exit", "x"), "--exit 'x' is not a whole number.\nWrite for example --exit 1.\n"),
+        (("--exit", "1.5"), "--exit '1.5' is not a whole number.\nWrite for example --exit 1.\n"),
         (("--threshold", "1,2,3"), "3 thresholds are given for 2 early exits"),
         (("--exit", "4"), "no exit 4: the last is 3"),
         (("--exit", "0"), "no exit 0"),
@@ -165,6 +169,55 @@ def test_bench_times_the_exit_that_is_asked_for(cli: Any, exits: Path, monkeypat
     assert cli("bench", exits, "--duration", "0.05", "--exit", 2).code == 0
     is_staged = (exits / "stage2.onnx").exists()
     assert seen == ({("image",), ("features1",)} if is_staged else {("image", 2)})
+
+
+def test_bench_says_which_exit_was_measured(cli: Any, exits: Path, bundle: Path, tmp_path: Path) -> None:
+    def said(*options: Any) -> str:
+        code, out, err = cli("bench", exits, bundle, "--duration", "0.05", "--report", tmp_path / "r", *options)
+        assert (code, err) == (0, "")
+        (line,) = (text for text in (tmp_path / "r" / "report.md").read_text().splitlines() if "exits of exits" in text)
+        words = " ".join(out.split())
+        assert line.removeprefix("- exits of ") in words
+        assert line.removeprefix("- exits of ") in (tmp_path / "r" / "report.html").read_text()
+        assert f"{bundle.name}: no early exits, runs to its end" in words
+        return line.partition(": ")[2]
+
+    def read() -> Any:
+        report = json.loads((tmp_path / "r" / "report.json").read_text())
+        Draft202012Validator(json.loads((Path(bench_report.__file__).parent / "schema.json").read_text())).validate(
+            report
+        )
+        assert report["models"][1]["exits"] is None
+        return report["models"][0]["exits"]
+
+    assert said("--exit", 2) == "exit 2 answers (as asked; tolerance 0.25 nats)"
+    assert read() == {"answered": 2, "asked": 2, "thresholds": None, "tolerance": 0.25}
+    for seed in (0, 1):
+        noise = np.random.default_rng(seed).standard_normal((1, 3, 8, 8), np.float32)
+        for limits in ((0.5, 0.4), (0.9, 0.9), (1e-3, 1.0)):
+            ((number, *_),) = by_hand(noise, limits, 0.25)
+            text = f"exit {number} answers (thresholds {limits[0]:g}, {limits[1]:g} nats; tolerance 0.25 nats)"
+            assert said("--seed", seed, "--threshold", ",".join(map(str, limits))) == text
+            assert read() == {"answered": number, "asked": None, "thresholds": list(limits), "tolerance": 0.25}
+
+
+def test_bench_says_of_frozen_exits_that_they_cannot_be_set(cli: Any, tmp_path: Path) -> None:
+    full = tmp_path / "full.onnx"
+    full.write_bytes(plain())
+    frozen = build(full, classes="reds,blues,greens", output=tmp_path / "f", embed={"threshold": 0.3}, exits="nested")
+    code, out, err = cli("bench", frozen.path, "--exit", 1)
+    assert (code, out, "thresholds of this expert are frozen" in err) == (2, "", True)
+    assert "f: exit " in " ".join(cli("bench", frozen.path, "--duration", "0.05").out.split())
+
+
+def test_compare_does_not_take_another_exit_for_a_regression(cli: Any, exits: Path, tmp_path: Path) -> None:
+    for number in (1, 3):
+        place = tmp_path / f"r{number}"
+        assert cli("bench", exits, "--duration", "0.1", "--exit", number, "--report", place).code == 0
+    code, out, err = cli("bench", "compare", tmp_path / "r1", tmp_path / "r3", "--allow-noisy")
+    assert (code, out) == (2, "")
+    assert "exit 1 answers" in err
+    assert "then exit 3 answers" in err
 
 
 def test_calibrate_for_an_accuracy(
@@ -268,6 +321,10 @@ def test_what_cannot_be_reached_is_said(cli: Any, staged: Path, seaside: Path, t
         (("--others", "x", "--max-ms", "3"), "--others and --max-ms do not go together"),
         (("--others", "x", "--picture", "x.png"), "--picture does not belong to --others"),
         (("--max-ms", "3", "--reject-rate", "0.1"), "--reject-rate does not belong to --max-ms"),
+        (("--min-accuracy", "abc"), "--min-accuracy 'abc' is not a number.\nWrite for example --min-accuracy 0.9.\n"),
+        (("--max-ms", "5ms"), "--max-ms '5ms' is not a number.\nWrite for example --max-ms 5.\n"),
+        (("--max-ms", "5", "--min-fine", "-"), "--min-fine '-' is not a number.\nWrite for example --min-fine 0.9.\n"),
+        (("--others", "x", "--reject-rate", ""), "--reject-rate '' is not a number.\nWrite"),
         (("--min-accuracy", "90"), "--min-accuracy 90 is not a share"),
         (("--min-accuracy", "nan"), "--min-accuracy nan is not a share"),
         (("--max-ms", "0"), "--max-ms 0 is not a time"),
@@ -310,6 +367,28 @@ def test_photos_and_bundles_that_cannot_be_calibrated(cli: Any, tmp_path: Path, 
     code, _, err = cli("calibrate", many, "--data", seaside, *end)
     assert (code, "decides once for 4 photos at a time" in err) == (2, True)
     assert not (tmp_path / "new.expert").exists()
+
+
+def test_calibrate_says_which_photos_counted_nowhere(cli: Any, tmp_path: Path, seaside: Path, timed: None) -> None:
+    """And of exits that weigh no two answers no tolerance: these know one category."""
+    data, full = shutil.copytree(seaside, tmp_path / "photos"), tmp_path / "full.onnx"
+    picture(data / "tables" / "0.png", "reds")
+    (data / "unused").mkdir()
+    full.write_bytes(plain())
+    path = build(full, classes="warm", output=tmp_path / "x", measure_seconds=0, verification="off").path
+    asked = ("calibrate", path, "--data", data, "--ignore-unknown", "--max-ms", 100, "--threads", 1, "-o")
+    code, out, err = cli(*asked, tmp_path / "a.expert")
+    assert (code, err) == (0, "")
+    assert "of 24 photos" in out
+    assert "left out: 25 photos of 3 other classes" in out
+    told = json.loads(cli(*asked, tmp_path / "b.expert", "--json").out)
+    assert told["left_out"] == {"blues": 12, "greens": 12, "tables": 1}
+    assert told["accuracy"]["images"] == 24
+    assert f"thresholds  {', '.join(f'{value:g}' for value in told['thresholds'])} nats\n" in out
+    assert "tolerance" not in out
+    mixed = cli("calibrate", bundle(tmp_path / "y", "nested"), *asked[2:], tmp_path / "c.expert").out
+    assert "left out: 1 photos of 1 other classes" in mixed
+    assert "nats; tolerance " in mixed
 
 
 def test_a_picture_needs_matplotlib(cli: Any, tmp_path: Path, seaside: Path, monkeypatch: pytest.MonkeyPatch) -> None:

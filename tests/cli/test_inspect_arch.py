@@ -38,6 +38,9 @@ def test_a_tree_and_arguments(cli, tmp_path):
         (("--arch", "hiernet", "--classes-count", "30", "--set", "pretrained_backbone=true"), 3, "not allowed"),
         (("--arch", "hiernet", "--classes-count", "30", "--set", "size=1"), 3, "size"),
         (("--arch", "hiernet", "--taxonomy", "no.yaml"), 3, "no.yaml"),
+        (("--levels", "2"), 2, "--levels"),
+        (("--taxonomy", "cifar10", "--levels", "2"), 2, "--levels"),
+        (("--arch", "gran_hbn", "--classes-count", "10", "--levels", "2"), 2, "--levels"),
     ],
 )
 def test_what_cannot_be_counted(cli, arguments, code, words):
@@ -58,3 +61,8 @@ def test_a_network_with_exits(cli):
     three = cli("inspect", "--arch", "gran_hbn", "--taxonomy", "cifar10")
     assert (three.code, three.out) == (2, "")
     assert "two levels" in three.err
+    assert "--levels 2" in three.err
+    code, out, err = cli("inspect", "--arch", "gran_hbn", "--taxonomy", "cifar10", "--levels", 2, "--json")
+    assert (code, err) == (0, "")
+    # on each of three necks of 2048, linears with bias of 100 + 20 labels are those of 10 + 5 here
+    assert json.loads(out)["parameters"] == found["parameters"] - 3 * 2049 * (120 - 15)

@@ -115,7 +115,7 @@ def test_reports_are_valid(report: EvaluationReport) -> None:
     "spoil",
     [
         lambda report: report.pop("sha256"),
-        lambda report: report.update(format="expertc.bench/3"),
+        lambda report: report.update(format="expertc.bench/4"),
         lambda report: report.update(sha256="?"),
         lambda report: report.update(images=0),
         lambda report: report["classes"][0].update(accuracy=90),
@@ -257,7 +257,7 @@ def test_the_folder_is_whole_and_read_by_the_benchmark(tmp_path: Path) -> None:
     for place in (tmp_path / "r", tmp_path / "r" / "report.json"):
         [found] = read_accuracies([str(place)], ["b/full.onnx"]).values()
         assert (found.top1, found.images, found.classes) == (report.found.accuracy, 60, 6)
-    (tmp_path / "r" / "report.json").write_text('{"format": "expertc.bench/3"}')
+    (tmp_path / "r" / "report.json").write_text('{"format": "expertc.bench/4"}')
     for act in (lambda: report.write(tmp_path / "r"), lambda: FOLDER.refuse_place(tmp_path / "r")):
         with pytest.raises(FileSystemError, match="not an earlier evaluation report"):
             act()

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from exiting import PLAIN, bundle, by_hand, entropies
+from exiting import PLAIN, bundle, by_hand, entropies, plain
+from networks import run
 from on_device import Device
 from rainbow import SPEC, photos
 
@@ -102,6 +103,31 @@ def test_a_batch_decides_as_one(form: str, tmp_path: Path, tensors: Any) -> None
             np.testing.assert_allclose(found.scores, every.scores, atol=1e-5)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("left", [1, 2, 3])
+def test_a_last_call_decides_by_its_own_images(form: str, left: int, tmp_path: Path, tensors: Any) -> None:
+    """A call takes four: one or two photos that are left decide as alone; of three the first counts twice."""
+    counted = [0, 1, 2, 0] if left == 3 else range(left)
+    groups = [tensors[start : start + left] for start in range(0, len(tensors) - left, 5)]
+    as_filled_with_the_last = []
+    with Expert.open(bundle(tmp_path / "x.expert", form, 4)) as expert:
+        for group in groups:
+            found = expert.answered(np.concatenate([tensors[:4], group]))
+            assert found.exit[4:].tolist() == [_one_decision(group[counted])] * left
+            as_filled_with_the_last.append(_one_decision(group[[*range(left), *[-1] * (4 - left)]]))
+    assert left == 1 or as_filled_with_the_last != [_one_decision(group[counted]) for group in groups]
+
+
+def _one_decision(x: np.ndarray) -> int:
+    """The exit by Algorithm 1, from the means of what the plain network says of each image."""
+    logits = run(plain(), {"image": x})
+    for number, limit in enumerate(PLAIN.thresholds, 1):
+        fine, coarse = (float(entropies(logits[f"{which}{number}"]).mean()) for which in ("fine", "coarse"))
+        if (fine < limit and fine - PLAIN.tolerance < coarse) or coarse < limit:
+            return number
+    return 3
+
+
 def test_settings_that_make_no_sense(tmp_path: Path, built: Any) -> None:
     with Expert.open(bundle(tmp_path / "x.expert", "nested")) as expert:
         assert expert.set_exits(Chosen()) == {}
@@ -115,10 +141,10 @@ def test_settings_that_make_no_sense(tmp_path: Path, built: Any) -> None:
     for arguments in ({"threshold": (np.nan,)}, {"tolerance": np.nan}, {"exit": 0}, {"threshold": (1,), "exit": 1}):
         with pytest.raises(UsageError):
             Chosen(**arguments)
-    with Expert.open(built.path) as plain, pytest.raises(UsageError, match="no early exits"):
-        plain.set_exits(Chosen(exit=1))
-    with Expert.open(built.path) as plain, pytest.raises(UsageError, match="no early exits"):
-        plain.answered(np.zeros((1, 3, 8, 8), np.float32))
+    with Expert.open(built.path) as other, pytest.raises(UsageError, match="no early exits"):
+        other.set_exits(Chosen(exit=1))
+    with Expert.open(built.path) as other, pytest.raises(UsageError, match="no early exits"):
+        other.answered(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(UsageError, match="frozen"):
         Chosen(exit=1).settings((), frozen=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -316,3 +317,13 @@ batch = 4
         1:5
     ]
     assert load_trained(folder).taxonomy.path("reds") == ("warm", "reds")
+
+
+def test_the_recipe_in_the_readme_makes_a_network(tmp_path: Path) -> None:
+    text = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = (each for each in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if 'arch = "exits"' in each)
+    (tmp_path / "early.toml").write_text(block)
+    recipe = load_recipe(tmp_path / "early.toml")
+    network = timm.create_model(recipe.arch, taxonomy=two_levels(SIZES), **recipe.arch_args)
+    assert len(ExitLosses(network, recipe.exit_weights).names) == 2 * 3
+    assert [one.shape[1] for one in network.eval().plain(torch.zeros(1, 3, recipe.size, recipe.size))] == [5, 2] * 3
