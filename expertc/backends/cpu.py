@@ -19,6 +19,7 @@ from ..errors import CompilationError, ExpertcError, ModelError, OutOfMemoryErro
 from ..targets import Target
 from ..text import clean_text, shown
 from . import Session
+from .overflow import overflows
 from .processor import processor_name
 from .weights import refuse_foreign_weights
 
@@ -73,6 +74,8 @@ def open_session(
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{name} does not exist or is not a file.", "Check the path.")
         refuse_foreign_weights(model, name)
+        if optimise and overflows(model):
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
     except OSError as error:
         raise ModelError(f"{name} cannot be read ({error.strerror}).", "Check its permissions.") from error
     try:

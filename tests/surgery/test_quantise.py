@@ -12,11 +12,16 @@ import pytest
 from networks import Array, Net, operators, reference, run, weights
 from quantised import CLASSES, images, kernels, mixed, optimised, quantisable, scores
 
+from expertc.backends.processor import saturates
 from expertc.errors import DataError, ExitCode, ExpertcError, UnsupportedError, UsageError
 from expertc.graph import Constant, Model, Node, read_model, to_bytes
 from expertc.graph.cost import cost
 from expertc.observe import Range
-from expertc.surgery.quantise import ONNXRUNTIME, TENSORRT, Flavour, Quantise, layers, require_parser_rules
+from expertc.surgery.quantise import ONNXRUNTIME as GENERAL
+from expertc.surgery.quantise import TENSORRT, Flavour, Quantise, layers, require_parser_rules
+
+ONNXRUNTIME = replace(GENERAL, reduce_range=saturates())
+"""As it is built for this machine: the sums of 8-bit weights overflow where a processor has no VNNI."""
 
 LAYERS = ("first", "depthwise", "grouped", "left", "right", "scores")
 
@@ -75,7 +80,7 @@ def test_the_scores_are_nearly_the_same(flavour: Flavour, percentile: float | No
 def test_scales_are_those_of_the_observed_ranges() -> None:
     """uint8 from the least to the greatest value; weights -127 to 127 for each output channel."""
     model, ranges = quantisable()
-    made, _ = Quantise(ranges, ONNXRUNTIME).run(model)
+    made, _ = Quantise(ranges, GENERAL).run(model)
     low, high = ranges["image"].low, ranges["image"].high
     assert scale(made, "image") == (pytest.approx((high - low) / 255), round(-low * 255 / (high - low)))
     assert scale(made, "clip") == (pytest.approx(ranges["clip"].high / 255), 0)
