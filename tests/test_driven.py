@@ -138,6 +138,36 @@ def test_the_same_build_gives_the_same_bytes_and_is_repeated(form: str, tmp_path
 
 
 @pytest.mark.parametrize("form", ["nested", "staged"])
+def test_stages_behind_an_exit_that_always_answers_are_left_out(form: str, tmp_path: Path) -> None:
+    """Of two categories: the coarse entropy is at most ln 2, so that no image goes on. A cut of that cuts on."""
+    model = saved(tmp_path, network("gran"))
+    done = built(tmp_path, model, form, embed={"threshold": 0.8})
+    bundle = open_bundle(done.path)
+    assert (bundle.stages, bundle.exits is not None and bundle.exits.thresholds) == (("expert.onnx",), (0.8,))
+    assert [list(control.default) for control in bundle.embedded] == [[0.8, 0.8], [0.5]]
+    assert verify_bundle(bundle, open_source(model)).verdict in ("verified", "uninformative")
+    how = read_earlier(done.path).options()
+    again = expertc.build(model, classes="ray,owl,eel", output=tmp_path / "2.expert", **QUICK | how)
+    assert (again.path / "expert.onnx").read_bytes() == (done.path / "expert.onnx").read_bytes()
+    onwards = built(tmp_path, done.path, form, name="onwards", classes="ray,owl")
+    assert verify_bundle(open_bundle(onwards.path), open_source(done.path)).verdict in ("verified", "uninformative")
+    assert open_bundle(onwards.path).embedded == (), "its source had them already"
+
+
+def test_frozen_thresholds_in_a_manifest_are_those_of_the_model(tmp_path: Path) -> None:
+    """Stages are driven by what the manifest says, and nobody can have calibrated these."""
+    model = saved(tmp_path, network("gran"))
+    done = built(tmp_path, model, "staged", embed={"threshold": 0.3})
+    assert len(open_bundle(done.path).stages) == 3
+    path = done.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["exits"]["thresholds"] = [0.1, 0.2]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match="its exits"):
+        verify_bundle(open_bundle(done.path), open_source(model))
+
+
+@pytest.mark.parametrize("form", ["nested", "staged"])
 def test_a_bundle_and_a_nested_model_are_sources(form: str, tmp_path: Path) -> None:
     model = saved(tmp_path, network("gran"))
     made, own = nested(read_model(network("gran")), card("gran"))
