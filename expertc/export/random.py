@@ -34,13 +34,14 @@ def export_random(
     size: int | None = None,
     gain: bool = True,
     batch: int | None = 1,
+    strict_coarse: bool = False,
     opset: int = OPSETS[-1],
 ) -> Path:
     """Export timm's ``arch`` for ``classes`` (a tree, or a number) as the full model ``output`` and return that path.
 
     ``form`` is that of an HLFP ("fused" by default), a HierNet ("slow") or a network with exits ("nested"), ``gain``
-    whether an HLFP gets its input, and ``batch`` how many images a HierNet's fast form takes; ``size`` is the side of
-    the image in pixels. The weights are random, the same every time.
+    whether an HLFP gets its input, ``batch`` how many images a HierNet's fast form takes, ``strict_coarse`` as in
+    ``export_form``; ``size`` is the side of the image in pixels. The weights are random, the same every time.
     Raises ``UsageError`` if there is no such architecture or it does not fit the classes, and what ``export_file``
     raises.
     """
@@ -62,7 +63,9 @@ def export_random(
     )
     probes = tensors(images, preprocess, IMAGES)
     form = "" if isinstance(network, HLFP) else form  # which it was built in
-    return export_form(network, card, preprocess.size, probes, output, form=form, batch=batch, opset=opset)
+    return export_form(
+        network, card, preprocess.size, probes, output, form=form, batch=batch, strict_coarse=strict_coarse, opset=opset
+    )
 
 
 def _network(arch: str, classes: Taxonomy | int, form: str) -> torch.nn.Module:
