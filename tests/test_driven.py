@@ -12,15 +12,14 @@ import exiting
 import numpy as np
 import onnx
 import pytest
-from exitnets import card, forcing, image, network, plain_outputs
+from exitnets import QUICK, built, card, forcing, image, network, plain_outputs, saved
 from networks import cut, run
 from onnx import numpy_helper
-from PIL import Image
 
 import expertc
 from expertc.audit import verify_bundle
 from expertc.bundle import BUNDLE_SCHEMA, open_bundle
-from expertc.card import CARD_KEY, Preprocess
+from expertc.card import CARD_KEY
 from expertc.driven import require_exits, taken_apart
 from expertc.earlier import read_earlier
 from expertc.errors import CardError, UsageError, VerificationError
@@ -31,19 +30,6 @@ from expertc.runtime import Expert
 from expertc.source import open_source
 from expertc.surgery.exits import nested
 from expertc.targets import load_target
-
-QUICK: dict[str, Any] = {"measure_seconds": 0, "fuse": "off", "verification": "off"}
-
-
-def saved(folder: Path, model: bytes, name: str = "full.onnx") -> Path:
-    path = folder / name
-    path.write_bytes(model)
-    return path
-
-
-def built(folder: Path, model: Path, form: str | None = None, **more: Any) -> Any:
-    place = folder / f"{more.pop('name', form)}.expert"
-    return expertc.build(model, output=place, exits=form, **{"classes": "ray,owl,eel", **QUICK, **more})
 
 
 @pytest.mark.parametrize(
@@ -237,69 +223,6 @@ def test_quantised_experts_are_driven_too(tmp_path: Path) -> None:
         )  # fmt: skip
         assert "QuantizeLinear" in (done.path / "expert.onnx").read_bytes().decode("latin-1")
         assert [step.name for step in done.certificate.steps][-2:] == ["precision", "exits"]
-
-
-def said_by_readme(bundle: Path, photo: Path, capsys: Any, monkeypatch: Any) -> str:
-    """What the snippet "With ONNX Runtime alone" prints of a photo."""
-    (bundle / "photo.jpg").write_bytes(photo.read_bytes())
-    text = (bundle / "README.txt").read_text(encoding="utf-8")
-    code = text.partition("With ONNX Runtime alone\n")[2].partition("\n\n")[0]
-    monkeypatch.chdir(bundle)
-    exec("\n".join(line[2:] for line in code.splitlines()), {})
-    (bundle / "photo.jpg").unlink()
-    return str(capsys.readouterr().out.strip())
-
-
-@pytest.mark.parametrize("form", ["nested", "staged"])
-@pytest.mark.parametrize(
-    ("kind", "embed"),
-    [("gran", None), ("gran", {}), ("gran", {"threshold": 0.8}), ("strict", None), ("ag", None), ("sem", None),
-     ("branchy", None), ("branchy", {})],
-)  # fmt: skip
-def test_the_readme_of_a_bundle_answers_as_predict(
-    kind: str, embed: Any, form: str, tmp_path: Path, capsys: Any, monkeypatch: Any
-) -> None:
-    """With the class or the category, of the exit that the rule takes; and it names no input that there is not."""
-    seen = set()
-    for seed, (limits, tolerance) in enumerate([((0.0, 0.0), -3.0), ((0.0, 2.0), 0.5), ((0.7, 0.6), 0.1)]):
-        own = card(kind)
-        assert own.exits is not None
-        own = replace(own, preprocess=Preprocess((8, 8), 8, "bilinear"))
-        own = own.with_exits(replace(own.exits, thresholds=limits, tolerance=tolerance))
-        proto = onnx.load_from_string(network(kind, seed=seed))
-        next(entry for entry in proto.metadata_props if entry.key == CARD_KEY).value = own.to_json()
-        place = built(tmp_path, saved(tmp_path, proto.SerializeToString()), form, name=str(seed), embed=embed).path
-        for number in range(3):
-            photo = tmp_path / f"{number}.png"
-            Image.fromarray(np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)).save(photo)
-            with Expert.open(place) as expert:
-                (want,) = expert.predict([photo])
-            assert said_by_readme(place, photo, capsys, monkeypatch) == want.labels[0][0]
-            seen.add((want.exit, want.granularity))
-        text = (place / "README.txt").read_text(encoding="utf-8")
-        first = onnx.load(place / "expert.onnx", load_external_data=False).graph
-        files = text.partition("manifest.json  ")[0]
-        assert [value.name for value in first.input if f"'{value.name}'" not in files] == []
-        given = {value.name for value in first.output} - {"features"}
-        assert all(f"'{name}'" in files for name in given if name in (SCORES, COARSE, EXIT) or name.startswith("exit"))
-        assert ("The input 'threshold'" in text) == ("threshold" in [value.name for value in first.input])
-        told = text.partition("manifest.json  ")[2].partition("\nWith TensorRT")[0]
-        words = [word in told for word in ("coarse", "categor", "tolerance")]
-        assert words == ([False] * 3 if kind == "branchy" else [*words[:1], True, *words[2:]])
-        assert ("surer than the class by more" in text) == (kind == "strict")
-        assert max(map(len, text.splitlines())) <= 120
-    assert len(seen) > 1 or embed is not None
-    assert kind != "gran" or embed or {granularity for _, granularity in seen} == {"fine", "coarse"}
-
-
-def test_the_readme_says_that_settings_are_frozen(tmp_path: Path) -> None:
-    model = saved(tmp_path, network("gran"))
-    text = (built(tmp_path, model, "nested", embed={"threshold": (0.0, 0.3)}).path / "README.txt").read_text("utf-8")
-    assert "The threshold is frozen at 0.3: " in " ".join(text.split())
-    assert "The tolerance is frozen at 0.5: " in " ".join(text.split())
-    text = (built(tmp_path, model, "nested", name="one", classes="eel").path / "README.txt").read_text("utf-8")
-    assert "One exit is left, which always answers." in text
-    assert "threshold" not in text.partition("With expertc")[0]
 
 
 def test_the_form_follows_the_device() -> None:

@@ -13,6 +13,11 @@ from .exporter import OPSETS, export_file
 from .hierarchical import SLOW, export_hiernet, is_routed, require_routed
 
 
+def form_of(network: nn.Module, form: str = "") -> str:
+    """The form that it is exported in if ``form`` is asked for; "" of a network that has but one."""
+    return form or (NESTED if has_exits(network) else SLOW if is_routed(network) else "")
+
+
 def export_form(
     network: nn.Module,
     card: Card,

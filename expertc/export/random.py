@@ -15,7 +15,7 @@ from ..text import shown
 from ..zoo import HLFP, import_timm
 from ..zoo.arguments import build, require_arch
 from .exporter import OPSETS
-from .forms import export_form
+from .forms import export_form, form_of
 from .trained import tensors
 
 SEED = 0
@@ -47,7 +47,7 @@ def export_random(
     """
     network = _network(arch, classes, form)
     preprocess = _preprocess(network, size)
-    own = form or (FUSED if isinstance(network, HLFP) else "")
+    own = FUSED if isinstance(network, HLFP) and not form else form_of(network, form)
     taxonomy = getattr(network, "taxonomy", None)
     if not isinstance(taxonomy, Taxonomy):
         taxonomy = classes if isinstance(classes, Taxonomy) else Taxonomy.flat([f"class-{i}" for i in range(classes)])
@@ -58,7 +58,7 @@ def export_random(
         "image",
         preprocess,
         "Random weights.",
-        {"arch": arch, "form": own, "weights": "random", "seed": SEED},
+        {"arch": arch, **({"form": own} if own else {}), "weights": "random", "seed": SEED},
         controls=network.controls if isinstance(network, HLFP) and gain else (),
     )
     probes = tensors(images, preprocess, IMAGES)
