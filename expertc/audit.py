@@ -150,8 +150,10 @@ def _form(control: Control) -> Control | tuple[str, int]:
 
 
 def _plan(exits: Exits | None) -> Exits | None:
-    """The exits without the values of their thresholds, and the form."""
-    return None if exits is None else replace(exits, thresholds=(), tolerance=DEFAULT_TOLERANCE, driven=False)
+    """The exits without the form, and without the values of thresholds that a bundle may have been calibrated to."""
+    if exits is None or exits.frozen:
+        return None if exits is None else replace(exits, driven=False)
+    return replace(exits, thresholds=(), tolerance=DEFAULT_TOLERANCE, driven=False)
 
 
 def _with_embedded(

@@ -227,7 +227,7 @@ def build(
         with clock.stage("write"):
             costs = {"full": asdict(full), "expert": asdict(small)}
             about = manifest.describe(source, cut, final, device, costs, certificate, kept_tensors.result())
-            about = ready.described(about, source.card, cut.indices)
+            about = ready.described(about, source.card, cut.indices, embedded=finish.embed)
             finish = replace(finish, batch=manifest.images_per_call(final))  # a model may have its own
             about["forms"] = {"passes": list(made.passes), **finish.to_mapping()}
             if lowered is not None:

@@ -41,12 +41,18 @@ class Shipped:
         """What a verification looks at beside the plain form."""
         return None if self.form == PLAIN else Driven(tuple(self.files.values()))
 
-    def described(self, about: Mapping[str, Any], full: Card, indices: Sequence[int]) -> dict[str, Any]:
-        """The manifest ``about`` a plain expert, for this form; ``full`` is the card that it was cut from."""
+    def described(
+        self, about: Mapping[str, Any], full: Card, indices: Sequence[int], *, embedded: bool
+    ) -> dict[str, Any]:
+        """The manifest ``about`` a plain expert, for this form.
+
+        ``full`` is the card that it was cut from; ``embedded`` says that its controls were frozen for this expert.
+        """
         found, exits = {**about, EXITS: None}, self.card.exits
-        if full.exits is not None and full.exits.frozen:  # of all its exits, also of those that are gone
-            own = full.with_exits(replace(full.exits, frozen=False)).restrict(indices)
-            found[EMBEDDED] = [*found[EMBEDDED], *(control.to_mapping() for control in own.settings)]
+        if full.exits is not None and embedded:  # of all its exits, also of those that cannot be reached
+            own = full.exits.telling(full.taxonomy, indices)
+            settings = [Control(name, values, False) for name, values in own.settings.items()]
+            found[EMBEDDED] = [*found[EMBEDDED], *(control.to_mapping() for control in settings)]
         if self.form == PLAIN or exits is None:
             return found
         free = () if exits.frozen else (Control(name, values, False) for name, values in exits.settings.items())

@@ -52,13 +52,14 @@ def decide(exits: Exits, logits_of: LogitsOf, thresholds: Sequence[float], toler
     An early exit answers finely if ``H_fine < threshold`` and ``H_fine - tolerance < H_coarse``, else coarsely if
     ``H_coarse < threshold``; the last finely if ``H_fine - tolerance < H_coarse``, else coarsely. Where an exit has one
     answer, or a semantic branch has chosen for all of them (finely, if that is likelier for half of the batch or more;
-    if both are equally likely, it is coarse), that is the one to be sure of. One decision is made for a batch.
+    if both are equally likely, it is coarse), that is the one to be sure of. One decision is made for a batch. A last
+    exit with a threshold, of an expert whose later ones could not be reached, answers finely as an early one does.
 
     Args:
         exits: of the network; ``of`` is known.
         logits_of: is asked for an exit, from 1, when the run gets there, and gives its tensors; for the first also
             ``exits.semantic``.
-        thresholds: nats, of each exit but the last; any number, infinity too.
+        thresholds: nats, of each exit but the last, or as many as ``exits`` has; any number, infinity too.
         tolerance: nats.
 
     Raises ``UsageError`` if a setting is no number, or they are too many or too few.
@@ -72,7 +73,8 @@ def decide(exits: Exits, logits_of: LogitsOf, thresholds: Sequence[float], toler
         limit = thresholds[number - 1] if number <= len(thresholds) else None
         fine = None if one.fine is None else np.asarray(found[one.fine], np.float64)
         coarse = None if one.coarse is None else np.asarray(found[one.coarse], np.float64)
-        answer = _answer(exits, semantic, fine, coarse, limit, tolerance)
+        last = number == len(exits.exits)
+        answer = _answer(exits, semantic, fine, coarse, limit, tolerance, last)
         if answer is not None:
             return Decision(number, answer, *_both(exits, fine, coarse))
     raise AssertionError("the last exit has not answered")
@@ -86,8 +88,8 @@ def settled(exits: Exits, thresholds: Sequence[float], tolerance: float) -> tupl
         raise UsageError("A threshold or the tolerance is no number.", "Write for example 0.5.") from error
     if any(map(math.isnan, values)):
         raise UsageError("A threshold or the tolerance is no number.", "Write for example 0.5.")
-    if len(values) != len(exits.exits):
-        wanted = len(exits.exits) - 1
+    wanted = len(exits.thresholds)
+    if len(values) != wanted + 1:
         raise UsageError(f"There are {len(values) - 1} thresholds for {wanted} early exits.", "Give one for each.")
     return values[:-1], values[-1]
 
@@ -99,20 +101,19 @@ def is_fine(semantic: Array) -> bool:
 
 def _answer(
     exits: Exits, semantic: bool | None, fine: Array | None, coarse: Array | None, limit: float | None,
-    tolerance: float,
+    tolerance: float, last: bool,
 ) -> bool | None:  # fmt: skip
-    """Whether an exit answers finely or coarsely, None if it is not sure; ``limit`` is None for the last."""
+    """Whether an exit answers finely or coarsely, None if it is not sure; ``limit`` is None for most last ones."""
     if fine is None or coarse is None or semantic is not None:
         finely = fine is not None if semantic is None else semantic
         logits = fine if finely else coarse
-        sure = limit is None or (logits is not None and entropy(logits) < limit)
+        sure = last or (logits is not None and limit is not None and entropy(logits) < limit)
         return finely if sure else None
     one, other = entropy(fine), entropy(coarse)
-    finer = one - tolerance < other
-    if limit is None:
-        return finer
-    if one < limit and finer:
-        return True
+    limit = math.inf if limit is None else limit
+    finely = one < limit and one - tolerance < other
+    if last or finely:
+        return finely
     return False if other < limit and (not exits.strict_coarse or other < one - tolerance) else None
 
 

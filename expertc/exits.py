@@ -24,6 +24,7 @@ _FACE = (THRESHOLD, TOLERANCE, SCORES, COARSE, GRANULARITY, EXIT)
 
 DEFAULT_THRESHOLD, DEFAULT_TOLERANCE = 0.5, 0.5  # nats; the defaults of the authors' code, for both networks
 MAX_EXITS = 24  # protobuf nests 100 messages, of which a graph in a graph takes three
+SURELY = 1.01  # times its bound: what no entropy reaches, rounded to single precision as graphs compute it
 MAX_SETTING = 1e30  # what an input of a graph can hold; 7 nats are the entropy of a thousand classes
 _KEYS = ["categories", "exits", "semantic", "strict_coarse", "driven", "thresholds", "tolerance", "frozen", "of"]
 
@@ -53,7 +54,7 @@ class Exits:
             also needs ``H_coarse < H_fine - tolerance``.
         driven: whether the rule is in the graph: it has the outputs named above, and the tensors are inside it.
         thresholds: nats, of each exit but the last, if nothing else is said when it runs; all ``DEFAULT_THRESHOLD``
-            where none is given.
+            where none is given. Frozen, the last may have one too: it then answers finely only below that.
         tolerance: by how many nats fine answers are favoured; likewise.
         frozen: whether these never change, so that an expert needs no exit that cannot answer.
         of: the column of each class's category, () if nobody has looked it up (``placed``); a card does.
@@ -88,7 +89,8 @@ class Exits:
             raise CardError("An exit cannot be told which answer to give.", "Give every exit fine and coarse logits.")
         early = len(self.exits) - 1
         given = self.thresholds or (DEFAULT_THRESHOLD,) * early
-        if len(given) != early or not all(map(_is_setting, (*given, self.tolerance))):
+        surplus = len(given) - early
+        if surplus not in (0, self._last_has_limit) or not all(map(_is_setting, (*given, self.tolerance))):
             raise CardError(
                 f"The card has no sound thresholds and tolerance for {early} early exits.",
                 f"Give a number of nats for each, up to {MAX_SETTING:g}.",
@@ -122,7 +124,15 @@ class Exits:
     @property
     def compares(self) -> bool:
         """Whether an exit weighs its two answers against each other, and so looks at the tolerance."""
-        return self.semantic is None and any(one.fine and one.coarse for one in self.exits)
+        return any(map(self._weighs, self.exits))
+
+    def _weighs(self, one: Exit) -> bool:
+        return self.semantic is None and len(one.names) == 2
+
+    @property
+    def _last_has_limit(self) -> bool:
+        """Whether the last exit may have a threshold, below which alone it answers finely."""
+        return self.frozen and self._weighs(self.exits[-1])
 
     @property
     def settings(self) -> dict[str, tuple[float, ...]]:
@@ -174,40 +184,67 @@ class Exits:
     def restrict(self, taxonomy: Taxonomy, indices: Iterable[int]) -> Exits:
         """The exits of the expert for these classes; ``taxonomy`` is that of the model it is cut from.
 
+        Those that say something of them (``telling``), and where thresholds are frozen may ever answer (``reachable``).
+        """
+        indices = tuple(indices)
+        cut = self.telling(taxonomy, indices)
+        return cut.reachable(len(set(indices))) if cut.frozen else cut
+
+    def telling(self, taxonomy: Taxonomy, indices: Iterable[int]) -> Exits:
+        """The exits that say something of these classes, whatever the thresholds are.
+
         A granularity with one label says nothing: it goes, and with it exits that had no other. Where one class is left
-        the first exit is sure; where thresholds are frozen, those that cannot answer go too (``reachable``).
+        the first exit is sure.
         """
         indices = sorted(set(indices))
         columns = self.kept(taxonomy, indices)
         left = [at for at, one in enumerate(self.exits) if columns or one.fine]
-        cut = self._only(left[:1] if len(indices) == 1 else left, columns)
-        return cut.reachable(len(indices)) if cut.frozen else cut
+        return self._only(left[:1] if len(indices) == 1 else left, columns, len(indices))
 
     def reachable(self, classes: int) -> Exits:
         """The exits that may ever answer among ``classes``, if the thresholds are as they stand and never change.
 
-        An entropy lies between 0 and the logarithm of how many labels there are: an
-        exit whose threshold is not above the one never answers, one whose is above the other always does. Some exit
-        that knows classes is left in any case.
+        An entropy lies between 0 and the logarithm of how many labels there are. An exit whose threshold is not above 0
+        never answers; one that always does is the last, and the others go. It keeps its threshold if that may yet make
+        an answer coarse. Some exit that knows classes is left in any case.
         """
         left: list[int] = []
+        last = len(self.exits) - 1
         for at, one in enumerate(self.exits):
             limit = self.thresholds[at] if at < len(self.thresholds) else math.inf
-            if limit > 0:
+            if limit > 0 or at == last:
                 left.append(at)
-            labels = max(classes if one.fine else 0, len(self.categories) if one.coarse else 0)
-            torn = self.strict_coarse and self.semantic is None and len(one.names) == 2  # may like neither answer
-            if limit > math.log(labels) and not torn:
+            if self._always(one, limit, classes):
                 break
         if not any(self.exits[at].fine for at in left):
             return self
-        return self._only(left, range(len(self.categories)))
+        return self._only(left, range(len(self.categories)), classes)
 
-    def _only(self, left: Sequence[int], columns: Sequence[int]) -> Exits:
-        """These exits and these columns of categories."""
+    def _always(self, one: Exit, limit: float, classes: int) -> bool:
+        """Whether an early exit with this threshold answers whatever its logits are.
+
+        Where two answers are weighed and neither is sure, the run goes on; so it is enough that the coarse one always
+        is. With ``strict_coarse`` an exit may be sure of both and like neither. With a semantic branch either of the
+        two may be the one that counts.
+        """
+        if self._weighs(one):
+            return not self.strict_coarse and limit > SURELY * math.log(len(self.categories))
+        sizes = (classes if one.fine else 0, len(self.categories) if one.coarse else 0)
+        return limit > SURELY * math.log(max(sizes))
+
+    def _binds(self, limit: float, classes: int) -> bool:
+        """Whether a threshold keeps a last exit of two answers from a fine one that it would give without.
+
+        It gives one if the fine entropy is below the coarse one and the tolerance: so never far above both bounds.
+        """
+        favoured = math.log(len(self.categories)) + max(self.tolerance, 0.0)
+        return limit <= SURELY * min(math.log(classes), favoured)
+
+    def _only(self, left: Sequence[int], columns: Sequence[int], classes: int) -> Exits:
+        """These exits and these columns of categories, for that many classes."""
         exits = tuple(self.exits[at] if columns else Exit(self.exits[at].fine) for at in left)
         coarse = any(one.coarse for one in exits)
-        return replace(
+        cut = replace(
             self,
             categories=tuple(self.categories[column] for column in columns) if coarse else (),
             exits=exits,
@@ -215,6 +252,10 @@ class Exits:
             thresholds=tuple(self.thresholds[at] for at in left[:-1]),
             of=(),
         )
+        final = self.thresholds[left[-1] : left[-1] + 1]
+        if final and cut._last_has_limit and cut._binds(final[0], classes):
+            return replace(cut, thresholds=(*cut.thresholds, *final))
+        return cut
 
     # -- JSON ----------------------------------------------------------------------------------------------------------
 

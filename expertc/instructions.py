@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import exit_instructions
 from .card import Card, Preprocess
 from .preprocessing import BYTES
 from .text import clean_text
@@ -19,28 +20,33 @@ def instructions(
     ``controls`` says that it has inputs beside the image, whose values are in the manifest; ``engine`` is the part on
     how it is compiled (``trtexec``); ``form`` is that in which its exits are shipped.
     """
-    if form == "staged":
+    exits = card.exits if form in (exit_instructions.NESTED, exit_instructions.STAGED) else None
+    if form == exit_instructions.STAGED:
         controls = False  # nothing in the graphs reads them
     inputs = [card.input, *(control.name for control in card.controls if controls)]
     named = ", ".join(f"'{clean_text(name)}'" for name in inputs)
-    output = card.outputs[0]
+    output, later, about = f", output '{clean_text(card.outputs[0].name)}' ({card.outputs[0].kind})", "", ""
+    if exits is not None:
+        output = f"\n{' ' * 19}output {exit_instructions.outputs(exits, form)}"
+        later = "".join(f"  {line}\n" for line in exit_instructions.later(exits, form))
+        about = f"\nExits ({len(exits.exits)})\n{exit_instructions.about(card, form)}"
     scaling = ", scale to 0..1, subtract mean, divide by std"
     if card.preprocess is not None and card.preprocess.dtype == BYTES:
         scaling = "; the network takes its bytes"
     return f"""{heading(card)}
 Files
-  expert.onnx      the network: input {named}, output '{clean_text(output.name)}' ({output.kind})
-  labels.txt       one class per line, in the order of the output's columns
+  expert.onnx      the network: input {named}{output}
+{later}  labels.txt       one class per line, in the order of the output's columns
   preprocess.json  how an image becomes the input: resize, crop{scaling}
   manifest.json    where it comes from, what was cut, how it was verified, SHA-256 of every file
   report.json      how long the build took and what was measured on that machine
   golden.npz       inputs, and what the network made of them when it was verified, if it was
-{_exits(card, form)}
+{about}
 With expertc
   expertc predict DIRECTORY photo.jpg
 
 With ONNX Runtime alone
-{_snippet(card, card.preprocess, batch or 1, controls=controls, staged=form == "staged")}
+{_snippet(card, card.preprocess, batch or 1, controls=controls, form=form)}
 {engine}"""
 
 
@@ -49,31 +55,6 @@ def heading(card: Card) -> str:
     classes = ", ".join(card.classes[:_LISTED]) + (", …" if len(card.classes) > _LISTED else "")
     licence = f"\nWeights: {card.weights_licence}\n" if card.weights_licence else ""
     return f"{card.name}: an expert for {len(card.classes)} of {card.selected_from} classes ({classes})\n{licence}"
-
-
-_HALVES = {
-    "nested": """The first exit that is sure enough answers; what comes after it is not computed.
-  scores, coarse   logits over the classes and over the categories
-  granularity      1 where the class is the answer, 0 where only its category is
-  exit             the number of the exit that answered, from 1
-  The input 'threshold' holds the entropy in nats below which each early exit answers; 'tolerance' by how much a class
-  is preferred to a category.""",
-    "staged": """The first exit that is sure enough answers. expert.onnx ends at the first, stage2.onnx at the second.
-  Each stage reads tensors that earlier ones made, of the same names, and ends in its exit's logits. How sure an exit is
-  says the entropy of their softmax in nats, averaged over the images; 'exits' in manifest.json has the names of the
-  logits, the thresholds, and by how much a class is preferred to a category.""",
-}
-
-
-def _exits(card: Card, form: str) -> str:
-    """The part on early exits; nothing without."""
-    if card.exits is None or form not in _HALVES:
-        return ""
-    listed = ", ".join(map(clean_text, card.exits.categories[:_LISTED]))
-    more = ", …" if len(card.exits.categories) > _LISTED else ""
-    return f"\nExits ({len(card.exits.exits)})\n  {_HALVES[form]}\n" + (
-        f"  Categories: {listed}{more}\n" if listed else ""
-    )
 
 
 def rejecting(text: str, score: str, threshold: float) -> str:
@@ -91,7 +72,7 @@ def rejecting(text: str, score: str, threshold: float) -> str:
 """
 
 
-def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool, staged: bool = False) -> str:
+def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool, form: str) -> str:
     """Python that does what ``runtime.preprocess`` does; a name out of the model stands in it as a literal."""
     if spec is None:
         return "  The model came without a description of its preprocessing.\n"
@@ -100,20 +81,27 @@ def _snippet(card: Card, spec: Preprocess | None, batch: int, *, controls: bool,
         'controls = json.loads(pathlib.Path("manifest.json").read_text())["controls"]',
         'others = {c["name"]: numpy.array(c["default"], "float32").reshape(c["shape"]) for c in controls}',
     ]
+    session = [
+        'session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
+        *(others if controls else ()),
+    ]
+    known = card.exits is not None and form in (exit_instructions.NESTED, exit_instructions.STAGED)
+    if not known:
+        run = [
+            *session,
+            f"scores = session.run([{card.outputs[0].name!a}], {{{card.input!a}: x{more}}})[0][0]",
+            "print(labels[scores.argmax()])",
+        ]
+    elif form == exit_instructions.NESTED:
+        run = [*session, *exit_instructions.nested_run(card, more)]
+    else:
+        run = exit_instructions.staged_run(card)
+    reads = controls or any("json." in line for line in run)
     lines = [
-        f"import {'json, ' if controls else ''}numpy, onnxruntime, pathlib",
+        f"import {'json, ' if reads else ''}numpy, onnxruntime, pathlib",
         *tensor_of_photo(spec, batch),
-        *(
-            _stages(card)
-            if staged
-            else [
-                'session = onnxruntime.InferenceSession("expert.onnx", providers=["CPUExecutionProvider"])',
-                *(others if controls else ()),
-                f"scores = session.run([{card.outputs[0].name!a}], {{{card.input!a}: x{more}}})[0][0]",
-            ]
-        ),
         'labels = pathlib.Path("labels.txt").read_text(encoding="utf-8").splitlines()',
-        "print(labels[scores.argmax()])",
+        *run,
     ]
     return "".join(f"  {line}\n" for line in lines)
 
@@ -142,18 +130,4 @@ def tensor_of_photo(spec: Preprocess, batch: int = 1) -> list[str]:
         f"left, top = round((image.width - {wide}) / 2), round((image.height - {high}) / 2)",
         f"image = image.crop((left, top, left + {wide}, top + {high}))",
         *tensor,
-    ]
-
-
-def _stages(card: Card) -> list[str]:
-    """Lines that run every stage, so up to the last exit that knows classes."""
-    assert card.exits is not None
-    files = ["expert.onnx", *(f"stage{number}.onnx" for number in range(2, len(card.exits.exits) + 1))]
-    return [
-        f"made = {{{card.input!a}: x}}",
-        f"for name in {files}:",
-        '    session = onnxruntime.InferenceSession(name, providers=["CPUExecutionProvider"])',
-        "    read = {value.name: made[value.name] for value in session.get_inputs()}",
-        "    made.update(zip([value.name for value in session.get_outputs()], session.run(None, read)))",
-        f"scores = made[{card.exits.fine[0]!a}][0]",
     ]

@@ -6,11 +6,15 @@ which one answered.
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 from networks import Array, Net
 from networks import run as run_plain
 from onnx import TensorProto, helper
 
+import expertc
 from expertc.card import CARD_KEY, Card, Output
 from expertc.exits import Exit, Exits
 from expertc.taxonomy import Taxonomy
@@ -20,6 +24,7 @@ TREE = Taxonomy.parse(
 )
 KINDS = ("branchy", "sem", "gran", "ag", "strict")
 CHANNELS = 4
+QUICK: dict[str, Any] = {"measure_seconds": 0, "fuse": "off", "verification": "off"}
 
 
 def exits_of(kind: str) -> Exits:
@@ -92,3 +97,14 @@ def forcing(exits: Exits) -> list[tuple[tuple[float, ...], float]]:
         thresholds = tuple(1e9 if u == at else 0.0 for u in range(early))
         found += [(thresholds, 1e9), (thresholds, -1e9)]
     return [*found, ((0.5,) * early, 0.5), ((1.0,) * early, 0.1), ((1.4,) * early, -0.2)]
+
+
+def saved(folder: Path, model: bytes, name: str = "full.onnx") -> Path:
+    path = folder / name
+    path.write_bytes(model)
+    return path
+
+
+def built(folder: Path, model: Path, form: str | None = None, **more: Any) -> Any:
+    place = folder / f"{more.pop('name', form)}.expert"
+    return expertc.build(model, output=place, exits=form, **{"classes": "ray,owl,eel", **QUICK, **more})

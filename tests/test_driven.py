@@ -12,7 +12,7 @@ import exiting
 import numpy as np
 import onnx
 import pytest
-from exitnets import card, forcing, image, network, plain_outputs
+from exitnets import QUICK, built, card, forcing, image, network, plain_outputs, saved
 from networks import cut, run
 from onnx import numpy_helper
 
@@ -30,19 +30,6 @@ from expertc.runtime import Expert
 from expertc.source import open_source
 from expertc.surgery.exits import nested
 from expertc.targets import load_target
-
-QUICK: dict[str, Any] = {"measure_seconds": 0, "fuse": "off", "verification": "off"}
-
-
-def saved(folder: Path, model: bytes, name: str = "full.onnx") -> Path:
-    path = folder / name
-    path.write_bytes(model)
-    return path
-
-
-def built(folder: Path, model: Path, form: str | None = None, **more: Any) -> Any:
-    place = folder / f"{more.pop('name', form)}.expert"
-    return expertc.build(model, output=place, exits=form, **{"classes": "ray,owl,eel", **QUICK, **more})
 
 
 @pytest.mark.parametrize(
@@ -138,6 +125,36 @@ def test_the_same_build_gives_the_same_bytes_and_is_repeated(form: str, tmp_path
 
 
 @pytest.mark.parametrize("form", ["nested", "staged"])
+def test_stages_behind_an_exit_that_always_answers_are_left_out(form: str, tmp_path: Path) -> None:
+    """Of two categories: the coarse entropy is at most ln 2, so that no image goes on. A cut of that cuts on."""
+    model = saved(tmp_path, network("gran"))
+    done = built(tmp_path, model, form, embed={"threshold": 0.8})
+    bundle = open_bundle(done.path)
+    assert (bundle.stages, bundle.exits is not None and bundle.exits.thresholds) == (("expert.onnx",), (0.8,))
+    assert [list(control.default) for control in bundle.embedded] == [[0.8, 0.8], [0.5]]
+    assert verify_bundle(bundle, open_source(model)).verdict in ("verified", "uninformative")
+    how = read_earlier(done.path).options()
+    again = expertc.build(model, classes="ray,owl,eel", output=tmp_path / "2.expert", **QUICK | how)
+    assert (again.path / "expert.onnx").read_bytes() == (done.path / "expert.onnx").read_bytes()
+    onwards = built(tmp_path, done.path, form, name="onwards", classes="ray,owl")
+    assert verify_bundle(open_bundle(onwards.path), open_source(done.path)).verdict in ("verified", "uninformative")
+    assert open_bundle(onwards.path).embedded == (), "its source had them already"
+
+
+def test_frozen_thresholds_in_a_manifest_are_those_of_the_model(tmp_path: Path) -> None:
+    """Stages are driven by what the manifest says, and nobody can have calibrated these."""
+    model = saved(tmp_path, network("gran"))
+    done = built(tmp_path, model, "staged", embed={"threshold": 0.3})
+    assert len(open_bundle(done.path).stages) == 3
+    path = done.path / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["exits"]["thresholds"] = [0.1, 0.2]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError, match="its exits"):
+        verify_bundle(open_bundle(done.path), open_source(model))
+
+
+@pytest.mark.parametrize("form", ["nested", "staged"])
 def test_a_bundle_and_a_nested_model_are_sources(form: str, tmp_path: Path) -> None:
     model = saved(tmp_path, network("gran"))
     made, own = nested(read_model(network("gran")), card("gran"))
@@ -206,21 +223,6 @@ def test_quantised_experts_are_driven_too(tmp_path: Path) -> None:
         )  # fmt: skip
         assert "QuantizeLinear" in (done.path / "expert.onnx").read_bytes().decode("latin-1")
         assert [step.name for step in done.certificate.steps][-2:] == ["precision", "exits"]
-
-
-def test_the_readme_of_a_bundle_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
-    from PIL import Image
-
-    model = saved(tmp_path, exiting.plain())
-    for form in ("nested", "staged"):
-        done = built(tmp_path, model, form, classes="warm,cold")
-        Image.new("RGB", (exiting.SIDE, exiting.SIDE), (250, 5, 5)).save(done.path / "photo.jpg")
-        text = (done.path / "README.txt").read_text(encoding="utf-8")
-        assert "Exits (3)" in text
-        code = text.partition("With ONNX Runtime alone\n")[2].partition("\n\n")[0]
-        monkeypatch.chdir(done.path)
-        exec("\n".join(line[2:] for line in code.splitlines()), {})
-        assert capsys.readouterr().out.strip() == "reds"
 
 
 def test_the_form_follows_the_device() -> None:

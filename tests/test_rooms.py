@@ -44,6 +44,7 @@ ORDER = [
     ("source", "releases"),
     ("bundle",),
     ("atomic", "instructions"),
+    ("exit_instructions",),
     ("trtexec",),
     ("measure",),
     ("lint",),

@@ -18,7 +18,7 @@ from ..backends.staged import on_processor
 from ..bundle import MODEL, open_bundle
 from ..controls import Control
 from ..errors import UsageError
-from ..exits import EXIT, GRANULARITY
+from ..exits import EXIT, GRANULARITY, Exits
 from ..runtime.exits import AS_BUILT, Chosen
 from ..text import clean_text
 from .exits import Exiting
@@ -30,7 +30,7 @@ class Subject:
     """A model that is open; ``path`` is as it was given, ``sha256`` that of the ONNX file or bytes.
 
     ``notes`` say where it runs, if that is not the processor or should not be; ``controls`` are its inputs beside the
-    image, with the defaults of its bundle.
+    image, with the defaults of its bundle; ``exits`` are those that its bundle decides among.
     """
 
     path: str
@@ -38,6 +38,7 @@ class Subject:
     session: Session
     notes: tuple[str, ...] = ()
     controls: tuple[Control, ...] = ()
+    exits: Exits | None = None
 
     @property
     def has_exits(self) -> bool:
@@ -60,7 +61,7 @@ class Subject:
         return Exiting.of(int(found[EXIT][0]), chosen, self._held(chosen))
 
     def _held(self, chosen: Chosen) -> dict[str, tuple[float, ...]]:
-        own = (chosen if self.has_exits else AS_BUILT).settings(self.controls, frozen=True)
+        own = (chosen if self.has_exits else AS_BUILT).settings(self.controls, self.exits)
         return {control.name: control.default for control in self.controls} | own
 
 
@@ -68,10 +69,11 @@ def open_subject(path: str | Path, model: Path | bytes, threads: int | None, ope
     """Open ``model``, which stands for ``path``, for as long as ``opened``. Raises what ``open_model`` raises."""
     session, notes = open_model(Path(path), model, threads)
     bundled = Path(path).is_dir() and not isinstance(model, bytes)
-    controls = open_bundle(path).controls if bundled else session.controls
+    bundle = open_bundle(path) if bundled else None
+    controls, exits = (session.controls, None) if bundle is None else (bundle.controls, bundle.exits)
     opened.enter_context(closing(session))
     data = model if isinstance(model, bytes) else model.read_bytes()
-    return Subject(str(path), hashlib.sha256(data).hexdigest(), session, notes, controls)
+    return Subject(str(path), hashlib.sha256(data).hexdigest(), session, notes, controls, exits)
 
 
 def open_model(path: Path, model: Path | bytes, threads: int | None) -> tuple[Session, tuple[str, ...]]:

@@ -132,7 +132,7 @@ def command(
         progress("read")
         source = open_source(model, foreign)
         if embed:
-            own = source.card.with_defaults(chosen.settings(source.card.settings))
+            own = source.card.with_defaults(chosen.settings(source.card.settings, source.card.exits))
             source = replace(source, card=own)
         if repeated is not None:
             repeated.require(source)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..text import times
 from . import show
 from .built import summary
+
+if TYPE_CHECKING:
+    from ..exits import Exits
 
 LISTED = 8  # branches, class names
 
@@ -37,7 +40,8 @@ def model(facts: Mapping[str, Any]) -> None:
         "classes": f"{len(facts['classes'])}{selected}: {_names(facts['classes'])}",
         "taxonomy": "flat" if facts["levels"] == 1 else f"{facts['levels']} levels",
         "input": ", ".join(f"{name} [{_shape(shape)}]" for name, shape in facts["inputs"].items()),
-        "output": ", ".join(_output(o) for o in facts["outputs"]),
+        "output": ", ".join([*map(_output, facts["outputs"]), *facts["outputs_beside"]]),
+        **_driven(facts["deciding"]),
         "graph": f"{show.count(facts['nodes'])} nodes, opset {facts['opset']}, IR version {facts['ir_version']}",
         **_card(facts),
     })  # fmt: skip
@@ -123,22 +127,42 @@ def _card(facts: Mapping[str, Any]) -> dict[str, str]:
     if facts["weights_licence"]:
         made["licence"] = facts["weights_licence"]
     if facts["provenance"]:
-        made["provenance"] = "\n".join(f"{key}: {_short(value)}" for key, value in facts["provenance"].items())
+        made["provenance"] = "\n".join(f"{key}: {_short(value)}" for key, value in facts["provenance"].items()
+                                       if value != "")  # fmt: skip
     return made
+
+
+def _decided(exits: Exits) -> list[str]:
+    """What decides among exits, in lines."""
+    set_to = [f"{name} {', '.join(f'{value:g}' for value in own)}" for name, own in exits.settings.items()]
+    said = [f"{'; '.join(set_to)} nats{', frozen' * exits.frozen}"] if set_to else []
+    strict = exits.strict_coarse and exits.compares and len(exits.exits) > 1
+    return said + ["early categories only if surer than the class by more than the tolerance"] * strict
+
+
+def _driven(deciding: Any) -> dict[str, str]:
+    """The form of a model with exits, and what decides among them; nothing without."""
+    from ..exits import Exits
+
+    exits = Exits.from_mapping(deciding)
+    if exits is None:
+        return {}
+    form = "nested: decided in the graph" if exits.driven else "plain: all are computed"
+    return {"exits": "\n".join([f"{len(exits.exits)}, {form}", *_decided(exits)])}
 
 
 def _exits(facts: Mapping[str, Any]) -> dict[str, str]:
     """Early exits, what decides among them, and on what photos that was chosen."""
-    from ..exits import THRESHOLD, TOLERANCE
+    from ..exits import Exits
 
-    exits = facts.get("exits")
+    exits = Exits.from_mapping(facts.get("exits"))
     if exits is None:
         return {}
-    said = [f"{len(exits['exits'])}, {'decided in the graph' if exits['driven'] else 'one graph for each'}"]
-    values = {item["name"]: item["default"] for item in (*facts["controls"], *facts["embedded"])}
-    named = {name: values[name] for name in (THRESHOLD, TOLERANCE) if name in values}
-    set_to = [f"{name} {', '.join(f'{value:g}' for value in own)}" for name, own in named.items()]
-    said += [f"{'; '.join(set_to)} nats{', frozen' * exits['frozen']}"] if set_to else []
+    if len(exits.exits) == 1:
+        said = ["1 is left, which always answers"]
+    else:
+        said = [f"{len(exits.exits)}, {'decided in the graph' if exits.driven else 'one graph for each'}"]
+    said += _decided(exits)
     if (chosen := facts.get("operating_point")) is not None:
         right, fine = chosen["accuracy"], chosen["fine"]
         said.append(

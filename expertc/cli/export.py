@@ -40,6 +40,11 @@ if TYPE_CHECKING:
     "logits of all of them (default: nested).",
 )  # fmt: skip
 @click.option("--batch", default="1", show_default=True, metavar="1|dynamic", help="Images that a fast HierNet takes.")
+@click.option(
+    "--strict-coarse", is_flag=True,
+    help="Early exits: answer with a category only if it is surer than the class by more than the tolerance, as "
+    "Gran-HBN's authors' code does and their paper does not.",
+)  # fmt: skip
 @click.option("--embed-gain", is_flag=True, help="Leave out HLFP's input 'gain': every branch counts as it is.")
 @click.option("--size", type=click.IntRange(32, 4096), metavar="PIXELS", help="Side of the image (default: its own).")
 @click.option("--data", metavar="DIR", help="Check the export against torch on these photos instead of noise.")
@@ -54,6 +59,7 @@ def command(
     levels: int | None,
     form: str,
     batch: str,
+    strict_coarse: bool,
     embed_gain: bool,
     size: int | None,
     data: str | None,
@@ -90,15 +96,16 @@ def command(
         if not named:
             path = export_trained(
                 Path(network), Path(output), images, weights_licence=licence, gain=not embed_gain, form=form,
-                batch=images_per_call,
+                batch=images_per_call, strict_coarse=strict_coarse,
             )  # fmt: skip
         else:
             tree = _taxonomy(taxonomy, num_classes)
             tree = tree if tree is None or levels is None else tree.lowest(levels)
             classes = tree or num_classes or 0
             path = export_random(
-                network, classes, Path(output), images, form=form, size=size, gain=not embed_gain, batch=images_per_call
-            )
+                network, classes, Path(output), images, form=form, size=size, gain=not embed_gain,
+                batch=images_per_call, strict_coarse=strict_coarse,
+            )  # fmt: skip
     click.echo(f"full model: {path} ({show.size(path.stat().st_size)})")
     click.echo(f"next:       expertc classes {shlex.quote(str(path))}")
 

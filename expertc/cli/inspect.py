@@ -117,8 +117,7 @@ def _model(path: str | None, foreign: Any, explain: bool) -> dict[str, Any]:
         "classes": list(card.classes),
         "selected_from": card.selected_from,
         "levels": card.taxonomy.depth,
-        "inputs": {name: list(shape) for name, shape in model.inputs.items()},
-        "outputs": [asdict(output) for output in card.outputs],
+        **_face(source),
         "opset": model.opset,
         "ir_version": model.ir_version,
         "nodes": len(model.nodes),
@@ -136,6 +135,28 @@ def _model(path: str | None, foreign: Any, explain: bool) -> dict[str, Any]:
     if explain:
         facts["kept_whole"] = dict(owners.stopped)
     return facts
+
+
+def _face(source: Any) -> dict[str, Any]:
+    """Inputs and outputs of the file, whose rule of exits a source has taken out; and what that rule is."""
+    from dataclasses import asdict, replace
+
+    from ..exits import COARSE, EXIT, GRANULARITY
+
+    card, exits = source.card, source.card.exits
+    inputs = {name: list(shape) for name, shape in source.model.inputs.items()}
+    beside: list[str] = []
+    if exits is not None and source.driven:
+        inputs |= {} if exits.frozen else {name: [len(values)] for name, values in exits.settings.items()}
+        exits = replace(exits, driven=True)
+        card = replace(card, exits=None, controls=card.settings).with_exits(exits)
+        beside = [*([COARSE] if exits.categories else []), GRANULARITY, EXIT]
+    return {
+        "inputs": inputs,
+        "outputs": [asdict(output) for output in card.outputs],
+        "outputs_beside": beside,
+        "deciding": None if exits is None else exits.to_mapping(),
+    }
 
 
 def _exits(model: Any, card: Any) -> list[dict[str, Any]]:

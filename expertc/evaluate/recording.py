@@ -16,7 +16,7 @@ from ..exits import THRESHOLD, TOLERANCE, Exits
 from ..measure import interleave
 from ..runtime import Expert
 from ..runtime.dataset import LabelledImages
-from ..runtime.exits import forced
+from ..runtime.exits import forced, refuse_unsettable
 from .batches import Progress, batches
 from .operating import Array, Recorded
 
@@ -27,9 +27,12 @@ def require_settable(expert: Expert) -> Exits:
     """The exits of ``expert``, if it decides for each photo by itself, and can be told how. Raises ``UsageError``."""
     settable = {THRESHOLD, TOLERANCE} & {control.name for control in expert.controls}
     if expert.exits is None:
-        raise UsageError("This expert has no early exits to calibrate.", "Give --others to find a threshold for them.")
+        raise UsageError(
+            "This expert has no early exits to calibrate: its network has none, or is built with --exits plain.",
+            "Give --others to find a threshold for photos of other things, or build it without --exits plain.",
+        )
     if not settable:
-        raise UsageError("The thresholds of this expert are frozen.", "Build it without embedding them.")
+        refuse_unsettable(expert.exits)
     if expert.session.input_shape[0] not in (None, 1):
         raise UsageError(
             f"This expert decides once for {expert.session.input_shape[0]} photos at a time.",

@@ -7,6 +7,7 @@ answers is not computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -61,10 +62,15 @@ def has_exits(network: nn.Module) -> bool:
     return isinstance(network, ExitNet) and len(network.about().tensors) > 1
 
 
-def with_exits(network: nn.Module, card: Card) -> tuple[Plain, Card]:
+def weighs(network: nn.Module) -> bool:
+    """Whether an exit of it weighs a class against a category."""
+    return isinstance(network, ExitNet) and network.about().compares
+
+
+def with_exits(network: nn.Module, card: Card, *, strict_coarse: bool = False) -> tuple[Plain, Card]:
     """The network in its plain form, and the card that says so."""
     assert isinstance(network, ExitNet)
-    return Plain(network), card.with_exits(network.about())
+    return Plain(network), card.with_exits(replace(network.about(), strict_coarse=strict_coarse))
 
 
 def export_early(
@@ -75,15 +81,17 @@ def export_early(
     path: Path,
     *,
     form: str = NESTED,
+    strict_coarse: bool = False,
     opset: int = OPSETS[-1],
 ) -> Path:
     """Export ``network`` in its plain or nested ``form``; ``card`` has no exits yet.
 
-    Otherwise as ``export_file``. Raises ``UsageError`` if there is no such form.
+    ``strict_coarse`` is the condition of the authors' code (``exits.Exits``). Otherwise as ``export_file``. Raises
+    ``UsageError`` if there is no such form.
     """
     if form not in FORMS:
         raise UsageError(f"A network with early exits has no form {shown(form)}.", f"Choose from {', '.join(FORMS)}.")
-    plain, card = with_exits(network, card)
+    plain, card = with_exits(network, card, strict_coarse=strict_coarse)
     if form == PLAIN:
         return export_file(plain, card, size, images, path, opset=opset)
     model, driven = nested(read_model(export(plain, card, size, opset=opset)), card)

@@ -15,7 +15,7 @@ from ..text import shown
 from ..zoo import HLFP, import_timm
 from ..zoo.arguments import build, require_arch
 from .exporter import OPSETS
-from .forms import export_form
+from .forms import export_form, form_of
 from .trained import tensors
 
 SEED = 0
@@ -34,19 +34,20 @@ def export_random(
     size: int | None = None,
     gain: bool = True,
     batch: int | None = 1,
+    strict_coarse: bool = False,
     opset: int = OPSETS[-1],
 ) -> Path:
     """Export timm's ``arch`` for ``classes`` (a tree, or a number) as the full model ``output`` and return that path.
 
     ``form`` is that of an HLFP ("fused" by default), a HierNet ("slow") or a network with exits ("nested"), ``gain``
-    whether an HLFP gets its input, and ``batch`` how many images a HierNet's fast form takes; ``size`` is the side of
-    the image in pixels. The weights are random, the same every time.
+    whether an HLFP gets its input, ``batch`` how many images a HierNet's fast form takes, ``strict_coarse`` as in
+    ``export_form``; ``size`` is the side of the image in pixels. The weights are random, the same every time.
     Raises ``UsageError`` if there is no such architecture or it does not fit the classes, and what ``export_file``
     raises.
     """
     network = _network(arch, classes, form)
     preprocess = _preprocess(network, size)
-    own = form or (FUSED if isinstance(network, HLFP) else "")
+    own = FUSED if isinstance(network, HLFP) and not form else form_of(network, form)
     taxonomy = getattr(network, "taxonomy", None)
     if not isinstance(taxonomy, Taxonomy):
         taxonomy = classes if isinstance(classes, Taxonomy) else Taxonomy.flat([f"class-{i}" for i in range(classes)])
@@ -57,12 +58,14 @@ def export_random(
         "image",
         preprocess,
         "Random weights.",
-        {"arch": arch, "form": own, "weights": "random", "seed": SEED},
+        {"arch": arch, **({"form": own} if own else {}), "weights": "random", "seed": SEED},
         controls=network.controls if isinstance(network, HLFP) and gain else (),
     )
     probes = tensors(images, preprocess, IMAGES)
     form = "" if isinstance(network, HLFP) else form  # which it was built in
-    return export_form(network, card, preprocess.size, probes, output, form=form, batch=batch, opset=opset)
+    return export_form(
+        network, card, preprocess.size, probes, output, form=form, batch=batch, strict_coarse=strict_coarse, opset=opset
+    )
 
 
 def _network(arch: str, classes: Taxonomy | int, form: str) -> torch.nn.Module:

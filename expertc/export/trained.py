@@ -81,12 +81,14 @@ def export_trained(
     gain: bool = True,
     form: str = "",
     batch: int | None = 1,
+    strict_coarse: bool = False,
     opset: int = OPSETS[-1],
 ) -> Path:
     """Export the network in ``folder`` as the full model ``output`` and return that path.
 
     ``gain``: an HLFP gets its input for selective attention. ``form`` is that of a HierNet, "slow" (by default) or
     "fast", and ``batch`` how many images its fast form takes; or that of a network with exits, "nested" or "plain".
+    ``strict_coarse`` is as in ``export_form``.
     It is checked against torch on ``images`` (on noise if there are none) before anything is written. Raises what
     ``load_trained`` and ``export_file`` raise, and ``DataError`` for an image that cannot be read.
     """
@@ -96,7 +98,10 @@ def export_trained(
         card = replace(card, controls=trained.network.controls)
     probes = tensors(images, trained.preprocess)
     size = trained.preprocess.size
-    return export_form(trained.network, card, size, probes, output, form=form, batch=batch, opset=opset)
+    return export_form(
+        trained.network, card, size, probes, output,
+        form=form, batch=batch, strict_coarse=strict_coarse, opset=opset,
+    )  # fmt: skip
 
 
 def describe(trained: TrainedNetwork, weights_licence: str = "") -> Card:

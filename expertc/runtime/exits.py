@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..bundle import MANIFEST, OPERATING, Bundle
 from ..controls import MAX_VALUE, Control
 from ..errors import BundleError, UsageError
-from ..exits import COARSE, EXIT, GRANULARITY, THRESHOLD, TOLERANCE
+from ..exits import COARSE, EXIT, GRANULARITY, THRESHOLD, TOLERANCE, Exits
 from ..text import shown
 
 Array = np.ndarray[Any, Any]
@@ -74,17 +74,20 @@ class Chosen:
         if self.exit is not None and self.exit < 1:
             raise UsageError(f"There is no exit {self.exit}.", "The first is 1.")
 
-    def settings(self, controls: Sequence[Control], *, frozen: bool = False) -> dict[str, tuple[float, ...]]:
-        """The values of the model's ``controls``; ``frozen`` says that it has exits, whatever its controls are.
+    def settings(self, controls: Sequence[Control], exits: Exits | None = None) -> dict[str, tuple[float, ...]]:
+        """The values of the model's ``controls``; ``exits`` are those that it decides among, as far as it is known.
 
         Raises ``UsageError`` for a model that has no such exits, or where they cannot be set.
         """
         sizes = {control.name: len(control.default) for control in controls}
         early, settable = sizes.get(THRESHOLD, 0), sizes.keys() & {THRESHOLD, TOLERANCE}
         if self != AS_BUILT and not settable:
-            if frozen:
-                raise UsageError("The thresholds of this expert are frozen.", "Build it without embedding them.")
-            raise UsageError("This network has no early exits.", "Ask without --threshold, --tolerance and --exit.")
+            if exits is not None:
+                refuse_unsettable(exits)
+            raise UsageError(
+                "There are no early exits to decide among.",
+                "Leave out --threshold, --tolerance and --exit; if its network has exits, build without --exits plain.",
+            )
         found: dict[str, tuple[float, ...]] = {}
         if self.threshold is not None:
             values = self.threshold * early if len(self.threshold) == 1 else self.threshold
@@ -101,6 +104,13 @@ class Chosen:
                 raise UsageError("No exit of this network weighs two answers.", "Leave out --tolerance.")
             found[TOLERANCE] = (_held(self.tolerance),)
         return found
+
+
+def refuse_unsettable(exits: Exits) -> NoReturn:
+    """Raise ``UsageError`` for exits of which nothing can be set, and say why."""
+    if not exits.frozen:
+        raise UsageError("One exit of this expert is left, so there is nothing to set.", "Use it as it is.")
+    raise UsageError("The thresholds of this expert are frozen.", "Build it without embedding them.")
 
 
 AS_BUILT = Chosen()

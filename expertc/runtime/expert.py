@@ -189,7 +189,7 @@ class Expert:
 
     def set_exits(self, chosen: Chosen) -> Mapping[str, Setting]:
         """The controls by which the exits are as ``chosen``. Raises ``UsageError`` as ``Chosen.settings`` does."""
-        return chosen.settings(self.controls, frozen=self.exits is not None)
+        return chosen.settings(self.controls, self.exits)
 
     def _settled(self, controls: Mapping[str, Setting] | None) -> Mapping[str, tuple[float, ...]]:
         """The values of all controls."""

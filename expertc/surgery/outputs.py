@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..card import Card, Output
 from ..errors import CardError, ModelError, UsageError
+from ..exits import Exits
 from ..graph import Model, Shape
 from ..text import clean_text, shown
 from .demand import Demand, demand, full, join
@@ -163,6 +164,19 @@ def _ends(model: Model, at: int) -> bool:
     return node.op in (*_INDEX, "Squeeze", "Cast", "Identity") and all(_ends(model, reader) for reader in readers)
 
 
+def _lost(before: Exits, after: Exits) -> Iterator[str]:
+    """What of the exits is gone, in sentences."""
+    kept = {name for one in after.exits for name in one.names}
+    lost = [str(at) for at, one in enumerate(before.exits, 1) if not kept.intersection(one.names)]
+    if lost:
+        yield (
+            f"{len(lost)} of {len(before.exits)} exits gone, as they say nothing about these classes or never answer: "
+            f"{', '.join(lost)}."
+        )
+    if before.categories and not after.categories:
+        yield "The coarse answers are gone, as one category is left."
+
+
 def check_card(model: Model, card: Card) -> None:
     """Raise ``CardError`` if the card contradicts the graph: names, sizes, or the kind of the scores."""
     outputs = {name: model.shapes.get(score_source(model, name)) for name in model.outputs}
@@ -212,8 +226,8 @@ def plan_outputs(model: Model, card: Card, indices: Sequence[int]) -> OutputPlan
         marks = full(False, len(card.classes))
         marks[np.asarray(indices, dtype=np.int64)] = True
         results.append(Result(name, below, demand(True, {output.axis: marks}) or Demand(True)))
-    if gone:
-        notes.append("Exits that say nothing about these classes, or are never asked, are gone.")
+    if card.exits is not None and left.exits is not None:
+        notes += _lost(card.exits, left.exits)
     if routing(model):
         notes.append("Its routers choose among the branches that it keeps; the full model may choose another.")
     for result in results:

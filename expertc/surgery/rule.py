@@ -67,12 +67,14 @@ class Rule:
         own, other = self._entropy(part, one.fine, fine[1], at), self._entropy(part, one.coarse, coarse[1], at)
         favoured = self._node(part, "Sub", f"@favoured{at + 1}", [own, self._setting(part, TOLERANCE, 0)])
         finer = self._node(part, "Less", f"@finer{at + 1}", [favoured, other])
-        if last:
+        if at == len(self.exits.thresholds):  # a last one without
             part.fine = finer
             return part
         limit = self._setting(part, THRESHOLD, at)
         sure = self._node(part, "Less", f"@sure{at + 1}", [own, limit])
         part.fine = self._node(part, "And", f"@fine{at + 1}", [sure, finer])
+        if last:
+            return part
         coarsely = self._node(part, "Less", f"@coarsely{at + 1}", [other, limit])
         if self.exits.strict_coarse:
             clearly = self._node(part, "Less", f"@clearly{at + 1}", [other, favoured])

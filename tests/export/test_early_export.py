@@ -154,6 +154,36 @@ def test_the_lowest_levels_of_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
 
 
+def test_strict_coarse_is_an_option_of_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The graph answers by the authors' condition, and the card says so; without the option by the paper's rule."""
+    monkeypatch.setattr("expertc.export.random._network", lambda *_: made("gran"))
+    limit, tolerance, x = 0.6, 0.87, images(40)
+    with torch.inference_mode():
+        logits = made("gran").plain(x)
+    entropies = torch.stack([torch.distributions.Categorical(logits=each).entropy() for each in logits], 1).tolist()
+    found: dict[bool, list[tuple[int, int]]] = {}
+    for strict in (False, True):
+        path = tmp_path / f"{strict}.onnx"
+        arguments = ["gran_hbn", "--num-classes", "5", "--size", "32", *["--strict-coarse"] * strict, "-q"]
+        assert CliRunner().invoke(command, [*arguments, "-o", str(path)], catch_exceptions=False).exit_code == 0
+        about = Card.from_json(read_model(path).metadata[CARD_KEY]).exits
+        assert about is not None
+        assert about.strict_coarse is strict
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        fed = {"threshold": np.float32([limit, 0]), "tolerance": np.float32([tolerance])}
+        said = [session.run(["exit", "granularity"], {"image": one[None].numpy(), **fed}) for one in x]
+        found[strict] = [(int(exit_[0]), int(fine[0])) for exit_, fine in said]
+        wanted = [
+            (1, 1) if fine < limit and fine - tolerance < coarse
+            else (1, 0) if coarse < limit and (not strict or coarse < fine - tolerance)
+            else (3, int(last - tolerance < beside))
+            for fine, coarse, _, _, last, beside in entropies
+        ]  # fmt: skip
+        assert found[strict] == wanted
+    assert {(1, 0), (3, 1)} <= {*found[True]}
+    assert found[True] != found[False]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -162,6 +192,9 @@ def test_the_lowest_levels_of_a_tree(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (["gran_hbn", "--num-classes", "10", "--form", "slow"], "no form 'slow'"),
         (["hbn_alexnet", "--num-classes", "10", "--form", "plain"], "no form 'plain'"),
         (["resnet18", "--num-classes", "10", "--form", "plain"], "no form 'plain'"),
+        (["b_alexnet", "--num-classes", "10", "--strict-coarse"], "weighs a class against a category"),
+        (["ag_hbn", "--taxonomy", "cifar10", "--levels", "2", "--strict-coarse"], "weighs a class"),
+        (["resnet18", "--num-classes", "10", "--strict-coarse"], "weighs a class"),
     ],
 )
 def test_wrong_arguments(arguments: list[str], words: str, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from expertc.backends.tensorrt import plans
 from expertc.bundle import open_bundle, reserve
 from expertc.engines import compile_bundle, save_engine
 from expertc.errors import BundleError, ModelError, UsageError
-from expertc.exits import THRESHOLD, TOLERANCE, Exit
+from expertc.exits import THRESHOLD, TOLERANCE, Exit, Exits
 from expertc.runtime import load_image
 from expertc.runtime.exits import Chosen
 from expertc.runtime.preprocess import apply
@@ -146,7 +146,9 @@ def test_settings_that_make_no_sense(tmp_path: Path, built: Any) -> None:
     with Expert.open(built.path) as other, pytest.raises(UsageError, match="no early exits"):
         other.answered(np.zeros((1, 3, 8, 8), np.float32))
     with pytest.raises(UsageError, match="frozen"):
-        Chosen(exit=1).settings((), frozen=True)
+        Chosen(exit=1).settings((), replace(PLAIN, frozen=True))
+    with pytest.raises(UsageError, match="One exit"):
+        Chosen(exit=1).settings((), Exits((), (Exit("fine1"),)))
 
 
 def changed(path: Path, **entries: Any) -> Path:
