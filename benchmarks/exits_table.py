@@ -133,7 +133,7 @@ def markdown(found: Found) -> str:
         f"# Early exits on {found['set']}", "",
         f"{found['epochs']} epochs from random weights (the paper's are 120; of AG-HBN's the last sixth, one at least,",
         f"trains its semantic exit alone), seed {found['seed']}; {images:,} held-out photos, on which settings are",
-        "chosen as well as judged: the best are somewhat worse on others. Accuracies with 95 % Wilson intervals. Latency:",
+        "chosen as well as judged: the best are somewhat worse on others. 95 % Wilson intervals. Latency:",
         "medians of nested graphs, batch 1, one thread, all in turns in one run,",
         f"onnxruntime {runtime['version']}, {runtime['processor']}. Costs include the earlier exits.", "",
         "## Exits", "",
