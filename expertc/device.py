@@ -19,7 +19,7 @@ EXTRAS = {
     "train": ("torch", "torchvision", "timm", "safetensors", "onnxscript"),
     "tensorrt": ("tensorrt", "cuda-python"),
     "deploy": ("asyncssh",),
-    "serve": ("uvicorn", "starlette", "prometheus-client"),
+    "serve": ("uvicorn", "starlette", "prometheus-client", "orjson"),
     "report": ("matplotlib",),
 }
 

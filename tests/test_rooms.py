@@ -88,6 +88,7 @@ HEAVY = {
     "starlette",
     "anyio",
     "prometheus_client",
+    "orjson",
 }
 EXTRAS = ("zoo", "training", "export", "backends/tensorrt", "serve")
 MODULES = sorted(PACKAGE.rglob("*.py"))

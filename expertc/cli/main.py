@@ -44,7 +44,7 @@ COMMANDS = {
 
 EXTRAS = {
     **dict.fromkeys(("torch", "torchvision", "timm", "safetensors", "onnxscript"), "train"),
-    **dict.fromkeys(("uvicorn", "starlette", "anyio", "prometheus_client"), "serve"),
+    **dict.fromkeys(("uvicorn", "starlette", "anyio", "prometheus_client", "orjson"), "serve"),
     **dict.fromkeys(("asyncssh", "hatchling"), "deploy"),
     "matplotlib": "report",
 }

@@ -35,6 +35,7 @@ SHIMS = (
     "starlette",
     "anyio",
     "prometheus-client",
+    "orjson",
 )
 
 

@@ -154,7 +154,7 @@ def test_an_input_that_is_left_out_has_its_default(server: Served, session: onnx
     np.testing.assert_array_equal(data(server.ask("POST", INFER, {"inputs": [tensor(x)]}))["scores"], expected)
 
 
-@pytest.mark.parametrize("number", ["", "42", "a\nb", "é😀", "\ud800", '"}'])
+@pytest.mark.parametrize("number", ["", "42", "a\nb", "é😀", '"}'])
 def test_the_id_comes_back(server: Served, number: str) -> None:
     found = server.ask(
         "POST", INFER, {"id": number, "inputs": [tensor(image())], "parameters": {"a": 1, "b": "c"}}
@@ -210,6 +210,7 @@ MALFORMED: dict[str, Any] = {
     "an unknown input": {"inputs": [tensor(X), tensor(X, "img")]},
     "only an optional input": {"inputs": [tensor(np.ones(4, np.float32), "gain")]},
     "an input twice": {"inputs": [tensor(X), tensor(X)]},
+    "half of a surrogate pair": b'{"id": "\\ud800", "inputs": []}',
     "a name twice": b'{"inputs": [], "inputs": []}',
     "another datatype": one(datatype="FP64"),
     "an unknown datatype": one(datatype="fp32"),
