@@ -1,6 +1,6 @@
 """How long a person waits: `expertc --help`, and a whole `expertc build`, each with a peer in turns in one run.
 
-    python benchmarks/startup.py [--seconds 20]
+    python -m benchmarks.startup [--seconds 20]
 
 The peers: an interpreter that does nothing, one that imports click, and one that imports what any tool over ONNX and
 ONNX Runtime imports.
@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.process import as_installed
 from expertc.measure import Samples, interleave
 
 RESULTS = Path(__file__).parent / "results"
@@ -28,6 +29,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--seconds", type=float, default=20.0, help="length of each of the two runs")
     given = arguments.parse_args()
+    as_installed()
     help_run = interleave(
         {
             "expertc --help": partial(call, [*PYTHON, "-m", "expertc", "--help"]),

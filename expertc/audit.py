@@ -19,7 +19,6 @@ from .errors import BundleError, ModelError, UnsupportedError, UsageError, Verif
 from .exits import DEFAULT_TOLERANCE, THRESHOLD, TOLERANCE, Exits
 from .finish import PLAIN, Finish, card_of
 from .graph import File, Model, pack, to_bytes
-from .precise import repeat
 from .preprocessing import Preprocess
 from .source import Source
 from .surgery.prune import Cut, prune
@@ -140,7 +139,12 @@ def verify_bundle(bundle: Bundle, source: Source, *, level: str = "full", images
         with TemporaryDirectory(prefix="expertc-") as scratch:
             single, drop = finish.run(cut)[0], about.get("max_drop")
             final = pack(single, Path(scratch) / MODEL)
-            lowered = Lowered(shipped, recipe, drop) if driven is None else repeat(single, recipe, drop)
+            if driven is None:
+                lowered = Lowered(shipped, recipe, drop)
+            else:
+                from .precise import repeat  # which most builds do not need, and brings forty modules
+
+                lowered = repeat(single, recipe, drop)
             return start(cut, final, lowered, driven)()
 
 

@@ -117,9 +117,9 @@ def command(
     device = target or ("cpu" if repeated is None else repeated.target)
     wanted = _wanted(lists, sets) if repeated is None else [(None, repeated.classes)]
     frozen = _frozen(gains, embed=embed)
-    chosen = options.make_exits(threshold, tolerance, forced)
     if not embed and (threshold, tolerance, forced) != (None, None, None):
         raise UsageError("Thresholds are for predict, or for an expert that they are frozen into.", "Add --embed.")
+    chosen = options.make_exits(threshold, tolerance, forced) if embed else None
     with ExitStack() as stack:
         progress = stack.enter_context(options.stages(quiet))
         # The verifying process loads its libraries while this one loads its own.
@@ -131,7 +131,7 @@ def command(
 
         progress("read")
         source = open_source(model, foreign)
-        if embed:
+        if chosen is not None:
             own = source.card.with_defaults(chosen.settings(source.card.settings, source.card.exits))
             source = replace(source, card=own)
         if repeated is not None:

@@ -86,6 +86,18 @@ def test_help_imports_nothing_heavy():
     assert (done.returncode, done.stderr.strip()) == (0, "[]")
 
 
+def test_a_build_imports_only_what_it_uses(tmp_path):
+    """Decoding images, forms, precisions and measuring are for builds that ask for them: they are forty modules."""
+    given = ["build", "--classes", "sharks,rays", "-o", str(tmp_path / "o"), "-q", "--verify=off", "--measure=0"]
+    unused = ("PIL", "expertc.precise", "expertc.measure", "expertc.runtime", "expertc.surgery.quantise", "torch")
+    code = (
+        f"import sys\nfrom expertc.cli import run\nassert run({given!r}) == 0\n"
+        f"print([name for name in {unused!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")
+
+
 def test_the_face_of_the_package():
     assert set(expertc.__all__) == {"Expert", "Taxonomy", "__version__", "build"}
     assert dir(expertc) == sorted(expertc.__all__)
