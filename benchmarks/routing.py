@@ -85,9 +85,9 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"HierNet with {CLASSES} classes in seven groups, random weights; {machine['processor']}, {found['threads']}",
         f"thread(s), ONNX Runtime {machine['version']}. Each row's forms were timed in turns. The fast form's file",
-        "has all leaves, of which it computes one per image.",
+        "has all leaves, of which an image takes one.",
         "",
-        "| backbone | batch | form | MMACs in the file | median, ms | over the backbone |",
+        "| backbone | batch | form | MMACs per image | median, ms | over the backbone |",
         "| --- | ---: | --- | ---: | ---: | ---: |",
     ]
     for row in found["rows"]:

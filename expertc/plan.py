@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from .card import Card
 from .graph.cost import Cost, cost
+from .graph.routing import ONE_WAY
 from .selection import Selection
 from .source import Source
 from .surgery.owners import Branch, Ownership, ownership
@@ -40,7 +41,8 @@ def plan(source: Source, selection: Selection) -> Plan:
     stays = owners.kept(selection.indices)
     kept = {branch.indices for branch in stays}
     goes = tuple(branch for branch in owners.branches if branch.indices not in kept)
-    return Plan(selection, owners.trunk, exits, stays, goes, source.cost, cost(cut.model), cut.stopped, cut.notes)
+    notes = (*cut.notes, *([ONE_WAY] if source.routed else []))
+    return Plan(selection, owners.trunk, exits, stays, goes, source.cost, cost(cut.model), cut.stopped, notes)
 
 
 def _left(source: Source, card: Card) -> tuple[Ownership, Branch | None]:

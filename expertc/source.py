@@ -13,6 +13,7 @@ from .card import CARD_KEY, Card, card_for_foreign
 from .errors import CardError, ModelError, UsageError
 from .graph import Model, Shape, from_proto, parse, read_bytes, read_model, to_bytes
 from .graph.cost import Cost, cost
+from .graph.routing import routing
 from .labels import read_labels
 from .preprocessing import Preprocess
 from .surgery.exits import flatten, joined
@@ -60,6 +61,11 @@ class Source:
     def cost(self) -> Cost:
         """What the whole model costs."""
         return cost(self.model)
+
+    @property
+    def routed(self) -> bool:
+        """Whether routers decide which branches an image takes: its MACs are those of the costliest way."""
+        return bool(routing(self.model))
 
     @property
     def file_bytes(self) -> int:

@@ -39,6 +39,7 @@ def command(
     if as_json:
         show.json_out({
             "name": source.card.name,
+            "routed": source.routed,
             "trunk": _numbers(owners.trunk),
             "tree": [_mapping(root, branches) for root in roots],
             "shared": [{"classes": list(b.indices)} | _numbers(b) for b in owners.branches if not b.name],
@@ -51,6 +52,10 @@ def command(
     if unnamed:
         rows.append(("(shared by other sets of classes)", "", *_cost(unnamed)))
     show.table((source.card.name, "index", "parameters", "MACs"), rows)
+    if source.routed:
+        from ..graph.routing import ONE_WAY
+
+        show.line(ONE_WAY)
 
 
 def _rows(node: Node, depth: int, branches: Branches) -> list[Row]:

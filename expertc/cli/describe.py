@@ -57,6 +57,10 @@ def model(facts: Mapping[str, Any]) -> None:
         rows.append((f"to exit {number}, {said}", "", *_cost(one)))
     show.line()
     show.table(("part", "classes", "parameters", "MACs", "weights"), rows)
+    if facts["routed"]:
+        from ..graph.routing import ONE_WAY
+
+        show.line(ONE_WAY)
     show.line()
     show.line("expertc classes, with the same path, shows the branches as a tree")
 

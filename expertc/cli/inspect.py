@@ -121,6 +121,7 @@ def _model(path: str | None, foreign: Any, explain: bool) -> dict[str, Any]:
         "opset": model.opset,
         "ir_version": model.ir_version,
         "nodes": len(model.nodes),
+        "routed": source.routed,
         **asdict(cost(model)),
         "trunk": asdict(owners.trunk.cost) | {"nodes": owners.trunk.nodes},
         "branches": [

@@ -7,7 +7,8 @@ else, for a batch of one (PAPERS, section 0).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -17,6 +18,7 @@ from .branch import branch_model
 from .equation import letters
 from .model import Model
 from .nodes import Constant, Node, Shape, subgraphs
+from .routing import choice
 from .shapes import volume
 from .write import with_batch
 
@@ -59,9 +61,10 @@ class Cost:
 
 
 def cost(model: Model) -> Cost:
-    """The cost of a whole model, subgraphs included: of both branches of an ``If`` the weights, of the larger the MACs.
+    """The cost of a whole model, subgraphs included: all weights, and the MACs of the costliest way of an image.
 
-    A loop's body counts once: nobody knows how often it will run.
+    That is one of the two branches of an ``If``, and of the branches below a router one. A loop's body counts once:
+    nobody knows how often it will run.
     """
     return _count(for_one_image(model))
 
@@ -70,8 +73,25 @@ def _count(model: Model) -> Cost:
     parameters = sum(volume(constant.shape) for node in model.nodes for _, constant in trained(node))
     total = sum(macs(model, node) for node in model.nodes)
     size = sum(constant.nbytes for constant in model.constants.values())
-    inner = [inside(model, node) for node in model.nodes if node.has_graphs]
-    return sum(inner, Cost(parameters, total, size))
+    inner = [(node, inside(model, node)) for node in model.nodes if node.has_graphs]
+    return Cost(
+        parameters + sum(each.parameters for _, each in inner),
+        total + _longest_way(model, [(node, each.macs) for node, each in inner]),
+        size + sum(each.weight_bytes for _, each in inner),
+    )
+
+
+def _longest_way(model: Model, inner: Sequence[tuple[Node, int]]) -> int:
+    """The MACs in subgraphs that one image can cost at most: of the columns of a router's choice just one is hot."""
+    total = 0
+    columns: dict[int, Counter[int]] = defaultdict(Counter)
+    for node, spent in inner:
+        decided = choice(model, node) if node.op == "If" else None
+        if decided is None or decided.column is None:
+            total += spent
+        else:
+            columns[decided.at][decided.column] += spent
+    return total + sum(max(each.values()) for each in columns.values())
 
 
 def inside(model: Model, node: Node) -> Cost:

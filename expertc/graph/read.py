@@ -72,15 +72,20 @@ def _convert(proto: onnx.ModelProto, name: str, folder: Path | None) -> Model:
         check_functions(proto, name)
         proto = onnx.inliner.inline_local_functions(proto)
         _standard_domain(proto)
-    scopes = read_scopes(proto.graph)
-    check(proto, scopes, name)
-    _forget_prose(scopes)
     files = Files(folder)
-    constants = {given.name: _constant(given, files, name) for given in scopes[0].tensors}
-    constants |= {tensor.name: Constant(tensor.name, tensor) for tensor in _lift_constants(proto.graph)}
+    constants = _checked(proto, files, name)
     bare = skeleton(proto, constants)
     onnx.checker.check_model(bare)
     return assemble(proto, constants, name, files.sizes, bare)
+
+
+def _checked(proto: onnx.ModelProto, files: Files, name: str) -> dict[str, Constant]:
+    """The initializers of a graph that nothing is wrong with; what was read for that is given back at the end."""
+    scopes = read_scopes(proto.graph)
+    check(proto, scopes, name)
+    _forget_prose(scopes)
+    constants = {given.name: _constant(given, files, name) for given in scopes[0].tensors}
+    return constants | {tensor.name: Constant(tensor.name, tensor) for tensor in _lift_constants(proto.graph)}
 
 
 def _constant(given: GivenTensor, files: Files, name: str) -> Constant:

@@ -11,9 +11,9 @@ from ..card import Card, Output
 from ..errors import CardError, ModelError, UsageError
 from ..exits import Exits
 from ..graph import Model, Shape
+from ..graph.routing import routing
 from ..text import clean_text, shown
 from .demand import Demand, demand, full, join
-from .routing import routing
 from .site import Result
 
 _SOFTMAX = ("Softmax", "LogSoftmax")

@@ -145,12 +145,14 @@ class _Ledger:
                     if weight not in self._weighed:
                         self._weighed.add(weight)
                         self._spread(2, tensor.nbytes, flow.demands.get(tensor.name), tensor.shape)
+            if not node.has_graphs:
+                continue
             heaviest = max(answer.inner, key=lambda name: cost(answer.inner[name].model).macs, default="")
             for name, inner in answer.inner.items():
                 place = f"{scope}/{at}.{name}"
                 known = {**dict.fromkeys(inner.model.constants, place), **scopes}
                 self.enter(inner.model, inner.flow, known, place, runs=runs and name == heaviest)
-            if node.has_graphs and not answer.inner:
+            if not answer.inner:
                 spent = inside(model, node)
                 for column, amount in enumerate((spent.parameters, spent.macs if runs else 0, spent.weight_bytes)):
                     self.spent[owner.who][column] += amount

@@ -21,9 +21,9 @@ from onnx import TensorProto
 from ..card import Card, Routes
 from ..errors import UnsupportedError
 from ..graph import Constant, Graph, Model, Node, Shape, Tensor, Variable, captured, refreshed
+from ..graph.routing import CHOICE
 from ..text import shown
 from .owners import needs
-from .routing import CHOICE
 
 FLOOR = 50.0
 """e**-50 is 2e-22: added to 1, nothing in double precision, whose grain is 2e-16."""

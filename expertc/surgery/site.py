@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..graph import Model, Node, Shape, Tensor, Variable, symbol_source
 from .demand import Demand, Who
+
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,7 @@ class Site:
         return range(rank)[value]
 
 
-@dataclass(frozen=True)
-class Answer:
+class Answer(NamedTuple):
     """``asks[i]`` is the demand on input i; ``kept[j]``, at least what was wanted, is what output j will hold.
 
     ``stopped`` says why the demand was widened to everything, "" if it was not. ``inner`` are the subgraphs that were
@@ -71,8 +73,8 @@ class Answer:
     asks: tuple[Demand | None, ...]
     kept: tuple[Demand | None, ...]
     stopped: str = ""
-    inner: Mapping[str, Inner] = field(default_factory=dict)
-    captured: Mapping[str, Demand] = field(default_factory=dict)
+    inner: Mapping[str, Inner] = _NOTHING
+    captured: Mapping[str, Demand] = _NOTHING
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 from ..graph import Model, Node, captured
+from ..graph.routing import routing
 from .demand import Demand, join
 from .passes import MALFORMED, malformed
-from .routing import routing
 from .rules import rule_of
 from .rules.elementwise import first_only
 from .site import Answer, Flow, Rule, Site, Wanted, everyone
@@ -68,7 +67,7 @@ def _asked(site: Site, rule: Rule, wanted: Wanted) -> Answer:
     except MALFORMED as error:
         raise malformed(site.node) from error
     missing = len(site.node.inputs) - len(answer.asks)
-    return replace(answer, asks=(*answer.asks, *(None,) * missing)) if missing > 0 else answer
+    return answer._replace(asks=(*answer.asks, *(None,) * missing)) if missing > 0 else answer
 
 
 def _add(demands: dict[str, Demand], name: str, ask: Demand) -> None:

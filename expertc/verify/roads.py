@@ -19,7 +19,7 @@ import onnx
 
 from ..card import Card
 from ..graph import Constant, Graph, Model, Node, Tensor, Variable
-from ..surgery.routing import CHOICE, routing
+from ..graph.routing import CHOICE, routing
 from .certificate import Mismatch
 
 Road = frozenset[str]

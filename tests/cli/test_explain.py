@@ -135,3 +135,14 @@ def test_branches_and_their_costs_are_shown(cli: Any, experts: dict[str, Path]) 
     code, out, _ = cli("build", experts["fast"].with_name("fast.onnx"), "--classes", "c3,c0", "--plan")
     assert code == 0
     assert "g3-0" in out
+
+
+def test_macs_of_the_fast_form_are_those_of_one_way(cli: Any, experts: dict[str, Path]) -> None:
+    slow, fast = (experts[form].with_name(f"{form}.onnx") for form in ("slow", "fast"))
+    few, many = (json.loads(cli("inspect", path, "--json").out) for path in (fast, slow))
+    assert few["parameters"] == many["parameters"]
+    assert few["macs"] < many["macs"] == few["trunk"]["macs"] + sum(branch["macs"] for branch in few["branches"])
+    for words in (["classes"], ["inspect"], ["build", "--classes", "c3,c0", "--plan"]):
+        told, quiet = (cli(words[0], path, *words[1:]).out for path in (fast, slow))
+        assert "takes one branch per router" in told
+        assert "takes one branch per router" not in quiet

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from expertc.graph.cost import cost
 from expertc.surgery.route import route
 from expertc.taxonomy import Node, Taxonomy
 from expertc.zoo import HierNet, import_timm
+from expertc.zoo.count import count, route_macs
 
 timm = import_timm()
 SPEC = Preprocess((32, 32), 32, "bilinear")
@@ -71,6 +73,10 @@ def test_slow_and_fast(tmp_path: Path) -> None:
         assert held.routes is not None
         assert held.routes.columns == columns
         assert cost(read_model(path)).parameters == sum(p.numel() for p in network.parameters())
+    bare = copy.deepcopy(network).to("meta")
+    assert cost(read_model(files["slow"])).macs == count(bare, 32)["macs"]
+    for form in ("fast", "many"):
+        assert cost(read_model(files[form])).macs == max(route_macs(bare, 32).values())
     top = list(held.routes.routers(taxonomy)[""])
     (slow, routes), (one, steps), (many, _) = found["slow"], found["fast"], found["many"]
     np.testing.assert_allclose(slow, joint, rtol=1e-4, atol=1e-4)

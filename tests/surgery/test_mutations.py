@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -83,8 +83,8 @@ Ask = Callable[[Site, Wanted, Answer], Answer]
 
 def each_ask(change: Callable[[Demand], Demand | None]) -> Ask:
     """A mutation of what is asked of the inputs, one by one."""
-    return lambda site, wanted, answer: replace(
-        answer, asks=tuple(None if ask is None else change(ask) for ask in answer.asks)
+    return lambda site, wanted, answer: answer._replace(
+        asks=tuple(None if ask is None else change(ask) for ask in answer.asks)
     )
 
 
@@ -105,7 +105,7 @@ def fewer(ask: Demand) -> Demand | None:
 def forgotten(site: Site, wanted: Wanted, answer: Answer) -> Answer:
     """An input that is needed in part is not asked for at all: the last one."""
     parts = [index for index, ask in enumerate(answer.asks) if ask is not None and ask.marks]
-    return replace(answer, asks=tuple(None if i in parts[-1:] else ask for i, ask in enumerate(answer.asks)))
+    return answer._replace(asks=tuple(None if i in parts[-1:] else ask for i, ask in enumerate(answer.asks)))
 
 
 def greedy(site: Site, wanted: Wanted, answer: Answer) -> Answer:
@@ -124,7 +124,7 @@ def narrow(site: Site, wanted: Wanted, answer: Answer) -> Answer:
 
 def unclosed(site: Site, wanted: Wanted, answer: Answer) -> Answer:
     """The rule says it keeps what is wanted, though it keeps more."""
-    return replace(answer, kept=tuple(wanted))
+    return answer._replace(kept=tuple(wanted))
 
 
 ASKS: Mapping[str, Ask] = {
