@@ -32,7 +32,9 @@ P_MIN, G_MAX = 0.0075, 50  # HierNet (paper 002), for CIFAR-100
               help=f"Classes of the largest group (default {G_MAX}); once per level.")  # fmt: skip
 @click.option("--groups", type=click.IntRange(1), metavar="N", help="Find the --p-min that leaves so many groups.")
 @click.option("-o", "--output", required=True, metavar="FILE", help="The taxonomy, a YAML file.")
-@click.option("--picture", metavar="FILE", help="Draw the matrix, ordered by group, as a PNG file.")
+@click.option("--picture", metavar="FILE",
+              help="The matrix, ordered by group, as a PNG file (default: beside the taxonomy).")  # fmt: skip
+@click.option("--no-picture", "bare", is_flag=True, help="Draw nothing.")
 @click.option("--force", is_flag=True, help="Replace existing files.")
 @options.foreign
 @options.threads
@@ -40,17 +42,19 @@ P_MIN, G_MAX = 0.0075, 50  # HierNet (paper 002), for CIFAR-100
 @options.everywhere
 def command(
     path: str | None, data: str, split: str, ignore_unknown: bool, p_min: tuple[float, ...], g_max: tuple[int, ...],
-    groups: int | None, output: str, picture: str | None, force: bool, labels: str | None, taxonomy: str | None,
-    preprocess: str | None, outputs: tuple[str, ...], threads: int | None, quiet: bool,
+    groups: int | None, output: str, picture: str | None, bare: bool, force: bool, labels: str | None,
+    taxonomy: str | None, preprocess: str | None, outputs: tuple[str, ...], threads: int | None, quiet: bool,
 ) -> None:  # fmt: skip
     """Group the classes that a model takes for each other on labelled photos, as HierNet does.
 
-    Give --p-min (rising) or --g-max (falling) several times for a deeper tree: each further level divides the groups of
-    the one above. Without BUNDLE|MODEL the bundled model is asked.
+    Writes the taxonomy, and beside it a picture of the matrix. Give --p-min (rising) or --g-max (falling) several times
+    for a deeper tree: each further level divides the groups of the one above. Without BUNDLE|MODEL the bundled model is
+    asked.
     """
     from ..atomic import refuse_unless, save
     from ..errors import CardError
     from ..evaluate import evaluate, grouped
+    from ..evaluate.confusion import MOST
     from ..evaluate.judges import open_judge
     from ..evaluate.picture import png
     from ..hierarchy import from_confusion
@@ -61,9 +65,10 @@ def command(
     from ..text import clean_text
 
     _check(p_min, g_max, groups)
-    for place in (output, picture):
+    wanted = _place(output, picture, bare=bare)
+    for place in (Path(output), wanted):
         if place is not None and not force:
-            refuse_unless(Path(place), None)  # before any work
+            refuse_unless(place, None)  # before any work
     images = open_dataset(data, split)
     foreign = options.make_foreign(labels, taxonomy, preprocess, outputs)
     with open_judge(path, foreign=foreign, threads=threads) as judge:
@@ -71,6 +76,8 @@ def command(
             raise CardError("The model does not say how images become its input.", "Give --preprocess.")
         if picture is not None:
             grouped.check_size(len(judge.labels))  # before any work
+        too_many = len(judge.labels) > MOST
+        wanted = None if too_many else wanted
         match = photos.match(images, judge, ignore_unknown)
         with options.bar("evaluating", quiet) as progress:
             found = evaluate(
@@ -83,10 +90,10 @@ def command(
     tree = from_confusion(matrix, [known[label] for label in judge.labels], levels, Path(output).stem)
     steps = ", ".join(f"p_min {level.p_min!r} g_max {level.g_max}" for level in levels)
     origin = f"Made by expertc taxonomy from-confusion: {source} on {Path(data).name} ({found.images} photos), {steps}."
-    drawn = None if picture is None else png(grouped.draw(matrix, tree, tree.name))
+    drawn = None if wanted is None else png(grouped.draw(matrix, tree, tree.name))
     save(Path(output), to_yaml(tree, clean_text(origin)).encode(), force=force)
-    if picture is not None and drawn is not None:
-        save(Path(picture), drawn, force=force)
+    if wanted is not None and drawn is not None:
+        save(wanted, drawn, force=force)
     alone = [root.name for root in tree.roots if root.is_class]
     show.table(
         ("group", "classes", "such as"),
@@ -99,10 +106,26 @@ def command(
     if never:
         some = ", ".join(judge.labels[at] for at in never[: photos.LISTED])
         show.line(f"never decided for, so grouped by what their own photos are taken for: {len(never)} ({some})")
+    if wanted is not None:
+        show.line(f"picture: {wanted}")
+    elif too_many and not bare:
+        show.line(f"no picture: {len(judge.labels):,} classes would make too large a one")
     if len(tree.roots) == 1:
         show.line("all classes are in one group: give a larger --p-min or a smaller --g-max")
     for remark in photos.remarks(found.unreadable, found.left_out):
         show.line(remark)
+
+
+def _place(output: str, picture: str | None, *, bare: bool) -> Path | None:
+    """Where the picture goes, if there is to be one: by default beside the taxonomy."""
+    from ..errors import UsageError
+
+    if bare and picture is not None:
+        raise UsageError("--picture and --no-picture contradict each other.", "Give one of the two.")
+    wanted = None if bare else Path(picture) if picture is not None else Path(output).with_suffix(".png")
+    if wanted == Path(output):
+        raise UsageError("The taxonomy and its picture would be one file.", "Name the taxonomy like groups.yaml.")
+    return wanted
 
 
 def _check(p_min: tuple[float, ...], g_max: tuple[int, ...], groups: int | None) -> None:

@@ -33,6 +33,7 @@ def test_groups_of_what_is_confused(cli, full, tmp_path):
     assert output.read_text().startswith("# Made by expertc taxonomy from-confusion: rainbow.onnx on photos (")
     with Image.open(picture) as drawn:
         assert drawn.format == "PNG"
+    assert {path.name for path in tmp_path.iterdir()} == {"photos", "t.yaml", "m.png"}
     before = output.read_bytes()
     code, out, err = cli("taxonomy", "from-confusion", full, "--data", folder, "--groups", 2, "-o", output)
     assert (code, out, output.read_bytes()) == (9, "", before)
@@ -70,6 +71,8 @@ def test_the_numbers_are_those_of_the_model(cli, full, tmp_path):
         (["--p-min", "nan"], "from 0 to 2"),
         (["--groups", "2", "--p-min", "0.1"], "one of the two"),
         (["--groups", "9"], "leaves 9 groups"),
+        (["--picture", "m.png", "--no-picture"], "contradict"),
+        (["-o", "t.png"], "one file"),
         (["--p-min", "0.1", "--p-min", "0.2", "--g-max", "2", "--g-max", "2", "--g-max", "2"], "2 levels"),
     ],
 )
@@ -92,6 +95,29 @@ def test_classes_without_photos_and_scores_that_are_no_probabilities(cli, full, 
     )
     assert code == 10
     assert "no distribution" in err
+
+
+def test_the_picture_is_beside_the_taxonomy(cli, full, tmp_path, monkeypatch):
+    folder, output = photos(tmp_path / "photos", each=1), tmp_path / "out" / "t.yaml"
+    output.parent.mkdir()
+    arguments = ("taxonomy", "from-confusion", full, "--data", folder, "--groups", 2, "-o", output)
+    assert cli(*arguments, "--no-picture").code == 0
+    assert [path.name for path in output.parent.iterdir()] == ["t.yaml"]
+    output.unlink()
+    code, out, _ = cli(*arguments)
+    assert code == 0
+    assert "t.png" in out.splitlines()[-1]
+    with Image.open(output.with_suffix(".png")) as drawn:
+        assert drawn.format == "PNG"
+    output.unlink()
+    code, _, err = cli(*arguments)  # a picture is not replaced either
+    assert code == 9
+    assert "t.png" in err
+    assert not output.exists()
+    monkeypatch.setattr("expertc.evaluate.confusion.MOST", 3)
+    code, out, _ = cli(*arguments, "--force")
+    assert code == 0
+    assert "no picture: 4 classes" in out
 
 
 def test_the_picture_shows_blocks():
