@@ -98,11 +98,8 @@ def building(arch: str, arguments: Mapping[str, Any]) -> Iterator[None]:
         yield
     except _UNBUILDABLE as error:
         backbone = arguments.get("backbone")
-        hint = (
-            f"Is {shown(backbone)} a convolutional network with feature info, such as resnet50?"
-            if backbone
-            else "Correct its arguments or the size of the images."
-        )
+        other = ", or name a convolutional network with feature info, such as resnet50" if backbone else ""
+        hint = f"Correct its arguments or the size of the images{other}."
         raise InvalidArtifactError(f"The network {shown(arch)} cannot be built ({shown(error)}).", hint) from error
 
 

@@ -88,8 +88,8 @@ class HierNet(nn.Module):
         backbone: name of a timm model that is a row of stages (``make_stages``), such as cifar_resnet20, whose stages
             are its blocks, or vgg16_bn.
         split: how many stages there are in the top's body, or a list with an entry per level of the tree: where the
-            bodies of that level end. The last entry holds for deeper levels.
-        add: how many stages a head has of its own, per level likewise.
+            bodies of that level end. The last entry holds for deeper levels. By default half of them, at most 5.
+        add: how many stages a head has of its own, per level likewise. By default 2, if as many are left.
         drop_rate: dropout before each linear layer.
         pretrained_backbone: start from timm's weights for the backbone, in every part.
         backbone_args: further arguments for ``timm.create_model`` of the backbone.
@@ -102,8 +102,8 @@ class HierNet(nn.Module):
         self,
         taxonomy: Taxonomy,
         backbone: str = "cifar_resnet20",
-        split: int | Sequence[int] = 5,
-        add: int | Sequence[int] = 2,
+        split: int | Sequence[int] | None = None,
+        add: int | Sequence[int] | None = None,
         drop_rate: float = 0.0,
         in_chans: int = 3,
         pretrained_backbone: bool = False,
@@ -111,8 +111,7 @@ class HierNet(nn.Module):
     ) -> None:
         super().__init__()
         stages = make_stages(backbone, pretrained=pretrained_backbone, in_chans=in_chans, options=backbone_args)
-        splits, adds = ([given] if isinstance(given, int) else list(given) for given in (split, add))
-        _check(splits, adds, len(stages))
+        splits, adds = _stretches(split, add, len(stages))
         self.taxonomy, self.num_classes = taxonomy, len(taxonomy)
         self.num_features, self.pretrained_cfg = stages.channels[-1], stages.config
         self.places = tuple(places(taxonomy))
@@ -226,7 +225,14 @@ def _chosen(nodes: Sequence[Node]) -> Sequence[Node]:
     return nodes
 
 
-def _check(splits: Sequence[int], adds: Sequence[int], stages: int) -> None:
+def _stretches(
+    split: int | Sequence[int] | None, add: int | Sequence[int] | None, stages: int
+) -> tuple[list[int], list[int]]:
+    """Where the parts end, an entry per level of the tree. Raises ``ValueError`` if a backbone of ``stages`` has not
+    as many.
+    """
+    splits = _listed(min(5, (stages + 1) // 2) if split is None else split)
+    adds = _listed(min(2, max(0, stages - max(splits, default=0))) if add is None else add)
     if not splits or not adds or sorted(splits) != splits or splits[0] < 0 or min(adds) < 0:
         raise ValueError(f"split {list(splits)} and add {list(adds)} are not numbers from 0 on, the first rising")
     level = max(len(splits), len(adds))
@@ -234,3 +240,8 @@ def _check(splits: Sequence[int], adds: Sequence[int], stages: int) -> None:
         end = splits[min(at, len(splits) - 1)] + adds[min(at, len(adds) - 1)]
         if end > stages:
             raise ValueError(f"split and add come to {end}, but the backbone has {stages} stages")
+    return splits, adds
+
+
+def _listed(given: int | Sequence[int]) -> list[int]:
+    return [given] if isinstance(given, int) else list(given)

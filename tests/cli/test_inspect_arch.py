@@ -33,7 +33,7 @@ def test_a_tree_and_arguments(cli, tmp_path):
         (("--set", "split=5"), 2, "--arch"),
         (("--size", "64"), 2, "--arch"),
         (("--arch", "hiernet", "--classes-count", "30", "--set", "split"), 2, "NAME=VALUE"),
-        (("--arch", "hiernet", "--classes-count", "30", "--set", "split=9"), 3, "9 stages"),
+        (("--arch", "hiernet", "--classes-count", "30", "--set", "split=10"), 3, "9 stages"),
         (("--arch", "hiernet", "--classes-count", "30", "--set", "backbone=/etc/passwd"), 3, "not allowed"),
         (("--arch", "hiernet", "--classes-count", "30", "--set", "pretrained_backbone=true"), 3, "not allowed"),
         (("--arch", "hiernet", "--classes-count", "30", "--set", "size=1"), 3, "size"),

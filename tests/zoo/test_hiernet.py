@@ -194,8 +194,24 @@ def test_parts_begin_alike_and_share_nothing() -> None:
         assert one.data_ptr() != other.data_ptr()
 
 
+@pytest.mark.parametrize(
+    ("backbone", "split", "add"),
+    [("cifar_resnet20", 5, 2), ("vgg16", 3, 2), ("resnet50", 3, 2), ("cifar_resnet44", 5, 2)],
+)
+def test_where_the_parts_end_unless_it_is_said(backbone: str, split: int, add: int) -> None:
+    with torch.device("meta"):
+        given, told = (
+            timm.create_model("hiernet", taxonomy=tree(SHAPES["two levels, mixed order"]), backbone=backbone, **options)
+            for options in ({}, {"split": split, "add": add})
+        )
+    shapes = [{name: tensor.shape for name, tensor in one.state_dict().items()} for one in (given, told)]
+    assert shapes[0] == shapes[1]
+
+
 def test_wrong_arguments_are_refused() -> None:
-    for arguments in ({"split": 8}, {"split": [3, 2]}, {"add": -1}, {"split": []}, {"split": [5, 8], "add": 2}):
+    wrong: list[dict[str, Any]] = [{"split": 8, "add": 2}, {"split": 10}, {"split": [3, 2]}, {"split": []}]
+    wrong += [{"add": -1}, {"split": [5, 8], "add": 2}]
+    for arguments in wrong:
         with pytest.raises(ValueError, match="split"):
             timm.create_model("hiernet", num_classes=30, **arguments)
     with pytest.raises(ValueError, match="pretrained"):
