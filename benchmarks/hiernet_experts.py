@@ -14,10 +14,10 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from expertc.graph.cost import Cost, cost
+from expertc.graph.cost import Cost
+from expertc.plan import plan
 from expertc.selection import resolve
 from expertc.source import open_source
-from expertc.surgery.prune import prune
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -38,11 +38,9 @@ def main() -> None:
             export = ["export", str(given.tree), "--form", form, "-o", str(model), "-q"]
             subprocess.run([sys.executable, "-m", "expertc", *export], check=True, stdout=subprocess.DEVNULL)
             source = open_source(model)
-            full = cost(source.model)
-            lines.append(row(form, "all", full, full))
-            for text in given.classes:
-                chosen = resolve(source.card.taxonomy, text)
-                lines.append(row(form, text, cost(prune(source.model, source.card, chosen.indices).model), full))
+            lines.append(row(form, "all", source.cost, source.cost))
+            experts = ((text, plan(source, resolve(source.card.taxonomy, text))) for text in given.classes)
+            lines += [row(form, text, each.expert, source.cost) for text, each in experts]
     table = "\n".join(lines) + "\n"
     (RESULTS / "hiernet-experts.md").write_text(table)
     print(table)

@@ -110,9 +110,8 @@ def _chosen(built: Built) -> dict[str, str]:
 
 def _latency(timing: Timing) -> tuple[str, str, str, str]:
     ratio = timing.speedup.value
-    change = f"{ratio:.2f} x faster" if ratio >= 1 else f"{1 / ratio:.2f} x slower"
-    if change.startswith("1.00"):
-        change = "as fast"
+    factor = f"{max(ratio, 1 / ratio):.2f}"
+    change = "as fast" if factor == "1.00" else f"{factor} x {'faster' if ratio > 1 else 'slower'}"
     return ("latency", show.duration(timing.full), show.duration(timing.expert), change)
 
 

@@ -16,6 +16,7 @@ CHOICE = "Hardmax"
 ONE_WAY = "An image takes one branch per router: MACs in all are of the costliest way."
 _SINCE = 13  # before that opset its axis means "flatten from here"
 _ON_THE_WAY = ("Cast", "Gather", "Identity", "ReduceMax", "Reshape", "Slice", "Squeeze")
+_SAME = ("Cast", "Identity")  # of those, they leave every element where it is
 _STEPS = 8  # three are needed
 
 
@@ -39,7 +40,8 @@ def choice(model: Model, node: Node) -> Choice | None:
     for _ in range(_STEPS):
         if at is None or model.nodes[at].op not in _ON_THE_WAY:
             break
-        column = _column(model, model.nodes[at]) if column is None else column
+        if model.nodes[at].op not in _SAME:
+            column = _column(model, model.nodes[at])  # of the last one before the choice: the others see its result
         at = model.producers.get(model.nodes[at].inputs[0].name)
     if at is None or model.nodes[at].op != CHOICE or model.opset < _SINCE:
         return None

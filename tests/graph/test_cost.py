@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from networks import Net
-from onnx import TensorProto
+from onnx import TensorProto, helper
 
 from expertc.graph import read_model
 from expertc.graph.cost import Cost, cost
@@ -162,3 +162,23 @@ def test_a_weight_counts_once_per_consumer_and_its_bytes_once() -> None:
 
 def test_costs_add() -> None:
     assert Cost(1, 2, 3) + Cost(10, 20, 30) == Cost(11, 22, 33)
+
+
+@pytest.mark.parametrize(("mixed", "ways"), [(False, 1), (True, 2)])
+def test_branches_of_different_columns_exclude_each_other(mixed: bool, ways: int) -> None:
+    """But not where the columns were mixed on the way: both may be the same one then, as they are here."""
+    net = Net()
+    image = net.image()
+    hot = net.node("Hardmax", net.node("Flatten", net.node("GlobalAveragePool", image)), axis=1)
+    weight = net.weight(3, 3, 1, 1, name="shared")
+    for column in (0, 1):
+        seen = net.node("Gather", hot, net.constant([1 - column, column]), axis=1) if mixed else hot
+        own = net.node("Slice", seen, *(net.constant([value]) for value in (column, column + 1, 1)))
+        go = net.node("Cast", net.node("Squeeze", own), to=TensorProto.BOOL)
+        made = helper.make_tensor_value_info(f"made{column}", TensorProto.FLOAT, (1, 3, 4, 4))
+        then, other = (
+            helper.make_graph([helper.make_node(op, inputs, [made.name])], f"{op}{column}", [], [made])
+            for op, inputs in (("Conv", [image, weight]), ("Identity", [image]))
+        )
+        net.result(net.node("If", go, then_branch=then, else_branch=other, out=f"out{column}"), 3, 4, 4)
+    assert of(net).macs == ways * 4 * 4 * 3 * 3
