@@ -87,11 +87,16 @@ def _longest_way(model: Model, inner: Sequence[tuple[Node, int]]) -> int:
     columns: dict[int, Counter[int]] = defaultdict(Counter)
     for node, spent in inner:
         decided = choice(model, node) if node.op == "If" else None
-        if decided is None or decided.column is None:
+        if decided is None or decided.column is None or _otherwise(model, node):
             total += spent
         else:
             columns[decided.at][decided.column] += spent
     return total + sum(max(each.values()) for each in columns.values())
+
+
+def _otherwise(model: Model, node: Node) -> int:
+    """The MACs of an If whose condition is false."""
+    return _count(branch_model(model, node.attrs["else_branch"])).macs
 
 
 def inside(model: Model, node: Node) -> Cost:

@@ -164,9 +164,13 @@ def test_costs_add() -> None:
     assert Cost(1, 2, 3) + Cost(10, 20, 30) == Cost(11, 22, 33)
 
 
-@pytest.mark.parametrize(("mixed", "ways"), [(False, 1), (True, 2)])
-def test_branches_of_different_columns_exclude_each_other(mixed: bool, ways: int) -> None:
-    """But not where the columns were mixed on the way: both may be the same one then, as they are here."""
+@pytest.mark.parametrize(
+    ("mixed", "other", "ways"), [(False, "Identity", 1), (True, "Identity", 2), (False, "Conv", 2)]
+)
+def test_branches_of_different_columns_exclude_each_other(mixed: bool, other: str, ways: int) -> None:
+    """But not where the columns were mixed on the way: both may be the same one then, as they are here; nor where a
+    branch that is not taken computes something else.
+    """
     net = Net()
     image = net.image()
     hot = net.node("Hardmax", net.node("Flatten", net.node("GlobalAveragePool", image)), axis=1)
@@ -176,9 +180,9 @@ def test_branches_of_different_columns_exclude_each_other(mixed: bool, ways: int
         own = net.node("Slice", seen, *(net.constant([value]) for value in (column, column + 1, 1)))
         go = net.node("Cast", net.node("Squeeze", own), to=TensorProto.BOOL)
         made = helper.make_tensor_value_info(f"made{column}", TensorProto.FLOAT, (1, 3, 4, 4))
-        then, other = (
+        taken, left = (
             helper.make_graph([helper.make_node(op, inputs, [made.name])], f"{op}{column}", [], [made])
-            for op, inputs in (("Conv", [image, weight]), ("Identity", [image]))
+            for op, inputs in (("Conv", [image, weight]), (other, [image, weight] if other == "Conv" else [image]))
         )
-        net.result(net.node("If", go, then_branch=then, else_branch=other, out=f"out{column}"), 3, 4, 4)
+        net.result(net.node("If", go, then_branch=taken, else_branch=left, out=f"out{column}"), 3, 4, 4)
     assert of(net).macs == ways * 4 * 4 * 3 * 3
