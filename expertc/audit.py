@@ -69,7 +69,7 @@ def verifying(
 
     What that returns waits for the certificate.
 
-    ``images`` are preprocessed photos ``[N, ...]``, noise without any; at the level "off" nothing is done. The process
+    ``images`` are preprocessed photos ``[N, ...]``, noise without any; at the level "off" nothing is run. The process
     is ``standing`` if there is one. In an expert whose controls are ``embedded`` these are the defaults on the card.
     Where its preprocessing is ``baked`` in, ``images`` are bytes ``[N, H, W, 3]``.
     """

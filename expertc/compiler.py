@@ -17,7 +17,6 @@ import numpy as np
 from . import manifest
 from .atomic import reported
 from .audit import fitting, refuse_nan, refuse_unfit, require_level, verifying
-from .backends import cpu
 from .bundle import GOLDEN, MODEL, WEIGHTS, default_name, reserve
 from .card import Output
 from .controls import Setting, settle
@@ -127,7 +126,8 @@ def build(
         classes: the text of ``--classes`` (grammar: ``expertc.selection``), or a list of such items.
         output: the bundle directory; by default named after the classes, in the working directory.
         target: a device profile, or the name of one.
-        verification: "fast" (against the full model's kept nodes), "full" (against the whole model) or "off".
+        verification: "fast" (against the full model's kept nodes), "full" (against the whole model), or "off": then
+            nothing runs but what is measured, and that without limits.
         images: preprocessed photos ``[N, 3, H, W]`` to verify on, or what gives them for the model; noise by default.
         batch: images per call the expert takes; None leaves it open. A model with a fixed batch keeps that.
         foreign: labels and more for a model without a card.
@@ -204,7 +204,7 @@ def build(
         if lowered is not None and not device.is_host:
             findings = fitting(plain, device)
         ready = shipped(expert if lowered is None else lowered.file, plain, driving)
-        # Another process, which has limits, runs the models first; this one meanwhile only counts.
+        # Another process, which has limits, runs the models; this one meanwhile only counts.
         certified = start(cut, expert, lowered, ready.driven)
         files = _files(ready.files)
         hashes = {
@@ -216,10 +216,6 @@ def build(
         small = Side(len(cut.indices), len(kept), cost(cut.model), size)
         with clock.stage("verify"):
             certificate = certified()
-        engine: Mapping[str, bytes] = {}
-        if device.is_host:  # else TensorRT compiles it, on the device
-            with clock.stage("compile"):
-                engine = cpu.compile_expert(ready.files[MODEL], device)
         timing, window = None, window_for(source, measure_seconds) if device.is_host else 0.0
         if window > 0:
             with clock.stage("measure"):
@@ -241,7 +237,7 @@ def build(
             texts = manifest.texts(final, device, about["precision"], ready.card, ready.form)
             if certificate.golden:
                 texts[GOLDEN] = certificate.golden
-            place.write({**files, **engine, **texts}, about, report, known)
+            place.write({**files, **texts}, about, report, known)
     return Built(
         path,
         device,

@@ -18,7 +18,6 @@ import numpy as np
 import onnx
 
 from . import __version__
-from .backends import cpu
 from .bundle import CONTROLS, DEVICE, EMBEDDED, LABELS, MANIFEST, PREPROCESS, README, ROUTES, Bundle
 from .card import KINDS, Card
 from .errors import BundleError
@@ -93,7 +92,7 @@ def describe(
         "versions": {
             "expertc": __version__,
             "onnx": onnx.__version__,
-            "onnxruntime": cpu.describe()["version"],
+            **({"onnxruntime": certificate.runtime} if certificate.runtime else {}),
             "numpy": np.__version__,
         },
         "weights_licence": cut.card.weights_licence,

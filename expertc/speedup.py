@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .backends import cpu
 from .bundle import MODEL
 from .driven import Shipped, to_the_end
 from .finish import PLAIN, card_of
@@ -44,6 +43,7 @@ def measure(source: Source, ready: Shipped, plain: Model, seconds: float, thread
     """
     import statistics
 
+    from .backends import cpu
     from .measure import interleave
 
     files: Sequence[File] = (source.runnable, ready.files[MODEL])

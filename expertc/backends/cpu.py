@@ -15,8 +15,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as state
 
 from ..card import CARD_KEY, Card
 from ..controls import Control
-from ..errors import CompilationError, ExpertcError, ModelError, OutOfMemoryError, UnsupportedError
-from ..targets import Target
+from ..errors import ExpertcError, ModelError, OutOfMemoryError, UnsupportedError
 from ..text import clean_text, shown
 from . import Session
 from .overflow import overflows
@@ -166,29 +165,6 @@ def on_noise(session: Session, batch: int | None = None) -> Callable[[], object]
     sizes = (axis or FREE_AXIS for axis in session.input_shape[1:])
     x = np.random.default_rng(0).standard_normal((batch or session.input_shape[0] or 1, *sizes), np.float32)
     return lambda: session.run(x)
-
-
-def compile_expert(model: bytes | Path, target: Target) -> dict[str, bytes]:
-    """The files that the compiled form adds to the bundle: none, as ONNX Runtime runs the ONNX file itself.
-
-    Proves that it does by opening the model as it will be opened on the device and running it once. Raises
-    ``CompilationError`` if that fails, ``UnsupportedError`` if the target or this ONNX Runtime cannot run it.
-    """
-    if target.backend != "onnxruntime":
-        raise UnsupportedError(
-            f"The target '{target.name}' needs the {target.backend} backend.", "Build for --target cpu."
-        )
-    try:
-        session = open_session(model)
-        height_width = (FREE_AXIS if axis is None else axis for axis in session.input_shape[1:])
-        shape = (session.input_shape[0] or 1, *height_width) if session.input_shape else ()
-        session.run(np.zeros(shape, np.float32))
-        session.close()
-    except ModelError as error:
-        raise CompilationError(
-            f"The expert does not run: {error.message}", "If the full model runs, this is a bug: please report it."
-        ) from error
-    return {}
 
 
 def describe() -> dict[str, Any]:

@@ -48,7 +48,7 @@ MAX_BATCH = 4096
     default="fast",
     show_default=True,
     metavar="fast|full|off",
-    help="How to verify; off also runs the model unguarded.",
+    help="How to verify; off also measures the model unguarded.",
 )
 @click.option("--data", metavar="DIR", help="Verify on these photos instead of noise.")
 @click.option(

@@ -44,7 +44,8 @@ class Certificate:
     "failed" or "off"; ``level`` says what the expert was compared with: "fast" (the full model's nodes that the expert
     has, everything else replaced by NaN) or "full" (the whole model). ``inputs`` holds ``kind`` ("images", "noise"),
     their ``count``, how many ``noise`` images are among them, and the ``seed`` of those. ``golden`` is the record that
-    the bundle gets (``verify.golden``), b"" without one; it is no part of the mapping.
+    the bundle gets (``verify.golden``), b"" without one, and ``runtime`` the version of the ONNX Runtime that ran
+    it all, "" if nothing ran; these are no part of the mapping.
     """
 
     verdict: str
@@ -52,6 +53,7 @@ class Certificate:
     steps: tuple[Step, ...] = ()
     inputs: Mapping[str, Any] = field(default_factory=dict)
     golden: bytes = field(default=b"", repr=False, compare=False)
+    runtime: str = field(default="", compare=False)
 
     @classmethod
     def off(cls) -> Certificate:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from ..backends import Session
-from ..backends.cpu import open_session
+from ..backends.cpu import describe, open_session
 from ..backends.staged import StagedSession
 from ..bundle import GOLDEN
 from ..card import CARD_KEY, Card
@@ -46,7 +46,7 @@ from .roads import roads
 def main(folder: Path) -> None:
     """Run the job in ``folder`` and write ``outcome.json``: a certificate, or the error there was."""
     try:
-        outcome: dict[str, Any] = {"certificate": _run(folder)}
+        outcome: dict[str, Any] = {"certificate": _run(folder), "runtime": describe()["version"]}
     except ExpertcError as error:
         outcome = {"error": type(error).__name__, "message": error.message, "hint": error.hint}
     except MemoryError:

@@ -11,6 +11,7 @@ import unicodedata
 import pytest
 from networks import Net
 from rainbow import card, rainbow, tree
+from strangers import bomb, endless
 
 from expertc.card import CARD_KEY, Card, Output
 from expertc.taxonomy import Node, Taxonomy
@@ -207,3 +208,26 @@ def test_nothing_is_left_anywhere_and_nobody_is_told(bundle, full, tmp_path):
     done = child(tmp_path, code, "bench", bundle, full, "--duration", "0.05")
     assert (done.returncode, done.stderr) == (0, "")
     assert tree(tmp_path).keys() == PLACES
+
+
+@pytest.mark.parametrize("model", [bomb, endless])
+def test_nobody_runs_what_is_not_verified(tmp_path, model):
+    """It would never end, or need six gigabytes; cut and written it is all the same."""
+    (tmp_path / "given.onnx").write_bytes(model())
+    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    code = "import sys; from expertc.cli import run; sys.exit(run(sys.argv[1:]))"
+    arguments = (
+        "build",
+        tmp_path / "given.onnx",
+        "--labels",
+        tmp_path / "labels.txt",
+        "--classes",
+        "two",
+        "-o",
+        "a.expert",
+    )
+    done = child(tmp_path, code, *arguments, *QUICK)
+    assert (done.returncode, done.stderr) == (0, "")
+    about = json.loads((tmp_path / "work" / "a.expert" / "manifest.json").read_text())
+    assert about["verification"]["verdict"] == "off"
+    assert "onnxruntime" not in about["versions"]

@@ -27,7 +27,7 @@ from expertc.errors import ExpertcError
 model, folder, scenario, level, kills = sys.argv[1], Path(sys.argv[2]), *sys.argv[3:5], int(sys.argv[6])
 draw = random.Random(int(sys.argv[5]))
 target = folder / "out.expert"
-STAGES = ("read", "cut", "compile", "write", *(() if level == "off" else ("verify", "verify", "verify")))
+STAGES = ("read", "cut", "finish", "write", *(() if level == "off" else ("verify", "verify", "verify")))
 
 def fork(classes, progress):
     pid = os.fork()

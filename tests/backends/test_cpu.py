@@ -17,9 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 import expertc
 from expertc.backends import Session
-from expertc.backends.cpu import compile_expert, describe, open_session
-from expertc.errors import CompilationError, ModelError, UnsupportedError
-from expertc.targets import load_target
+from expertc.backends.cpu import describe, open_session
+from expertc.errors import ModelError, UnsupportedError
 
 MakeClassifier = Callable[..., Any]
 RNG = np.random.default_rng(0)
@@ -217,31 +216,7 @@ def test_onnx_runtime_prints_nothing_itself(make_classifier: MakeClassifier, tmp
     assert (done.stdout, done.stderr, done.returncode) == ("done\n", "", 0)
 
 
-# -- compiling ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("options", [{}, {"batch": 2}, {"size": "side"}, {"dtype": np.float16}])
-def test_a_sound_expert_compiles_to_no_further_files(make_classifier: MakeClassifier, options: dict[str, Any]) -> None:
-    assert compile_expert(make_classifier(**options).data, load_target("cpu")) == {}
-
-
-def test_an_expert_that_only_fails_when_it_runs_is_not_compiled(make_classifier: MakeClassifier) -> None:
-    model = make_classifier().model
-    shape = numpy_helper.from_array(np.array([7, 3]), "shape")
-    model.graph.initializer.append(shape)
-    model.graph.node[1].CopyFrom(helper.make_node("Reshape", ["pooled", "shape"], ["features"]))
-    open_session(model.SerializeToString())  # opens
-    with pytest.raises(CompilationError, match="does not run"):
-        compile_expert(model.SerializeToString(), load_target("cpu"))
-    with pytest.raises(CompilationError, match="does not run"):
-        compile_expert(b"not a model", load_target("cpu"))
-
-
-def test_what_the_target_cannot_run(make_classifier: MakeClassifier, make_one_node: Callable[..., bytes]) -> None:
-    with pytest.raises(UnsupportedError, match=r"orin-nano-8gb.*tensorrt"):
-        compile_expert(make_classifier().data, load_target("orin-nano-8gb"))
-    with pytest.raises(UnsupportedError, match="Opset 99"):
-        compile_expert(make_one_node("Relu", ["batch", 3], opset=99), load_target("cpu"))
+# -- doctor ------------------------------------------------------------------------------------------------------------
 
 
 def test_doctor_learns_the_version() -> None:

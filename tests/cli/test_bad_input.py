@@ -422,7 +422,7 @@ def test_interrupted_in_this_process(cli, full, tmp_path, monkeypatch):
     def terminate(*arguments: object) -> None:
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr("expertc.compiler.cpu.compile_expert", terminate)
+    monkeypatch.setattr("expertc.compiler.prune", terminate)
     code, out, err = cli("build", full, "--classes", "reds", "-o", tmp_path / "a.expert", *QUICK)
     assert (code, out) == (ExitCode.INTERRUPTED, "")
     assert "Interrupted" in err

@@ -87,9 +87,12 @@ def test_help_imports_nothing_heavy():
 
 
 def test_a_build_imports_only_what_it_uses(tmp_path):
-    """Decoding images, forms, precisions and measuring are for builds that ask for them: they are forty modules."""
+    """Running models, decoding images, forms, precisions and measuring are for builds that ask for them."""
     given = ["build", "--classes", "sharks,rays", "-o", str(tmp_path / "o"), "-q", "--verify=off", "--measure=0"]
-    unused = ("PIL", "expertc.precise", "expertc.measure", "expertc.runtime", "expertc.surgery.quantise", "torch")
+    unused = (
+        "PIL", "onnxruntime", "torch",
+        "expertc.precise", "expertc.measure", "expertc.runtime", "expertc.surgery.quantise",
+    )  # fmt: skip
     code = (
         f"import sys\nfrom expertc.cli import run\nassert run({given!r}) == 0\n"
         f"print([name for name in {unused!r} if name in sys.modules], file=sys.stderr)"
