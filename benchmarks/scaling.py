@@ -6,8 +6,8 @@
 Every tool gets a model (``benchmarks.synthetic``) and must write one that gives the first five logits. Each run is a
 process of its own, measured from its start to its end, with its peak of resident memory; the order of the tools rotates
 from run to run; *cold* means that the model's files were dropped from the page cache before. Medians. Sizes that disk
-or memory lack are left out. Ours also finds the branches, folds, compiles, and writes a bundle; verification, which no
-peer does, is off, and measured apart.
+or memory lack are left out. Ours also finds the branches, folds, and writes a bundle; verification, which no
+peer does, is off, and measured apart: without it nobody runs what was written.
 """
 
 from __future__ import annotations
@@ -109,6 +109,7 @@ def main() -> None:
             growth = json.loads((RESULTS / "scaling.json").read_text())["nodes"]
         else:
             growth = [measure(Path(name), k, 100_000, given.runs, {"expertc"}, growth=True)[0] for k in NODES]
+    rows.sort(key=lambda row: (row["bytes"], row["branches"]))
     found = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "runs": given.runs,

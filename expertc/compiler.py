@@ -204,7 +204,7 @@ def build(
         if lowered is not None and not device.is_host:
             findings = fitting(plain, device)
         ready = shipped(expert if lowered is None else lowered.file, plain, driving)
-        # Another process, which has limits, runs the models; this one meanwhile only counts.
+        # Another process, which has limits, runs them; this one meanwhile only counts.
         certified = start(cut, expert, lowered, ready.driven)
         files = _files(ready.files)
         hashes = {

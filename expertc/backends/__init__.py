@@ -1,6 +1,6 @@
-"""Backends compile an expert for a target and open sessions that run it.
+"""Backends open sessions that run an expert, and compile it first where a device wants that.
 
-Each backend is a module that is imported only where it is used: ``cpu`` (ONNX Runtime).
+Each is imported only where it is used: ``cpu`` (ONNX Runtime, which runs the ONNX file itself) and ``tensorrt``.
 """
 
 from __future__ import annotations

@@ -128,13 +128,14 @@ def skeleton(proto: onnx.ModelProto, constants: Mapping[str, Constant]) -> onnx.
     declared = {value.name for value in source.input}
     telling = {name for name, constant in constants.items() if is_telling(constant.kind, prod(constant.shape))}
     graph.initializer.extend([tensor for tensor in source.initializer if tensor.name in telling])
-    types: dict[tuple[int, Shape], onnx.TypeProto] = {}
+    faces: dict[tuple[int, Shape], onnx.ValueInfoProto] = {}  # one for each, as most weights look like others
     for name, constant in constants.items():
         if name not in telling and name not in declared:
             face = constant.kind, constant.shape
-            if face not in types:
-                types[face] = onnx.helper.make_tensor_type_proto(*face)
-            graph.input.add(name=name).type.CopyFrom(types[face])
+            if face not in faces:
+                faces[face] = onnx.ValueInfoProto(type=onnx.helper.make_tensor_type_proto(*face))
+            faces[face].name = name
+            graph.input.append(faces[face])
     return bare
 
 
