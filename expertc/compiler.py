@@ -30,7 +30,6 @@ from .limits import memory_for
 from .machine import as_here
 from .selection import Selection, resolve
 from .source import Foreign, Source, open_source
-from .speedup import Timing, measure, window_for
 from .stages import Stages, silent
 from .surgery.prune import Cut, prune
 from .targets import Target, load_target
@@ -41,6 +40,10 @@ if TYPE_CHECKING:
     from .contest import Contest
     from .lint import Finding
     from .precise import Photos, Precise
+    from .speedup import Timing
+
+MEASURE_SECONDS = 0.5
+MEASURED_BYTES = 2**30  # of the full model: more is not loaded just to time it, unless somebody asks
 
 Array = np.ndarray[Any, Any]
 
@@ -214,9 +217,12 @@ def build(
         kept = source.owners.kept(cut.indices)
         full = Side(len(source.card.classes), len(source.owners.branches), source.cost, source.file_bytes)
         small = Side(len(cut.indices), len(kept), cost(cut.model), size)
+        window = _window(source, measure_seconds) if device.is_host else 0.0
+        if window > 0:
+            from .speedup import measure  # with ONNX Runtime, while the other process is still busy
         with clock.stage("verify"):
             certificate = certified()
-        timing, window = None, window_for(source, measure_seconds) if device.is_host else 0.0
+        timing = None
         if window > 0:
             with clock.stage("measure"):
                 timing = measure(source, ready, plain, window, threads)
@@ -286,6 +292,13 @@ def set_controls(source: Source, selection: Selection, given: Mapping[str, Setti
     own = source.card.restrict(selection.indices)
     card = source.card.merged(selection.indices, settle(own.settings, own.taxonomy, given))
     return replace(source, card=frozen(card))
+
+
+def _window(source: Source, seconds: float | None) -> float:
+    """How long to measure; by default not at all if running the full model would take gigabytes."""
+    if seconds is None:
+        return MEASURE_SECONDS if source.file_bytes <= MEASURED_BYTES else 0.0
+    return seconds
 
 
 def _files(parts: Mapping[str, File]) -> dict[str, File]:

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .backends import cpu
 from .bundle import MODEL
 from .driven import Shipped, to_the_end
 from .finish import PLAIN, card_of
@@ -15,9 +16,6 @@ from .source import Source
 
 if TYPE_CHECKING:
     from .measure import Ratio
-
-MEASURE_SECONDS = 0.5
-MEASURED_BYTES = 2**30  # of the full model: more is not loaded just to time it, unless somebody asks
 
 
 @dataclass(frozen=True)
@@ -29,13 +27,6 @@ class Timing:
     speedup: Ratio
 
 
-def window_for(source: Source, seconds: float | None) -> float:
-    """How long to measure; by default not at all if running the full model would take gigabytes."""
-    if seconds is None:
-        return MEASURE_SECONDS if source.file_bytes <= MEASURED_BYTES else 0.0
-    return seconds
-
-
 def measure(source: Source, ready: Shipped, plain: Model, seconds: float, threads: int | None) -> Timing:
     """Time the full model and the expert in turns, on as many images per call as the expert takes (1 if any).
 
@@ -43,7 +34,6 @@ def measure(source: Source, ready: Shipped, plain: Model, seconds: float, thread
     """
     import statistics
 
-    from .backends import cpu
     from .measure import interleave
 
     files: Sequence[File] = (source.runnable, ready.files[MODEL])
