@@ -130,7 +130,7 @@ def build(
         output: the bundle directory; by default named after the classes, in the working directory.
         target: a device profile, or the name of one.
         verification: "fast" (against the full model's kept nodes), "full" (against the whole model), or "off": then
-            nothing runs but what is measured, and that without limits.
+            a model runs only to be measured or calibrated.
         images: preprocessed photos ``[N, 3, H, W]`` to verify on, or what gives them for the model; noise by default.
         batch: images per call the expert takes; None leaves it open. A model with a fixed batch keeps that.
         foreign: labels and more for a model without a card.

@@ -181,4 +181,4 @@ def _certificate(outcome: dict[str, Any], record: Path | None = None) -> Certifi
         hint = _TOO_COARSE if failure.name == STEP else "Do not use this expert; please report it."
         raise VerificationError(f"Verification failed ({failure.name}): {failure.detail}", hint)
     golden = record.read_bytes() if record is not None and record.exists() else b""
-    return replace(certificate, golden=golden, runtime=outcome.get("runtime", ""))
+    return replace(certificate, golden=golden, runtime=outcome["runtime"])

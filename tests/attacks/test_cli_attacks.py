@@ -213,20 +213,11 @@ def test_nothing_is_left_anywhere_and_nobody_is_told(bundle, full, tmp_path):
 @pytest.mark.parametrize("model", [bomb, endless])
 def test_nobody_runs_what_is_not_verified(tmp_path, model):
     """It would never end, or need six gigabytes; cut and written it is all the same."""
-    (tmp_path / "given.onnx").write_bytes(model())
-    (tmp_path / "labels.txt").write_text("one\ntwo\n")
+    given, labels = tmp_path / "given.onnx", tmp_path / "labels.txt"
+    given.write_bytes(model())
+    labels.write_text("one\ntwo\n")
     code = "import sys; from expertc.cli import run; sys.exit(run(sys.argv[1:]))"
-    arguments = (
-        "build",
-        tmp_path / "given.onnx",
-        "--labels",
-        tmp_path / "labels.txt",
-        "--classes",
-        "two",
-        "-o",
-        "a.expert",
-    )
-    done = child(tmp_path, code, *arguments, *QUICK)
+    done = child(tmp_path, code, "build", given, "--labels", labels, "--classes", "two", "-o", "a.expert", *QUICK)
     assert (done.returncode, done.stderr) == (0, "")
     about = json.loads((tmp_path / "work" / "a.expert" / "manifest.json").read_text())
     assert about["verification"]["verdict"] == "off"
